@@ -1,0 +1,1 @@
+//! Drives the product from outside: criterion, load, the floor, peers, soak.

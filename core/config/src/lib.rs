@@ -1,0 +1,1 @@
+//! The settings table, checked values and compiled behaviors.

@@ -1,0 +1,1 @@
+//! The steps of one request as a pure state machine.

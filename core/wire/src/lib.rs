@@ -1,0 +1,1 @@
+//! HTTP messages and HTTP/1.1 framing for both sides, without I/O.

@@ -1,0 +1,3 @@
+//! The `aspis` binary.
+
+fn main() {}

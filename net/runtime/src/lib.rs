@@ -1,0 +1,1 @@
+//! The kernel boundary: glommio executors, the io_uring ring, sockets, timers, mailboxes.

@@ -1,0 +1,1 @@
+//! What runs on each core: listener, viewer side, origin side.

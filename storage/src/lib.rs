@@ -1,0 +1,1 @@
+//! Stored responses in memory: budget, arena, fill buffers, RAM tier.
