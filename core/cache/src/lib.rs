@@ -1,1 +1,9 @@
-//! RFC 9111 and RFC 9110 caching questions, one per file.
+//! RFC 9111 and RFC 9110 caching questions, one per file, pure: heads and `now` in, an answer out.
+//!
+//! `core/exchange` asks them in order, storage keeps [`stored::StoredMeta`]. Nothing here has a clock, allocates on the
+//! hit path, or knows how a response is kept. Rules are those of the RFC 9111 profile; where a rule belongs to a later landing
+//! the answer here is the one that can at worst cause a miss.
+#![forbid(unsafe_code)]
+
+pub mod age;
+pub mod stored;
