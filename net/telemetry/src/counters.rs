@@ -1,0 +1,318 @@
+//! The one table of counters and gauges.
+//!
+//! Each core owns one [`CoreCounters`] and is its only writer; the control thread sums all of them when it is
+//! asked for metrics. A write is a relaxed load and a relaxed store on a line that no other core writes, so it
+//! costs what a plain addition costs. Invariant: one writer per `CoreCounters`. A second writer could lose
+//! additions, nothing worse.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+/// Says whether a value only grows or is a level of the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; exported with the suffix `_total`.
+    Monotonic,
+    /// A level that rises and falls; the sum over the cores is the level of the process.
+    Gauge,
+}
+
+/// One row of the table: how a [`Counter`] is exported.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterInfo {
+    /// The counter that this row describes.
+    pub counter: Counter,
+    /// Whether it grows only or is a level.
+    pub kind: Kind,
+    /// The Prometheus family, without the prefix `aspis_` and without the suffix `_total`.
+    pub name: &'static str,
+    /// One sentence for operators, the same for all rows of a family.
+    pub help: &'static str,
+    /// The labels of this row within its family.
+    pub labels: &'static [(&'static str, &'static str)],
+}
+
+// A macro, because the enum, its documentation and the table must never differ and no function declares an enum.
+macro_rules! counters {
+    ($( $kind:ident $name:literal $help:literal { $( $counter:ident [$($label:literal = $value:literal),*] )+ } )+) => {
+        /// Everything that a core counts. Families and their labels are in [`COUNTERS`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Counter {
+            $( $(
+                #[doc = $help]
+                #[doc = concat!("\n\nExported as `aspis_", $name, "`", $(" with `", $label, "=", $value, "`",)* ".")]
+                $counter,
+            )+ )+
+        }
+
+        /// The table: one row per counter, in the order of the enum, families together.
+        pub static COUNTERS: &[CounterInfo] = &[
+            $( $( CounterInfo {
+                counter: Counter::$counter,
+                kind: Kind::$kind,
+                name: $name,
+                help: $help,
+                labels: &[$(($label, $value)),*],
+            }, )+ )+
+        ];
+
+        /// How many counters there are.
+        pub const COUNTER_COUNT: usize = [$( $( Counter::$counter, )+ )+].len();
+    };
+}
+
+counters! {
+    // Viewer side.
+    Monotonic "viewer_connections" "Connections accepted from viewers." { ViewerConnections [] }
+    Gauge "viewer_connections_open" "Connections open towards viewers." { ViewerConnectionsOpen [] }
+    Monotonic "viewer_connections_refused" "Connections closed at once because a limit was reached." {
+        ViewerConnectionsRefusedLimit ["reason" = "connections"]
+        ViewerConnectionsRefusedMemory ["reason" = "memory"]
+    }
+    Monotonic "viewer_timeouts" "Viewer connections ended because the viewer was too slow, by what was waited for." {
+        ViewerTimeoutHead ["phase" = "head"]
+        ViewerTimeoutBody ["phase" = "body"]
+        ViewerTimeoutIdle ["phase" = "idle"]
+        ViewerTimeoutSend ["phase" = "send"]
+    }
+    Monotonic "viewer_aborts" "Exchanges whose viewer went away before the response was sent." { ViewerAborts [] }
+    Monotonic "viewer_received_bytes" "Bytes received from viewers, heads included." { ViewerBytesReceived [] }
+    Monotonic "viewer_sent_bytes" "Bytes sent to viewers, heads included." { ViewerBytesSent [] }
+
+    // Exchanges.
+    Monotonic "requests" "Requests answered, by result type." {
+        RequestsHit ["result" = "Hit"]
+        RequestsRefreshHit ["result" = "RefreshHit"]
+        RequestsMiss ["result" = "Miss"]
+        RequestsError ["result" = "Error"]
+        RequestsLimitExceeded ["result" = "LimitExceeded"]
+        RequestsCapacityExceeded ["result" = "CapacityExceeded"]
+        RequestsRedirect ["result" = "Redirect"]
+    }
+    Monotonic "responses" "Final responses sent to viewers, by class of status." {
+        Responses2xx ["class" = "2xx"]
+        Responses3xx ["class" = "3xx"]
+        Responses4xx ["class" = "4xx"]
+        Responses5xx ["class" = "5xx"]
+        ResponsesOther ["class" = "other"]
+    }
+    Monotonic "requests_refused" "Requests refused before anything was looked up, by status." {
+        Refused400 ["status" = "400"]
+        Refused413 ["status" = "413"]
+        Refused414 ["status" = "414"]
+        Refused431 ["status" = "431"]
+        Refused501 ["status" = "501"]
+        Refused503 ["status" = "503"]
+        Refused505 ["status" = "505"]
+        RefusedOther ["status" = "other"]
+    }
+    Gauge "requests_running" "Requests between their first byte and their last." { RequestsRunning [] }
+    Monotonic "forwarded" "Requests sent forward to the origin, by the reason of RFC 9211." {
+        ForwardedBypass ["reason" = "bypass"]
+        ForwardedMethod ["reason" = "method"]
+        ForwardedUriMiss ["reason" = "uri-miss"]
+        ForwardedVaryMiss ["reason" = "vary-miss"]
+        ForwardedMiss ["reason" = "miss"]
+        ForwardedRequest ["reason" = "request"]
+        ForwardedStale ["reason" = "stale"]
+        ForwardedPartial ["reason" = "partial"]
+    }
+    Monotonic "tunnels" "Connections that became tunnels after an Upgrade." { Tunnels [] }
+    Gauge "tunnels_open" "Tunnels open." { TunnelsOpen [] }
+
+    // Origin side.
+    Monotonic "origin_requests" "Requests written to an origin connection, repeats included." { OriginRequests [] }
+    Monotonic "origin_retries" "Requests written again after a failed attempt." { OriginRetries [] }
+    Monotonic "origin_connections" "Connections opened towards the origin." { OriginConnections [] }
+    Monotonic "origin_connections_reused" "Requests that found a kept connection." { OriginConnectionsReused [] }
+    Gauge "origin_connections_open" "Connections open towards the origin, kept ones included." { OriginConnectionsOpen [] }
+    Gauge "origin_connections_idle" "Connections kept open for the next request." { OriginConnectionsIdle [] }
+    Gauge "origin_waiting" "Requests that wait for a place under the cap on origin connections." { OriginWaiting [] }
+    Monotonic "origin_waits" "Requests that had to wait for a place under the cap on origin connections." { OriginWaits [] }
+    Monotonic "origin_failures" "Origin requests that failed, by cause." {
+        OriginUnresolvable ["cause" = "unresolvable"]
+        OriginRefused ["cause" = "refused"]
+        OriginReset ["cause" = "reset"]
+        OriginConnectTimeout ["cause" = "connect-timeout"]
+        OriginTls ["cause" = "tls"]
+        OriginReadTimeout ["cause" = "read-timeout"]
+        OriginInvalid ["cause" = "invalid"]
+        OriginHeadTooLarge ["cause" = "head-too-large"]
+        OriginProtocolMismatch ["cause" = "protocol-mismatch"]
+        OriginTruncated ["cause" = "truncated"]
+        OriginOverloaded ["cause" = "overloaded"]
+        OriginOther ["cause" = "other"]
+    }
+    Monotonic "origin_received_bytes" "Bytes received from the origin, heads included." { OriginBytesReceived [] }
+    Monotonic "origin_sent_bytes" "Bytes sent to the origin, heads included." { OriginBytesSent [] }
+
+    // Stored responses.
+    Monotonic "cache_lookups" "Lookups in the cache, by answer." {
+        LookupsFound ["answer" = "found"]
+        LookupsNotFound ["answer" = "not-found"]
+    }
+    Monotonic "cache_stored" "Responses stored." { CacheStored [] }
+    Monotonic "cache_not_stored" "Responses that could have been stored and were not, by cause." {
+        CacheNotStoredMemory ["cause" = "memory"]
+        CacheNotStoredSize ["cause" = "size"]
+        CacheNotStoredFailed ["cause" = "failed"]
+    }
+    Monotonic "cache_evicted" "Stored responses removed to make room." { CacheEvicted [] }
+    Monotonic "cache_expired" "Stored responses removed because they were no longer fresh." { CacheExpired [] }
+    Gauge "cache_responses" "Responses stored now." { CacheResponses [] }
+    Gauge "cache_body_bytes" "Content bytes of the responses stored now." { CacheBodyBytes [] }
+
+    // The core itself.
+    Monotonic "core_turns" "Turns of the cores' loops." { CoreTurns [] }
+    Monotonic "core_long_turns" "Turns that ran longer than 2 ms." { CoreLongTurns [] }
+    Monotonic "core_enters" "System calls into the ring." { CoreEnters [] }
+    Monotonic "core_mails" "Messages received from other cores." { CoreMails [] }
+    Gauge "core_tasks" "Waiting tasks (origin fetches, tunnels)." { CoreTasks [] }
+    Gauge "core_sockets" "Sockets that the rings own." { CoreSockets [] }
+
+    // The access log.
+    Monotonic "access_log_lines" "Access log lines handed to the writer." { LogLines [] }
+    Monotonic "access_log_lines_dropped" "Access log lines dropped because the writer was behind." { LogLinesDropped [] }
+    Monotonic "access_log_write_errors" "Writes to the access log that failed." { LogWriteErrors [] }
+    Monotonic "access_log_lost_bytes" "Access log bytes lost to failed writes." { LogBytesLost [] }
+}
+
+impl Counter {
+    /// Returns the row of the table for this counter.
+    pub fn info(self) -> &'static CounterInfo {
+        &COUNTERS[self as usize]
+    }
+}
+
+/// The counters of one core, or of one control thread. Exactly one thread writes them; any may read.
+#[derive(Debug)]
+pub struct CoreCounters {
+    // One padding around all: the values of one core share lines, two cores never do.
+    values: CachePadded<[AtomicU64; COUNTER_COUNT]>,
+}
+
+impl CoreCounters {
+    /// Makes a set of counters, all zero.
+    pub fn new() -> Self {
+        CoreCounters { values: CachePadded::new([const { AtomicU64::new(0) }; COUNTER_COUNT]) }
+    }
+
+    /// Adds `amount`; wraps at 2^64. Only the owner calls this.
+    #[inline]
+    pub fn add(&self, counter: Counter, amount: u64) {
+        let value = &self.values[counter as usize];
+        value.store(value.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Takes `amount` off a gauge; stops at zero. Only the owner calls this.
+    #[inline]
+    pub fn sub(&self, counter: Counter, amount: u64) {
+        debug_assert!(counter.info().kind == Kind::Gauge, "only a gauge can fall");
+        let value = &self.values[counter as usize];
+        value.store(value.load(Ordering::Relaxed).saturating_sub(amount), Ordering::Relaxed);
+    }
+
+    /// Sets a value that is counted elsewhere (ring statistics, tier sizes). Only the owner calls this.
+    #[inline]
+    pub fn set(&self, counter: Counter, value: u64) {
+        self.values[counter as usize].store(value, Ordering::Relaxed);
+    }
+
+    /// Returns the value as last written by the owner.
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.values[counter as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl Default for CoreCounters {
+    fn default() -> Self {
+        CoreCounters::new()
+    }
+}
+
+/// The sums of all counters over several cores at about one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    values: [u64; COUNTER_COUNT],
+}
+
+impl Snapshot {
+    /// Sums every counter over `cores`.
+    pub fn of<'c>(cores: impl IntoIterator<Item = &'c CoreCounters>) -> Self {
+        let mut values = [0_u64; COUNTER_COUNT];
+        for core in cores {
+            for (sum, value) in values.iter_mut().zip(core.values.iter()) {
+                *sum = sum.wrapping_add(value.load(Ordering::Relaxed));
+            }
+        }
+        Snapshot { values }
+    }
+
+    /// Returns the sum of one counter.
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_row_describes_the_counter_at_its_index() {
+        assert_eq!(COUNTERS.len(), COUNTER_COUNT);
+        for (index, info) in COUNTERS.iter().enumerate() {
+            assert_eq!(info.counter as usize, index, "{}", info.name);
+            assert_eq!(info.counter.info().name, info.name);
+        }
+    }
+
+    #[test]
+    fn families_stand_together_and_their_rows_differ_by_label() {
+        let mut finished = HashSet::new();
+        let mut rows = HashSet::new();
+        let mut previous = "";
+        for info in COUNTERS {
+            if info.name != previous {
+                assert!(finished.insert(info.name), "family {} appears twice", info.name);
+                previous = info.name;
+            }
+            assert!(rows.insert((info.name, info.labels)), "{} {:?} appears twice", info.name, info.labels);
+            assert!(info.help.ends_with('.'), "{}", info.help);
+            assert!(!info.name.ends_with("_total"), "the encoder appends the suffix: {}", info.name);
+            assert!(info.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", info.name);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_sums_over_cores() {
+        let cores = [CoreCounters::new(), CoreCounters::new()];
+        cores[0].add(Counter::RequestsHit, 3);
+        cores[1].add(Counter::RequestsHit, 4);
+        cores[1].set(Counter::CacheResponses, 9);
+        cores[0].add(Counter::ViewerConnectionsOpen, 2);
+        cores[0].sub(Counter::ViewerConnectionsOpen, 1);
+        let sums = Snapshot::of(&cores);
+        assert_eq!(sums.value(Counter::RequestsHit), 7);
+        assert_eq!(sums.value(Counter::CacheResponses), 9);
+        assert_eq!(sums.value(Counter::ViewerConnectionsOpen), 1);
+        assert_eq!(sums.value(Counter::RequestsMiss), 0);
+    }
+
+    #[test]
+    fn a_gauge_never_falls_below_zero() {
+        let core = CoreCounters::new();
+        core.sub(Counter::ViewerConnectionsOpen, 5);
+        assert_eq!(core.value(Counter::ViewerConnectionsOpen), 0);
+    }
+
+    #[test]
+    fn two_cores_never_share_a_cache_line() {
+        assert_eq!(align_of::<CoreCounters>() % 64, 0);
+        assert_eq!(size_of::<CoreCounters>() % align_of::<CoreCounters>(), 0);
+    }
+}
