@@ -1,0 +1,131 @@
+//! The part of the settings that each request reads: a compiled behavior.
+//!
+//! Compiled once from [`Settings`] and shared by all cores; `core/cache` and `core/exchange` take it by reference. The two
+//! semantics are the same code with different switches, so what differs is a field here and never a test for [`Semantics`] in a rule.
+
+use crate::checked::{OriginHost, OriginUrl, Semantics, Settings};
+
+/// How requests are answered: TTL bounds and the switches that tell the two semantics apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behavior {
+    /// The name in `X-Cache`, `Via` and `Cache-Status`; a token (RFC 9110 §5.6.2) that begins with a letter.
+    pub name: String,
+    /// Which rules were asked for; for display, the switches below decide.
+    pub semantics: Semantics,
+    /// The least lifetime in seconds of what may be stored.
+    pub min_ttl: u64,
+    /// The lifetime in seconds where the origin states none; `None` stores nothing without explicit freshness.
+    pub default_ttl: Option<u64>,
+    /// The largest lifetime in seconds.
+    pub max_ttl: u64,
+    /// The largest body that is stored, in bytes.
+    pub object_size_max: u64,
+    /// The largest request body that is passed on, in bytes (H-17).
+    pub request_body_max: u64,
+    /// Where origin requests go.
+    pub origin: OriginUrl,
+    /// Which `Host` origin requests carry.
+    pub origin_host: OriginHost,
+    /// The `Host` of origin requests unless it is the viewer's.
+    pub origin_authority: String,
+    /// How `Via` is written toward viewers.
+    pub via: ViaStyle,
+    /// Whether `Cache-Status` is sent (RFC 9211).
+    pub cache_status: bool,
+    /// Which methods are passed on.
+    pub methods: Methods,
+    /// What happens to a GET or HEAD that has a body.
+    pub body_on_get: BodyOnGet,
+    /// Whether a non-error answer to an unsafe method invalidates what is stored (rule 16; not T-1).
+    pub invalidate_on_unsafe: bool,
+    /// What the operator's minimum outranks.
+    pub min_ttl_outranks: MinTtlOutranks,
+    /// What the age that the origin reports does to the lifetime.
+    pub origin_age: OriginAge,
+    /// The shape of answers that Aspis makes itself.
+    pub error_page: ErrorPage,
+}
+
+/// How `Via` is written toward viewers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViaStyle {
+    /// A member is appended to the origin's (RFC 9110 §7.6.3).
+    Append,
+    /// The origin's field is replaced (H-3).
+    Replace,
+}
+
+/// Which methods are passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Methods {
+    /// Every method but CONNECT; unknown ones too.
+    Any,
+    /// GET, HEAD, OPTIONS, PUT, POST, PATCH and DELETE; others are answered 403 (H-19).
+    Seven,
+}
+
+/// What happens to a GET or HEAD that has a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyOnGet {
+    /// It passes to the origin and nothing is stored.
+    Pass,
+    /// It is answered 403 (H-18).
+    Refuse,
+}
+
+/// What a minimum TTL above zero outranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MinTtlOutranks {
+    /// The lifetime only; never `no-store`, `private` or `no-cache` (RFC 9111 profile).
+    Lifetime,
+    /// Also these directives: the response is stored for the minimum (T-8).
+    Directives,
+}
+
+/// What the age that the origin reports does to the lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginAge {
+    /// The lifetime runs from generation, so that age is used up already (RFC 9111 §4.2.3).
+    Counts,
+    /// The lifetime runs from arrival (T-16).
+    Ignored,
+}
+
+/// The shape of answers that Aspis makes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorPage {
+    /// One line of plain text.
+    Text,
+    /// CloudFront's small HTML page (H-26, H-27).
+    Html,
+}
+
+impl From<&Settings> for Behavior {
+    fn from(settings: &Settings) -> Self {
+        let cloudfront = settings.semantics == Semantics::Cloudfront;
+        let origin_authority = match &settings.origin_host {
+            OriginHost::Name(name) => name.clone(),
+            OriginHost::Origin | OriginHost::Viewer => settings.origin.authority(),
+        };
+        Self {
+            name: settings.name.clone(),
+            semantics: settings.semantics,
+            min_ttl: settings.min_ttl.as_secs(),
+            default_ttl: settings.default_ttl.map(|ttl| ttl.as_secs()),
+            max_ttl: settings.max_ttl.as_secs(),
+            object_size_max: settings.object_size_max,
+            request_body_max: settings.request_body_max,
+            origin: settings.origin.clone(),
+            origin_host: settings.origin_host.clone(),
+            origin_authority,
+            via: if cloudfront { ViaStyle::Replace } else { ViaStyle::Append },
+            cache_status: !cloudfront,
+            methods: if cloudfront { Methods::Seven } else { Methods::Any },
+            body_on_get: if cloudfront { BodyOnGet::Refuse } else { BodyOnGet::Pass },
+            invalidate_on_unsafe: !cloudfront,
+            min_ttl_outranks: if cloudfront { MinTtlOutranks::Directives } else { MinTtlOutranks::Lifetime },
+            origin_age: if cloudfront { OriginAge::Ignored } else { OriginAge::Counts },
+            error_page: if cloudfront { ErrorPage::Html } else { ErrorPage::Text },
+        }
+    }
+}

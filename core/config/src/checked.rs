@@ -1,0 +1,166 @@
+//! The operator's settings as valid values.
+//!
+//! Made only by [`check`](crate::check()); read by the daemon (addresses, cores, memory), the shard (timeouts, limits) and
+//! [`Behavior`](crate::behavior::Behavior) (what concerns caching). Invariant: a value of these types obeys the bounds of the settings table.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use aspis_wire::Scheme;
+use ipnet::IpNet;
+
+/// Every setting of one Aspis process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where misses go.
+    pub origin: OriginUrl,
+    /// Where viewers are accepted, in the order given.
+    pub listen: Vec<ListenAddress>,
+    /// A Unix socket for viewers, beside the addresses.
+    pub listen_unix: Option<String>,
+    /// A PEM file of authorities that replaces the machine's trust store for the origin.
+    pub origin_ca: Option<String>,
+    /// Which `Host` the origin sees.
+    pub origin_host: OriginHost,
+    /// Which processor cores serve.
+    pub cores: Cores,
+    /// The memory limit in bytes; `None` means half of what the cgroup or the machine has.
+    pub memory: Option<u64>,
+    /// Where health and metrics are served.
+    pub admin: AdminAddress,
+    /// Where the access log goes.
+    pub access_log: AccessLog,
+    /// The name in `X-Cache`, `Via` and `Cache-Status`.
+    pub name: String,
+    /// Which rules of caching hold.
+    pub semantics: Semantics,
+    /// The least freshness lifetime.
+    pub min_ttl: Duration,
+    /// The lifetime of a response that states none; `None` means that it is not stored.
+    pub default_ttl: Option<Duration>,
+    /// The largest freshness lifetime.
+    pub max_ttl: Duration,
+    /// How long one attempt to connect may take (D-22).
+    pub connect_timeout: Duration,
+    /// How long the origin may be silent before and within an answer (D-23).
+    pub read_timeout: Duration,
+    /// How often a connection, and a GET or HEAD after a silent origin, is tried (D-22, D-24).
+    pub connection_attempts: u32,
+    /// How long an idle origin connection is kept (D-26).
+    pub origin_keepalive_timeout: Duration,
+    /// The most connections to the origin, over all cores.
+    pub origin_max_connections: usize,
+    /// How long running exchanges may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Peers whose `X-Forwarded-*` fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether each viewer connection begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// How long a viewer may take to send a request's head.
+    pub head_timeout: Duration,
+    /// How long a viewer may be silent within a request's body.
+    pub body_timeout: Duration,
+    /// How long a viewer's connection may rest between requests.
+    pub idle_timeout: Duration,
+    /// How long a viewer may take no byte of a response.
+    pub send_timeout: Duration,
+    /// The most viewer connections, over all cores.
+    pub max_connections: usize,
+    /// The largest body that is stored, in bytes.
+    pub object_size_max: u64,
+    /// The largest request body that is passed on, in bytes (H-17).
+    pub request_body_max: u64,
+}
+
+/// The origin's URL: `http` or `https`, a host, a port and a path prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginUrl {
+    /// Whether the origin is spoken to in the clear or over TLS.
+    pub scheme: Scheme,
+    /// A lower-case DNS name or an IP address; an IPv6 address is without brackets.
+    pub host: String,
+    /// The port, the scheme's own if the URL had none.
+    pub port: u16,
+    /// What is put before each request's path: empty, or begins with `/` and does not end with it (D-17).
+    pub path_prefix: String,
+}
+
+impl OriginUrl {
+    /// Returns the value of `Host` that names this origin: IPv6 in brackets, the scheme's own port left out.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+impl fmt::Display for OriginUrl {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}://{}{}", self.scheme.as_str(), self.authority(), self.path_prefix)
+    }
+}
+
+/// One address on which viewers are accepted. `[::]` takes IPv4 too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddress(pub SocketAddr);
+
+/// Which `Host` field the origin sees. TLS's server name and certificate check always use the URL's host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginHost {
+    /// The viewer's own.
+    Viewer,
+    /// That of `--origin`.
+    Origin,
+    /// This one.
+    Name(String),
+}
+
+/// Which processor cores serve viewers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// Every core that the process may use.
+    All,
+    /// That many of them.
+    Count(usize),
+    /// Exactly these, ascending and without repetition.
+    List(Vec<usize>),
+}
+
+/// Where health and metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// Nowhere.
+    Off,
+    /// On this address.
+    Address(SocketAddr),
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// To standard output, after the lines that name the listeners.
+    Stdout,
+    /// To this file, reopened on SIGHUP and SIGUSR1.
+    Path(String),
+}
+
+/// Which rules of caching hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Semantics {
+    /// RFC 9111 as an operator of a reverse-proxy cache expects it.
+    Rfc9111,
+    /// Amazon CloudFront's.
+    Cloudfront,
+}
+
+impl Semantics {
+    /// Returns the word that selects these semantics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rfc9111 => "rfc9111",
+            Self::Cloudfront => "cloudfront",
+        }
+    }
+}

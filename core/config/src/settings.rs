@@ -1,0 +1,427 @@
+//! The one table of settings: flag, value, default, bounds, who takes it, and what the number costs.
+//!
+//! The command line, `--help`, completions and `docs/flags.md` are made from it by the daemon and [`markdown`](crate::markdown);
+//! [`check`](crate::check()) takes defaults and bounds from it. A setting exists only here.
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The name without dashes.
+    pub flag: &'static str,
+    /// What stands for the value in help; empty for a switch.
+    pub value_name: &'static str,
+    /// The text that counts when the flag is absent; `None` where there is none or it is worked out.
+    pub default: Option<&'static str>,
+    /// How the default reads where `default` cannot say it; empty otherwise.
+    pub default_note: &'static str,
+    /// Whether the flag may be given more than once.
+    pub repeat: bool,
+    /// The kind of value and its bounds.
+    pub kind: Kind,
+    /// The subcommands that take the flag.
+    pub commands: &'static [&'static str],
+    /// One line for `-h`.
+    pub summary: &'static str,
+    /// What the setting does, why one would change it, and what the number costs.
+    pub detail: &'static str,
+}
+
+/// The kind of a value, with its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `http://` or `https://`, host, optional port and path prefix.
+    OriginUrl,
+    /// `ADDRESS:PORT`, `[ADDRESS]:PORT` or `:PORT`.
+    Listen,
+    /// As `Listen`, or `off`.
+    Admin,
+    /// A path of a file or socket.
+    Path,
+    /// A path, `-` or `off`.
+    Log,
+    /// `viewer`, `origin` or a host name.
+    OriginHost,
+    /// A count, or a list of core numbers.
+    Cores,
+    /// A token that begins with a letter.
+    Name,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Address blocks, separated by commas or by repetition.
+    Networks,
+    /// On when given.
+    Switch,
+    /// Bytes between these bounds.
+    Size {
+        /// The least value.
+        min: u64,
+        /// The largest value.
+        max: u64,
+    },
+    /// A span of time between these bounds, in milliseconds.
+    Duration {
+        /// The least value.
+        min_ms: u64,
+        /// The largest value.
+        max_ms: u64,
+    },
+    /// A whole number between these bounds.
+    Count {
+        /// The least value.
+        min: u64,
+        /// The largest value.
+        max: u64,
+    },
+}
+
+/// Returns the setting of that name.
+pub fn setting(flag: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.flag == flag)
+}
+
+/// Returns the settings that a subcommand takes, in the table's order.
+pub fn settings_of(command: &str) -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(move |setting| setting.commands.contains(&command))
+}
+
+const ALL: &[&str] = &["serve", "demo", "check"];
+/// The demo brings its own origin.
+const WITH_ORIGIN: &[&str] = &["serve", "check"];
+
+const SECOND: u64 = 1000;
+const HOUR: u64 = 3600 * SECOND;
+/// Timeouts on a viewer or origin: long enough for any long poll, short enough that a typing error shows.
+const TIMEOUT_MAX: u64 = 24 * HOUR;
+/// 100 years of 365 days (T-6).
+const TTL_MAX: u64 = 3_153_600_000 * SECOND;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+/// A setting that takes one value and is known to every subcommand; the table's entries override what differs.
+const PLAIN: Setting = Setting {
+    flag: "",
+    value_name: "",
+    default: None,
+    default_note: "",
+    repeat: false,
+    kind: Kind::Switch,
+    commands: ALL,
+    summary: "",
+    detail: "",
+};
+
+/// Every setting, in the order of the help: where, who, what is cached, origin, viewers, limits.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        flag: "origin",
+        value_name: "URL",
+        default_note: "required",
+        kind: Kind::OriginUrl,
+        commands: WITH_ORIGIN,
+        summary: "Where misses go: http://HOST[:PORT][/PREFIX] or https://...",
+        detail: "The web server behind Aspis. A path prefix is put before the path of every origin request and is not part of \
+                 the cache key. The name is looked up again when its DNS record expires; an origin that cannot be resolved at \
+                 start is retried, requests get 502 until it can.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "listen",
+        value_name: "ADDR",
+        default: Some("127.0.0.1:8080"),
+        repeat: true,
+        kind: Kind::Listen,
+        summary: "Accept viewers here; may be repeated",
+        detail: "ADDRESS:PORT, [ADDRESS]:PORT or :PORT. `[::]:8080` and `:8080` take IPv4 and IPv6. Port 0 lets the kernel \
+                 choose; the line `listening on ADDR` on standard output names the port taken. Each address costs one socket \
+                 for each core.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "listen-unix",
+        value_name: "PATH",
+        default_note: "none",
+        kind: Kind::Path,
+        summary: "Accept viewers on this Unix socket too",
+        detail: "For a TLS terminator or a load balancer on the same machine. A socket file that nobody listens on is replaced. \
+                 A peer on this socket has no address: `X-Forwarded-For` gets none appended.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "origin-ca",
+        value_name: "FILE",
+        default_note: "the machine's trust store",
+        kind: Kind::Path,
+        commands: WITH_ORIGIN,
+        summary: "Trust these authorities (PEM) for an https origin",
+        detail: "Replaces the machine's trust store for the origin. Read again on SIGHUP; connections that are open stay.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "origin-host",
+        value_name: "viewer|origin|NAME",
+        default: Some("viewer"),
+        kind: Kind::OriginHost,
+        summary: "The Host field that the origin sees",
+        detail: "`viewer` passes the viewer's Host on, `origin` sends the host of --origin, a name sends that name. TLS always asks \
+                 for and checks the host of --origin. The viewer's Host stays part of the cache key in all three cases.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "cores",
+        value_name: "LIST|N",
+        default_note: "all that the process may use",
+        kind: Kind::Cores,
+        summary: "Serve on that many cores (2) or on these (0,2-3)",
+        detail: "One thread is pinned to each. A single number is a count; write `3-3` for core 3 alone. Costs, per core: a \
+                 ring, its receive buffers and a pool of origin connections.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "memory",
+        value_name: "SIZE",
+        default_note: "half of the cgroup's limit or of the machine",
+        kind: Kind::Size { min: 16 * MIB, max: 64 * TIB },
+        summary: "The memory limit: stored responses, index, connections and fills",
+        detail: "One limit for everything that grows. When it is reached, stored responses are evicted first, then fills are refused \
+                 (served uncached), then connections. The process needs a fixed base beside it.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "admin",
+        value_name: "ADDR",
+        default: Some("127.0.0.1:9080"),
+        kind: Kind::Admin,
+        summary: "Serve /healthz, /readyz and /metrics here, or off",
+        detail: "Without authentication: keep it on loopback or on a management network. `off` serves none.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "access-log",
+        value_name: "PATH|-|off",
+        default: Some("off"),
+        kind: Kind::Log,
+        summary: "One line for each request: a file, - for standard output, off",
+        detail: "Reopened on SIGHUP and SIGUSR1. A disk that cannot keep up loses lines, which are counted, and never delays a \
+                 request.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "name",
+        value_name: "NAME",
+        default: Some("aspis"),
+        kind: Kind::Name,
+        summary: "The name in X-Cache, Via and Cache-Status",
+        detail: "Letters, digits and !#$%&'*+-.^_`|~, beginning with a letter, at most 64. Give each tier its own, so that a loop can \
+                 be told from a chain. With --semantics cloudfront, `--name cloudfront` gives `Hit from cloudfront`.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "semantics",
+        value_name: "rfc9111|cloudfront",
+        default: Some("rfc9111"),
+        kind: Kind::Choice(&["rfc9111", "cloudfront"]),
+        summary: "Whose rules of caching hold",
+        detail: "`rfc9111`: the origin's fields decide, nothing is stored without explicit freshness or --default-ttl, unsafe methods \
+                 invalidate. `cloudfront`: default TTL 24 h, a minimum TTL outranks no-store, only GET, HEAD, OPTIONS, PUT, POST, \
+                 PATCH and DELETE are passed, a GET with a body is refused.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "min-ttl",
+        value_name: "D",
+        default: Some("0"),
+        kind: Kind::Duration { min_ms: 0, max_ms: TTL_MAX },
+        summary: "Keep what may be stored at least this long",
+        detail: "Lifts any lifetime, 0 too. With rfc9111 it never permits what no-store, private or no-cache forbids; with cloudfront it \
+                 does. Whole seconds. Costs staleness: viewers may see a version that is this old.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "default-ttl",
+        value_name: "D",
+        default_note: "none with rfc9111; 24h, or --min-ttl if larger, with cloudfront",
+        kind: Kind::Duration { min_ms: 0, max_ms: TTL_MAX },
+        summary: "Keep responses that state no lifetime this long",
+        detail: "Without it, rfc9111 stores only what the origin gave a lifetime. Never used for a response that sets a cookie. Whole \
+                 seconds.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "max-ttl",
+        value_name: "D",
+        default_note: "365d, or the larger of --min-ttl and --default-ttl",
+        kind: Kind::Duration { min_ms: 0, max_ms: TTL_MAX },
+        summary: "Keep nothing longer than this",
+        detail: "Cuts any lifetime, that of the origin's Cache-Control too; what viewers are told stays the origin's. Whole seconds.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "connect-timeout",
+        value_name: "D",
+        default: Some("10s"),
+        kind: Kind::Duration { min_ms: 10, max_ms: 60 * SECOND },
+        summary: "How long one attempt to connect to the origin may take",
+        detail: "TCP and TLS together. Worst case before a viewer sees 504: this x --connection-attempts, 30 s by default.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "read-timeout",
+        value_name: "D",
+        default: Some("30s"),
+        kind: Kind::Duration { min_ms: 10, max_ms: TIMEOUT_MAX },
+        summary: "How long the origin may be silent, before and within an answer",
+        detail: "Counts from the last byte of the request and between any two pieces of the answer. Worst case before a GET gets 504: \
+                 this x --connection-attempts; other methods are never sent twice after it.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "connection-attempts",
+        value_name: "N",
+        default: Some("3"),
+        kind: Kind::Count { min: 1, max: 3 },
+        summary: "How often the origin is tried",
+        detail: "Connecting is tried this often for any method; a GET or HEAD is also sent again after a silent origin, as long as no \
+                 byte of an answer came. An ailing origin sees up to this many times the load.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "origin-keepalive-timeout",
+        value_name: "D",
+        default: Some("5s"),
+        kind: Kind::Duration { min_ms: 0, max_ms: HOUR },
+        summary: "How long an idle origin connection is kept",
+        detail: "Keep it below the origin's own keep-alive time, or requests meet connections that are just closing. 0 closes each after \
+                 one answer.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "origin-max-connections",
+        value_name: "N",
+        default: Some("256"),
+        kind: Kind::Count { min: 1, max: 65_535 },
+        summary: "The most connections to the origin, over all cores",
+        detail: "Requests beyond it wait their turn, first in first out, and get 503 when the wait lasts longer than --read-timeout. Costs \
+                 a file and about 20 KiB each, TLS about 40 KiB more.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "drain-timeout",
+        value_name: "D",
+        default: Some("30s"),
+        kind: Kind::Duration { min_ms: 0, max_ms: TIMEOUT_MAX },
+        summary: "How long running requests may go on after SIGTERM",
+        detail: "New connections are refused at once, idle ones are closed; what still runs after this time is cut. Keep it below the \
+                 service manager's stop timeout.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "trusted-proxies",
+        value_name: "CIDR",
+        default_note: "none",
+        repeat: true,
+        kind: Kind::Networks,
+        summary: "Believe X-Forwarded-Proto and -Host from these peers",
+        detail: "Address blocks such as 10.0.0.0/8 or 2001:db8::/32, separated by commas or given repeatedly. From other peers these two fields \
+                 are overwritten. X-Forwarded-For is appended to in either case, as every proxy on the way does.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "proxy-protocol",
+        summary: "Each viewer connection begins with a PROXY protocol header",
+        detail: "Versions 1 and 2. The address in it counts as the viewer's. A connection without the header is closed: \
+                 switch this on only behind a balancer that sends it.",
+        default_note: "off",
+        ..PLAIN
+    },
+    Setting {
+        flag: "head-timeout",
+        value_name: "D",
+        default: Some("10s"),
+        kind: Kind::Duration { min_ms: 10, max_ms: TIMEOUT_MAX },
+        summary: "How long a viewer may take to send a request's head",
+        detail: "Counts from the first byte; then 408 and the connection is closed. Worst case held by slow heads: \
+                 --max-connections x 32 KiB for this long.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "body-timeout",
+        value_name: "D",
+        default: Some("30s"),
+        kind: Kind::Duration { min_ms: 10, max_ms: TIMEOUT_MAX },
+        summary: "How long a viewer may be silent within a request's body",
+        detail: "Between two pieces; then 408 and the connection is closed. A body in progress holds an origin connection meanwhile.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "idle-timeout",
+        value_name: "D",
+        default: Some("60s"),
+        kind: Kind::Duration { min_ms: 10, max_ms: TIMEOUT_MAX },
+        summary: "How long a viewer's connection may rest between requests",
+        detail: "An idle connection costs one file and a few hundred bytes, no buffer.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "send-timeout",
+        value_name: "D",
+        default: Some("30s"),
+        kind: Kind::Duration { min_ms: 10, max_ms: TIMEOUT_MAX },
+        summary: "How long a viewer may take no byte of a response",
+        detail: "A reader that is slow but moves is served. Worst case held by stuck readers: --max-connections x the send window for this \
+                 long.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "max-connections",
+        value_name: "N",
+        default: Some("20000"),
+        kind: Kind::Count { min: 1, max: 4_000_000 },
+        summary: "The most viewer connections, over all cores",
+        detail: "Further ones get 503 and are closed. Costs a file each, and up to 32 KiB while a head is incomplete: worst case this x \
+                 32 KiB, 625 MiB by default, charged to --memory.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "object-size-max",
+        value_name: "SIZE",
+        default: Some("64MiB"),
+        kind: Kind::Size { min: 1, max: 64 * TIB },
+        summary: "The largest body that is stored",
+        detail: "Larger ones pass through uncached in a small window. One stored object can push out this much of the others.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "request-body-max",
+        value_name: "SIZE",
+        default: Some("64GB"),
+        kind: Kind::Size { min: 0, max: 64 * TIB },
+        summary: "The largest request body that is passed on",
+        detail: "More gets 413. Bodies are streamed, so a large limit costs no memory, only time on an origin connection.",
+        ..PLAIN
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_complete_and_named_once() {
+        for (at, setting) in SETTINGS.iter().enumerate() {
+            assert!(SETTINGS[..at].iter().all(|other| other.flag != setting.flag), "{} twice", setting.flag);
+            assert!(!setting.summary.is_empty() && !setting.detail.is_empty(), "{}", setting.flag);
+            assert!(setting.summary.len() <= 80, "{}: the summary must fit a line of help", setting.flag);
+            assert_eq!(setting.value_name.is_empty(), setting.kind == Kind::Switch, "{}", setting.flag);
+            assert!(setting.default.is_some() != !setting.default_note.is_empty(), "{}: one default", setting.flag);
+            assert!(!setting.commands.is_empty());
+        }
+    }
+
+    #[test]
+    fn demo_brings_its_own_origin() {
+        assert!(settings_of("demo").all(|setting| setting.flag != "origin"));
+        assert!(settings_of("serve").any(|setting| setting.flag == "origin"));
+        assert!(settings_of("check").any(|setting| setting.flag == "origin"));
+        assert!(setting("no-such-flag").is_none());
+    }
+}
