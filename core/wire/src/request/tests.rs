@@ -1,0 +1,1 @@
+//! Table tests of request heads, by section of RFC 9112.

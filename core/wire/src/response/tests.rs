@@ -1,0 +1,1 @@
+//! Table tests of response heads, by section of RFC 9112.
