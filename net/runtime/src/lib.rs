@@ -1,1 +1,45 @@
-//! The kernel boundary: glommio executors, the io_uring ring, sockets, timers, mailboxes.
+//! The kernel boundary: executors, the ring, sockets, timers, mailboxes.
+//!
+//! This crate decides *how* a core waits and moves bytes, and nothing about what the bytes mean. `net/shard` feeds
+//! it with a [`Handler`] per core and with tasks; the kernel's completions come back as calls of that handler or as
+//! futures that become ready. Nothing else in the tree names glommio or io-uring.
+//!
+//! One thread per core runs one glommio executor, and inside it one task owns one io_uring: the only place where the
+//! thread sleeps (`turn.rs`). Everything here is single-threaded per core ([`Ring`] is `Rc` inside), except for
+//! [`mailbox`], through which other threads reach a core.
+//!
+//! Invariants, each with its test in `tests/`:
+//! - Memory that a submitted operation names is owned by the operation's slot until its completion is reaped.
+//! - A descriptor is closed only when nothing in flight names it; slots carry a generation, so a late completion
+//!   never touches the next user of the slot.
+//! - Bytes of one socket leave in the order in which they were queued; one send is in flight per socket.
+//! - A completion that wakes a task lets the task run in the same turn.
+#![allow(unsafe_code)] // The kernel interface takes raw addresses and descriptors; every block proves its conditions.
+
+pub mod bind;
+mod buffers;
+mod executor;
+pub mod future;
+mod future_timer;
+pub mod limits;
+pub mod mailbox;
+mod op;
+pub mod probe;
+mod receive;
+mod ring;
+mod send;
+mod slots;
+mod socket;
+mod stats;
+pub mod sync;
+mod task;
+mod timer;
+mod turn;
+
+pub use executor::{CoreOptions, CoreThread, StartError, spawn_core};
+pub use future_timer::Elapsed;
+pub use mailbox::Doorbell;
+pub use ring::{Handler, Ring};
+pub use send::Source;
+pub use socket::{Close, ListenerId, Peer, Quiet, ReceiveEnd, SocketId};
+pub use stats::RingStats;

@@ -1,0 +1,52 @@
+//! Named limits of the runtime. Each queue, buffer and wait of this crate is bounded by one of these.
+
+use std::time::Duration;
+
+/// Bytes of one chunk of the turn buffer: the most that one `send_with` composes without an allocation.
+pub const TURN_CHUNK_LEN: usize = 256 * 1024;
+
+/// Chunks of the turn buffer. Worst case: cores × chunks × [`TURN_CHUNK_LEN`], allocated as they are first needed.
+/// What does not fit goes out from memory of its own in the same order.
+pub const TURN_CHUNK_COUNT_MAX: usize = 16;
+
+/// Bytes of one gather send. A larger response is sent piece after piece, so that one reader does not hold the
+/// core for longer than about 100 microseconds.
+pub const GATHER_LEN_MAX: usize = 256 * 1024;
+
+/// Memory runs named by one gather send.
+pub const GATHER_PIECE_COUNT_MAX: usize = 64;
+
+/// Bytes that an owned buffer of small sends grows to before the next one is begun.
+pub const OWNED_MERGE_LEN_MAX: usize = 64 * 1024;
+
+/// Bytes read and thrown away from a viewer that still sends while its last response drains.
+pub const LINGER_DRAIN_LEN_MAX: u64 = 1024 * 1024;
+
+/// Times that woken tasks are run within one turn before the ring is looked at again.
+pub const YIELD_COUNT_MAX: u32 = 4;
+
+/// Under load with live tasks the executor gets a turn at least once in so many turns of the ring.
+pub const TURNS_PER_YIELD: u64 = 64;
+
+/// Turns longer than this are counted as long.
+pub const LONG_TURN: Duration = Duration::from_millis(2);
+
+/// Wait before a listener accepts again after the process or machine ran out of descriptors or memory.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Completions of cancelled operations are awaited this long when a core stops; what is still out after it is
+/// leaked rather than freed under the kernel's hands.
+pub const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// Least RLIMIT_MEMLOCK with which glommio's reactor starts.
+pub const MEMLOCK_LEN_MIN: u64 = 512 * 1024;
+
+/// Open files below which a start is refused: a proxy needs two per exchange.
+pub const OPEN_FILES_MIN: u64 = 4096;
+
+/// Pending connections per listening socket; the kernel lowers it to net.core.somaxconn.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+// A provided buffer is named by 16 bits, and the kernel takes at most 2^15 of them.
+/// Receive buffers of one core, at most.
+pub const RECEIVE_BUFFER_COUNT_MAX: u32 = 32_768;

@@ -1,0 +1,474 @@
+//! The handle through which a core's code uses its ring, and the state behind it.
+//!
+//! [`Ring`] is what handlers and tasks hold: each call borrows the state for its own duration and queues operations;
+//! nothing is submitted before the turn's end (`turn.rs`). Code of others (handlers, wakers, dropped sources) never
+//! runs while the state is borrowed, with two exceptions that say so: `fill` and `Source::piece`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::{Range, RangeBounds};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use io_uring::types::Timespec;
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use crate::bind;
+use crate::buffers::{ReceiveBuffers, TurnBuffer};
+use crate::executor::CoreOptions;
+use crate::future_timer::{Elapsed, Sleep, Timeout};
+use crate::mailbox::Doorbell;
+use crate::op::{Kind, Memory, Operation, OperationFuture, user_data};
+use crate::send::{Pending, Source, SourceSend};
+use crate::slots::{Key, Slots};
+use crate::socket::{Close, Listener, ListenerId, Peer, Quiet, ReceiveEnd, Socket, SocketId};
+use crate::stats::RingStats;
+use crate::task::Tasks;
+use crate::timer::{Due, Wheel};
+
+/// What a core does with its sockets' events.
+///
+/// Called by the ring's task and never re-entered; it takes `&self` and keeps its state in cells. No call may block.
+pub trait Handler: 'static {
+    /// A connection was accepted. Nothing is received from it before [`Ring::receive`].
+    fn on_accept(&self, listener: ListenerId, socket: SocketId, peer: Peer);
+    /// Bytes came by the multishot receive. They are valid during the call only.
+    fn on_receive(&self, socket: SocketId, bytes: &[u8]);
+    /// No more bytes will come by the multishot receive.
+    fn on_receive_end(&self, socket: SocketId, end: ReceiveEnd);
+    /// After [`Ring::notify_sent`]: the send queue became empty, or sending failed with an errno.
+    fn on_sent(&self, socket: SocketId, result: Result<(), i32>);
+    /// A timer of [`Ring::arm_timer`] is due.
+    fn on_timer(&self, token: u64);
+    /// Called each turn before the submission: drains mail and does a bounded slice of background work. True means
+    /// that there is more to do and the core must not sleep.
+    fn on_turn(&self) -> bool;
+    /// Whether mail waits. Asked after the asleep flag was raised, so that no post is slept over.
+    fn has_mail(&self) -> bool;
+}
+
+/// Handler calls that wait until nothing is borrowed.
+pub(crate) enum Event {
+    Sent(SocketId, Result<(), i32>),
+}
+
+/// Everything of one core's ring. Field order matters: the ring is dropped before the memory that it names.
+pub(crate) struct State {
+    pub(crate) uring: IoUring,
+    pub(crate) sockets: Slots<Socket>,
+    pub(crate) listeners: Slots<Listener>,
+    pub(crate) operations: Slots<Operation>,
+    pub(crate) timers: Wheel,
+    pub(crate) turn: TurnBuffer,
+    pub(crate) turn_sends: Vec<Key>,
+    pub(crate) buffers: ReceiveBuffers,
+    pub(crate) events: VecDeque<Event>,
+    /// Tasks to wake when nothing is borrowed.
+    pub(crate) wakers: Vec<Waker>,
+    /// Sends to drop when nothing is borrowed.
+    pub(crate) dead_sends: Vec<Pending>,
+    /// Memory of abandoned operations, to drop when nothing is borrowed.
+    pub(crate) dead_memory: Vec<Memory>,
+    pub(crate) doorbell: Option<Doorbell>,
+    /// The kernel writes the eventfd's count here; boxed because its address is in flight.
+    pub(crate) doorbell_count: Box<u64>,
+    pub(crate) doorbell_armed: bool,
+    /// The kernel reads the tick's time here.
+    pub(crate) tick_time: Box<Timespec>,
+    /// Number of the last tick, and number and time in milliseconds of the armed one.
+    pub(crate) tick_number: u32,
+    pub(crate) tick_armed: Option<(u32, u64)>,
+    /// Collected and not yet looked at.
+    pub(crate) completions: Vec<cqueue::Entry>,
+    pub(crate) epoch: Instant,
+    pub(crate) stats: RingStats,
+}
+
+/// State and the cells that are read while it is borrowed.
+pub(crate) struct Inner {
+    pub(crate) state: RefCell<State>,
+    pub(crate) tasks: Rc<Tasks>,
+    pub(crate) stopping: Cell<bool>,
+    epoch: Instant,
+    pub(crate) turn_millis: Cell<u64>,
+    wall_read_at: Cell<u64>,
+    wall: Cell<u64>,
+}
+
+impl State {
+    pub(crate) fn new(options: &CoreOptions, doorbell: Option<Doorbell>) -> io::Result<Self> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(options.ring_entries * 4)
+            .build(options.ring_entries)?;
+        let count = options.receive_buffer_count.next_power_of_two();
+        let mut buffers = ReceiveBuffers::new(count, options.receive_buffer_len)?;
+        buffers.register(&uring)?;
+        Ok(State {
+            uring,
+            sockets: Slots::new(),
+            listeners: Slots::new(),
+            operations: Slots::new(),
+            timers: Wheel::new(0),
+            turn: TurnBuffer::new(),
+            turn_sends: Vec::new(),
+            buffers,
+            events: VecDeque::new(),
+            wakers: Vec::new(),
+            dead_sends: Vec::new(),
+            dead_memory: Vec::new(),
+            doorbell,
+            doorbell_count: Box::new(0),
+            doorbell_armed: false,
+            tick_time: Box::new(Timespec::new()),
+            tick_number: 0,
+            tick_armed: None,
+            completions: Vec::new(),
+            epoch: Instant::now(),
+            stats: RingStats::default(),
+        })
+    }
+
+    pub(crate) fn monotonic_millis(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+
+    /// Whether nothing is in flight that names our memory or descriptors.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let done = |key: &Key| self.operations.get(*key).is_some_and(|operation| operation.result.is_some());
+        self.sockets.len() == 0
+            && self.listeners.len() == 0
+            && !self.doorbell_armed
+            && self.operations.keys().iter().all(done)
+    }
+
+    /// Queues an operation; submits what is queued first if there is no room.
+    pub(crate) fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // JUSTIFICATION: the queue's entries carry raw addresses, so pushing is unsafe by interface.
+            // SAFETY: each caller stores what the entry names where only the entry's completion frees it: the
+            // socket's `InFlight`, an `Operation`, the turn buffer, or a box of this state.
+            // Tests: `abandoned_receive_keeps_its_buffer`, `bodies_to_a_stalled_reader_arrive_whole_and_in_order`.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            self.enter(0);
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(state: State) -> Rc<Self> {
+        let epoch = state.epoch;
+        Rc::new(Inner {
+            state: RefCell::new(state),
+            tasks: Rc::default(),
+            stopping: Cell::new(false),
+            epoch,
+            turn_millis: Cell::new(0),
+            wall_read_at: Cell::new(u64::MAX),
+            wall: Cell::new(0),
+        })
+    }
+
+    pub(crate) fn refresh_clock(&self) -> u64 {
+        let now = self.epoch.elapsed().as_millis() as u64;
+        self.turn_millis.set(now);
+        now
+    }
+
+    /// Wakes tasks and drops foreign memory that waited until nothing was borrowed.
+    pub(crate) fn settle(&self) {
+        let (mut wakers, sends, memory) = {
+            let mut state = self.state.borrow_mut();
+            if state.wakers.is_empty() && state.dead_sends.is_empty() && state.dead_memory.is_empty() {
+                return;
+            }
+            let sends = std::mem::take(&mut state.dead_sends);
+            (std::mem::take(&mut state.wakers), sends, std::mem::take(&mut state.dead_memory))
+        };
+        drop((sends, memory));
+        wakers.drain(..).for_each(Waker::wake);
+        let mut state = self.state.borrow_mut();
+        if state.wakers.is_empty() {
+            state.wakers = wakers;
+        }
+    }
+
+    /// A future dropped its operation: cancels it and leaves its memory to the slot until the completion.
+    pub(crate) fn abandon(&self, key: Key) {
+        let mut state = self.state.borrow_mut();
+        let Some(operation) = state.operations.get_mut(key) else { return };
+        operation.waker = None;
+        if operation.result.is_some() {
+            let finished = state.operations.remove(key).map(|operation| operation.memory);
+            state.dead_memory.extend(finished);
+            return;
+        }
+        operation.abandoned = true;
+        state.cancel(user_data(Kind::Operation, key));
+    }
+}
+
+/// One core's sockets, timers and tasks. A cheap handle that stays on its core's thread.
+#[derive(Clone)]
+pub struct Ring {
+    pub(crate) inner: Rc<Inner>,
+}
+
+impl Ring {
+    /// Accepts connections on a listening socket until [`Ring::stop_listening`].
+    pub fn listen(&self, descriptor: OwnedFd) -> ListenerId {
+        bind::set_blocking(&descriptor);
+        ListenerId(self.inner.state.borrow_mut().add_listener(descriptor))
+    }
+
+    /// Stops accepting and closes the listening socket. Accepted connections live on.
+    pub fn stop_listening(&self, listener: ListenerId) {
+        self.inner.state.borrow_mut().stop_listener(listener.0);
+    }
+
+    /// Takes a connected stream socket into the ring.
+    pub fn adopt(&self, descriptor: OwnedFd, peer: Peer) -> SocketId {
+        bind::set_blocking(&descriptor);
+        SocketId(self.inner.state.borrow_mut().add_socket(descriptor, peer))
+    }
+
+    /// Receives into the ring's buffers and tells the handler, until [`Ring::pause_receive`] or the end.
+    pub fn receive(&self, socket: SocketId) {
+        let mut state = self.inner.state.borrow_mut();
+        if state.open_socket(socket.0).is_some() {
+            state.want_receive(socket.0);
+        }
+    }
+
+    /// Stops receiving. Bytes that the kernel has handed over already are still shown to the handler: at most what
+    /// fits the ring's receive buffers.
+    pub fn pause_receive(&self, socket: SocketId) {
+        let mut state = self.inner.state.borrow_mut();
+        if state.open_socket(socket.0).is_some() {
+            state.unwant_receive(socket.0);
+        }
+    }
+
+    /// Composes up to `len_max` bytes in place and sends them behind everything queued on the socket. `fill` returns
+    /// how many it wrote and must not call the ring's socket functions. False if the socket is closed or its sends
+    /// failed. Calls for one socket that follow each other directly become one send.
+    pub fn send_with(&self, socket: SocketId, len_max: usize, fill: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        self.inner.state.borrow_mut().send_with(socket.0, len_max, fill)
+    }
+
+    /// Sends bytes behind everything queued on the socket. False if the socket is closed or its sends failed.
+    pub fn send_owned(&self, socket: SocketId, bytes: Vec<u8>) -> bool {
+        self.inner.state.borrow_mut().send_pending(socket.0, Pending::Owned(bytes))
+    }
+
+    /// Sends `head` and then `range` of `source` from where it lies, behind everything queued on the socket. False if
+    /// the socket is closed or its sends failed. A source that ends before `range` does fails the socket's sends.
+    pub fn send_source(
+        &self,
+        socket: SocketId,
+        head: &[u8],
+        source: Rc<dyn Source>,
+        range: Range<u64>,
+    ) -> bool {
+        let send = Pending::Source(SourceSend::new(head, source, range));
+        self.inner.state.borrow_mut().send_pending(socket.0, send)
+    }
+
+    /// Returns the bytes that are queued or in flight on the socket.
+    pub fn queued_len(&self, socket: SocketId) -> u64 {
+        self.inner.state.borrow().sockets.get(socket.0).map_or(0, |socket| socket.queued_len)
+    }
+
+    /// Asks for one `on_sent` when the send queue is empty (in this turn if it is now) or sending fails.
+    pub fn notify_sent(&self, socket: SocketId) {
+        self.inner.state.borrow_mut().notify_sent(socket.0);
+    }
+
+    /// Closes the socket. The id is dead for everything but a second, harder close of a lingering socket.
+    pub fn close(&self, socket: SocketId, how: Close) {
+        self.inner.state.borrow_mut().close_socket(socket.0, how);
+    }
+
+    /// Returns the other end, if the socket is open.
+    pub fn peer(&self, socket: SocketId) -> Option<Peer> {
+        self.inner.state.borrow_mut().open_socket(socket.0).map(|socket| socket.peer)
+    }
+
+    /// Returns our end, if the socket is open and has an address.
+    pub fn local_address(&self, socket: SocketId) -> Option<SocketAddr> {
+        self.inner.state.borrow_mut().open_socket(socket.0).and_then(|s| bind::local_address(&s.descriptor))
+    }
+
+    /// Whether the socket is open with nothing to read. A look at the kernel's queue, without waiting.
+    pub fn is_quiet(&self, socket: SocketId) -> Quiet {
+        match self.inner.state.borrow_mut().open_socket(socket.0) {
+            Some(socket) if !socket.receive_ended => bind::peek(&socket.descriptor),
+            _ => Quiet::Closed,
+        }
+    }
+
+    /// Connects to `address`. Dropping the future gives up and closes the socket.
+    pub async fn connect(&self, address: SocketAddr) -> Result<SocketId, i32> {
+        let descriptor =
+            bind::stream_socket(address).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+        let (storage, len) = bind::to_storage(address);
+        let (guard, operation) = {
+            let mut state = self.inner.state.borrow_mut();
+            let fd = io_uring::types::Fd(descriptor.as_raw_fd());
+            let socket = state.add_socket(descriptor, Peer::Inet(address));
+            state.sockets.get_mut(socket).expect("just added").outstanding += 1;
+            let storage = Box::new(storage);
+            let pointer: *const libc::sockaddr = (&raw const *storage).cast();
+            let operation = state.operations.insert(Operation {
+                socket,
+                memory: Memory::Address { _storage: storage },
+                waker: None,
+                result: None,
+                abandoned: false,
+            });
+            let connect = opcode::Connect::new(fd, pointer, len).build();
+            state.push(&connect.user_data(user_data(Kind::Operation, operation)));
+            (ConnectGuard { ring: self, socket: Some(SocketId(socket)) }, operation)
+        };
+        let mut guard = guard;
+        match OperationFuture::new(self.inner.clone(), operation).await {
+            (0.., _) => guard.socket.take().ok_or(libc::ECANCELED),
+            (error, _) => Err(-error),
+        }
+    }
+
+    /// Receives once into `range` of `buffer` and gives the buffer back; 0 is the peer's end. Not together with
+    /// [`Ring::receive`] (`EBUSY`). Dropping the future cancels the receive, keeps the buffer until the kernel is done
+    /// with it, and may lose bytes: afterwards the socket is good for closing only.
+    pub async fn receive_into<B: AsMut<[u8]> + 'static>(
+        &self,
+        socket: SocketId,
+        buffer: B,
+        range: impl RangeBounds<usize>,
+    ) -> (Result<usize, i32>, B) {
+        let started = self.inner.state.borrow_mut().start_receive_into(socket.0, buffer, range);
+        let operation = match started {
+            Ok(operation) => operation,
+            Err((errno, buffer)) => return (Err(errno), buffer),
+        };
+        let (result, memory) = OperationFuture::new(self.inner.clone(), operation).await;
+        let Memory::Buffer(pinned) = memory else { unreachable!("a receive was started with a buffer") };
+        let result = usize::try_from(result).map_err(|_| -result);
+        (result, pinned.into_inner())
+    }
+
+    /// Waits until the send queue is empty. Fails if sending failed or the socket is closed.
+    pub async fn flush(&self, socket: SocketId) -> Result<(), i32> {
+        poll_fn(|context| {
+            let mut state = self.inner.state.borrow_mut();
+            let Some(socket) = state.open_socket(socket.0) else { return Poll::Ready(Err(libc::EBADF)) };
+            match socket.send_error {
+                Some(errno) => Poll::Ready(Err(errno)),
+                None if socket.queued_len == 0 => Poll::Ready(Ok(())),
+                None => {
+                    if !socket.flushers.iter().any(|waker| waker.will_wake(context.waker())) {
+                        socket.flushers.push(context.waker().clone());
+                    }
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Runs a task on this core. It starts within this turn.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        Tasks::spawn(&self.inner.tasks, future);
+    }
+
+    /// Returns how many tasks are alive.
+    pub fn live_tasks(&self) -> usize {
+        self.inner.tasks.live_count()
+    }
+
+    /// Returns how many sockets are alive, closing ones included.
+    pub fn live_sockets(&self) -> usize {
+        self.inner.state.borrow().sockets.len()
+    }
+
+    /// Returns how many timers are armed, sleeps included.
+    pub fn live_timers(&self) -> usize {
+        self.inner.state.borrow().timers.len()
+    }
+
+    /// Returns milliseconds since the core's start, as of the beginning of this turn.
+    pub fn now_millis(&self) -> u64 {
+        self.inner.turn_millis.get()
+    }
+
+    /// Returns seconds since 1970, read at most once per millisecond. It never decreases on this core.
+    pub fn wall_seconds(&self) -> u64 {
+        let now = self.inner.turn_millis.get();
+        if self.inner.wall_read_at.replace(now) != now {
+            let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            self.inner.wall.set(self.inner.wall.get().max(wall));
+        }
+        self.inner.wall.get()
+    }
+
+    /// Sleeps for at least `duration`, and about 10 ms longer at most.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        Sleep::new(self.inner.clone(), duration)
+    }
+
+    /// Runs `future` for at most `duration`. What is not done then is dropped.
+    pub fn timeout<F: Future>(
+        &self,
+        duration: Duration,
+        future: F,
+    ) -> impl Future<Output = Result<F::Output, Elapsed>> + use<F> {
+        Timeout::new(self.sleep(duration), future)
+    }
+
+    /// Calls the handler's `on_timer` with `token` after at least `after`. It cannot be taken back: the handler
+    /// looks at its own deadline again.
+    pub fn arm_timer(&self, after: Duration, token: u64) {
+        let mut state = self.inner.state.borrow_mut();
+        let due = state.monotonic_millis() + duration_millis(after);
+        state.timers.arm(due, Due::Token(token));
+    }
+
+    /// Returns what the ring has done so far.
+    pub fn stats(&self) -> RingStats {
+        self.inner.state.borrow().stats
+    }
+
+    /// Ends the core after this turn. Sockets are closed, tasks are dropped, futures of operations end with ECANCELED.
+    pub fn stop(&self) {
+        self.inner.stopping.set(true);
+    }
+}
+
+/// Whole milliseconds, rounded up, so that nothing is early.
+pub(crate) fn duration_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX / 2).min(u64::MAX / 2)
+}
+
+/// Closes a socket whose connect did not come to an end.
+struct ConnectGuard<'r> {
+    ring: &'r Ring,
+    socket: Option<SocketId>,
+}
+
+impl Drop for ConnectGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket {
+            self.ring.close(socket, Close::Abort);
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The turn: submit and sleep, reap, call the handler, let woken tasks run.
+//!
+//! One turn, in order:
+//! 1. The composed sends are queued and everything queued is submitted; the core sleeps in the same call if nothing
+//!    is left to do, no mail waits and no task is runnable.
+//! 2. Completions are collected. Failed small sends first: every other one is done, and its bytes are free.
+//! 3. All other completions in order, then timers, then calls that waited until nothing was borrowed.
+//! 4. The handler's `on_turn`; woken tasks run, again while they wake others (at most four times).
+//!
+//! A tick is armed only while a timer is due some day or a task is alive. An idle core sleeps without one.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use io_uring::types::{CancelBuilder, Fd, Timespec};
+use io_uring::{cqueue, opcode, squeue};
+
+use crate::bind;
+use crate::limits::{ACCEPT_RETRY, LONG_TURN, STOP_WAIT, TURNS_PER_YIELD, YIELD_COUNT_MAX};
+use crate::op::{Kind, parse_user_data, plain, user_data};
+use crate::receive::Received;
+use crate::ring::{Event, Handler, Inner, State, duration_millis};
+use crate::slots::Key;
+use crate::socket::{ListenerId, Peer, SocketId};
+use crate::task::take_woke_any;
+use crate::timer::Due;
+
+/// `IORING_ENTER_GETEVENTS`: completions that the kernel deferred are posted within the call.
+const GET_EVENTS: u32 = 1;
+
+impl State {
+    /// Submits everything queued and waits for `want` completions.
+    pub(crate) fn enter(&mut self, want: u32) {
+        let mut want = want;
+        loop {
+            let submit = self.uring.submission().len() as u32;
+            self.stats.enters += 1;
+            self.stats.sleeps += u64::from(want > 0);
+            // JUSTIFICATION: the safe calls ask for completions only if they wait; deferred work must run each turn.
+            // SAFETY: no argument structure is passed, and what the queued entries name is owned as `push` says.
+            let result =
+                unsafe { self.uring.submitter().enter::<libc::sigset_t>(submit, want, GET_EVENTS, None) };
+            match result.map_err(|error| error.raw_os_error()) {
+                Ok(_) => {}
+                // Interrupted, or out of memory for requests: what is not submitted is tried again.
+                Err(Some(libc::EINTR | libc::EAGAIN)) => {}
+                // Completions overflowed: they must be collected first.
+                Err(Some(libc::EBUSY)) => self.collect(),
+                Err(error) => panic!("io_uring_enter failed with {error:?}: the ring is unusable"),
+            }
+            if self.uring.submission().is_empty() {
+                return;
+            }
+            want = 0;
+        }
+    }
+
+    /// Moves completions out of the ring, those that overflowed too.
+    fn collect(&mut self) {
+        loop {
+            let before = self.completions.len();
+            self.completions.extend(self.uring.completion());
+            self.stats.completions += (self.completions.len() - before) as u64;
+            if !self.uring.submission().cq_overflow() {
+                return;
+            }
+            // SAFETY: nothing is submitted and no argument structure is passed.
+            let result = unsafe { self.uring.submitter().enter::<libc::sigset_t>(0, 0, GET_EVENTS, None) };
+            if result.is_err() && self.completions.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Arms one timeout for the next due timer or the longest tick, unless an earlier or equal one is armed.
+    fn arm_tick(&mut self, now: u64, tick_max: Option<u64>) {
+        let next = self.timers.next_millis();
+        let tick = tick_max.map(|tick| now + tick);
+        let Some(at) = [next, tick].into_iter().flatten().min() else { return };
+        if let Some((number, armed)) = self.tick_armed {
+            // A later wish is met by a spurious tick, an earlier one needs the armed tick replaced.
+            if armed <= at {
+                return;
+            }
+            let remove = opcode::TimeoutRemove::new(tick_data(number)).build();
+            self.push(&remove.user_data(plain(Kind::Ignored)).flags(squeue::Flags::SKIP_SUCCESS));
+        }
+        let number = self.tick_number.wrapping_add(1);
+        (self.tick_number, self.tick_armed) = (number, Some((number, at)));
+        // The kernel reads the time when the operation is submitted, which is before this box is written again.
+        *self.tick_time = Timespec::from(Duration::from_millis(at).saturating_sub(self.epoch.elapsed()));
+        let timeout = opcode::Timeout::new(&raw const *self.tick_time).build();
+        self.push(&timeout.user_data(tick_data(number)));
+    }
+
+    /// Reads the doorbell's eventfd through the ring, so that a post from another thread ends the sleep.
+    fn arm_doorbell(&mut self) {
+        let Some(doorbell) = &self.doorbell else { return };
+        if std::mem::replace(&mut self.doorbell_armed, true) {
+            return;
+        }
+        let fd = Fd(doorbell.descriptor().as_raw_fd());
+        let read = opcode::Read::new(fd, (&raw mut *self.doorbell_count).cast(), 8).build();
+        self.push(&read.user_data(plain(Kind::Doorbell)));
+    }
+
+    /// A completion of an operation of a future.
+    fn operated(&mut self, key: Key, result: i32) {
+        let Some(operation) = self.operations.get_mut(key) else { return };
+        let socket = operation.socket;
+        operation.result = Some(result);
+        self.wakers.extend(operation.waker.take());
+        if operation.abandoned {
+            let finished = self.operations.remove(key).map(|operation| operation.memory);
+            self.dead_memory.extend(finished);
+        }
+        self.finish_one(socket);
+    }
+
+    /// A completion of a listener. Returns the accepted connection, which the handler is told of.
+    fn accepted(&mut self, key: Key, result: i32, flags: u32) -> Option<(SocketId, Peer)> {
+        // SAFETY: a result of accept that is not negative is a fresh descriptor that nothing else owns.
+        let descriptor = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
+        let listener = self.listeners.get_mut(key)?;
+        let stopping = listener.stopping;
+        if !cqueue::more(flags) {
+            listener.armed = false;
+            match -result {
+                _ if stopping => drop(self.listeners.remove(key)),
+                libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
+                    let due = self.monotonic_millis() + duration_millis(ACCEPT_RETRY);
+                    self.timers.arm(due, Due::Accept(key));
+                }
+                _ => self.arm_accept(key),
+            }
+        }
+        self.stats.accept_errors += u64::from(result < 0 && !stopping);
+        let descriptor = descriptor.filter(|_| !stopping)?;
+        // A peer that is gone before it is looked at has no address.
+        let peer = bind::peer(&descriptor)?;
+        self.stats.accepts += 1;
+        Some((SocketId(self.add_socket(descriptor, peer)), peer))
+    }
+}
+
+/// Each tick has a number, so that the completion of a replaced one is told from the current one's.
+fn tick_data(number: u32) -> u64 {
+    user_data(Kind::Tick, Key { slot: number, generation: 0 })
+}
+
+/// Whether the core must look again at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum More {
+    Work,
+    Nothing,
+}
+
+struct Turn<H> {
+    inner: Rc<Inner>,
+    handler: Rc<H>,
+    completions: Vec<cqueue::Entry>,
+    due: Vec<Due>,
+    tick_max: u64,
+    ticked: bool,
+}
+
+/// Runs turns until [`crate::Ring::stop`].
+pub(crate) async fn run<H: Handler>(inner: Rc<Inner>, handler: Rc<H>, tick_max: Duration) {
+    let tick_max = duration_millis(tick_max).max(1);
+    let mut turn = Turn { inner, handler, completions: Vec::new(), due: Vec::new(), tick_max, ticked: false };
+    let mut more = More::Work;
+    while !turn.inner.stopping.get() {
+        turn.submit_and_wait(more);
+        let started = Instant::now();
+        turn.inner.refresh_clock();
+        turn.reap();
+        turn.fire_timers();
+        turn.call_waiting();
+        let on_turn = turn.handler.on_turn();
+        let woke = turn.run_tasks().await;
+        more = if on_turn || woke == More::Work || turn.call_waiting() == More::Work {
+            More::Work
+        } else {
+            More::Nothing
+        };
+        turn.count(started.elapsed());
+    }
+    turn.shut_down().await;
+}
+
+impl<H: Handler> Turn<H> {
+    fn submit_and_wait(&mut self, more: More) {
+        let mut want = u32::from(more == More::Nothing);
+        let mut state = self.inner.state.borrow_mut();
+        state.buffers.publish();
+        state.push_turn_sends();
+        if want > 0 {
+            state.arm_doorbell();
+            let tick_max = (self.inner.tasks.live_count() > 0).then_some(self.tick_max);
+            state.arm_tick(self.inner.turn_millis.get(), tick_max);
+            if let Some(doorbell) = &state.doorbell {
+                doorbell.fall_asleep();
+            }
+            drop(state);
+            if self.handler.has_mail() {
+                want = 0;
+            }
+            state = self.inner.state.borrow_mut();
+        }
+        state.enter(want);
+        if let Some(doorbell) = &state.doorbell {
+            doorbell.wake_up();
+        }
+    }
+
+    fn reap(&mut self) {
+        {
+            let mut state = self.inner.state.borrow_mut();
+            state.collect();
+            std::mem::swap(&mut state.completions, &mut self.completions);
+            for completion in &self.completions {
+                let (kind, key) = parse_user_data(completion.user_data());
+                if kind == Kind::SendTurn {
+                    state.turn_send_failed(key, completion.result());
+                }
+            }
+            state.finish_turn_sends();
+        }
+        self.inner.settle();
+        let completions = std::mem::take(&mut self.completions);
+        for completion in &completions {
+            self.complete(completion);
+        }
+        self.completions = completions;
+        self.completions.clear();
+        self.inner.settle();
+    }
+
+    fn complete(&mut self, completion: &cqueue::Entry) {
+        let (kind, key) = parse_user_data(completion.user_data());
+        let (result, flags) = (completion.result(), completion.flags());
+        match kind {
+            Kind::Receive => self.received(key, result, flags),
+            Kind::Accept => {
+                let accepted = self.inner.state.borrow_mut().accepted(key, result, flags);
+                if let Some((socket, peer)) = accepted {
+                    self.handler.on_accept(ListenerId(key), socket, peer);
+                }
+            }
+            Kind::SendOwned | Kind::SendGather => self.inner.state.borrow_mut().sent(key, result),
+            Kind::Operation => self.inner.state.borrow_mut().operated(key, result),
+            Kind::Tick => {
+                let mut state = self.inner.state.borrow_mut();
+                if state.tick_armed.is_some_and(|(number, _)| number == key.slot) {
+                    state.tick_armed = None;
+                    state.stats.ticks += 1;
+                    self.ticked = true;
+                }
+            }
+            Kind::Doorbell => {
+                let mut state = self.inner.state.borrow_mut();
+                state.doorbell_armed = false;
+                state.stats.doorbells += 1;
+            }
+            Kind::SendTurn | Kind::Ignored => {}
+        }
+    }
+
+    fn received(&mut self, key: Key, result: i32, flags: u32) {
+        let received = self.inner.state.borrow_mut().received(key, result, flags);
+        match received {
+            Received::Bytes { buffer, start, len } => {
+                // SAFETY: `start` is a receive buffer that the kernel filled with `len` bytes and gave up with this
+                // completion. It is given back below, after the handler's call; nothing else touches it.
+                // Test: `every_buffer_has_one_holder`.
+                let bytes = unsafe { std::slice::from_raw_parts(start, len) };
+                self.handler.on_receive(SocketId(key), bytes);
+                self.inner.state.borrow_mut().buffers.give(buffer);
+            }
+            Received::End(end) => self.handler.on_receive_end(SocketId(key), end),
+            Received::Nothing => {}
+        }
+        if !cqueue::more(flags) {
+            self.inner.state.borrow_mut().arm_receive(key);
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        self.inner.state.borrow_mut().timers.advance(self.inner.turn_millis.get(), &mut self.due);
+        for due in self.due.drain(..) {
+            match due {
+                Due::Token(token) => self.handler.on_timer(token),
+                Due::Wake(waker) => waker.into_iter().for_each(Waker::wake),
+                Due::Linger(key) => self.inner.state.borrow_mut().check_linger(key),
+                Due::Accept(key) => self.inner.state.borrow_mut().arm_accept(key),
+            }
+        }
+    }
+
+    /// Makes the calls that waited until nothing was borrowed; what these bring about waits for the next time.
+    fn call_waiting(&mut self) -> More {
+        let count = self.inner.state.borrow().events.len();
+        for _ in 0..count {
+            let event = self.inner.state.borrow_mut().events.pop_front();
+            if let Some(Event::Sent(socket, result)) = event
+                && self.inner.state.borrow_mut().open_socket(socket.0).is_some()
+            {
+                self.handler.on_sent(socket, result);
+            }
+        }
+        if self.inner.state.borrow().events.is_empty() { More::Nothing } else { More::Work }
+    }
+
+    /// Gives woken tasks their turn. Also once per tick, and now and then under load, for the executor's own sake.
+    async fn run_tasks(&mut self) -> More {
+        self.inner.settle();
+        let turns = self.inner.state.borrow().stats.turns;
+        let due = std::mem::take(&mut self.ticked) || turns.is_multiple_of(TURNS_PER_YIELD);
+        let mut woke = take_woke_any() || (due && self.inner.tasks.live_count() > 0);
+        for _ in 0..YIELD_COUNT_MAX {
+            if !woke {
+                return More::Nothing;
+            }
+            self.inner.state.borrow_mut().stats.yields += 1;
+            glommio::executor().yield_now().await;
+            self.inner.settle();
+            woke = take_woke_any();
+        }
+        if woke {
+            // Asked again by the next turn, which does not sleep before it.
+            crate::task::set_woke_any();
+            return More::Work;
+        }
+        More::Nothing
+    }
+
+    fn count(&self, length: Duration) {
+        let stats = &mut self.inner.state.borrow_mut().stats;
+        stats.turns += 1;
+        stats.long_turns += u64::from(length > LONG_TURN);
+        stats.turn_micros_max = stats.turn_micros_max.max(length.as_micros() as u64);
+    }
+
+    /// Ends everything: tasks see their operations cancelled and then are dropped, sockets are closed, and the
+    /// memory of what the kernel does not give up in time is leaked.
+    async fn shut_down(&mut self) {
+        {
+            let mut state = self.inner.state.borrow_mut();
+            for key in state.sockets.keys() {
+                state.end_socket(key);
+            }
+            for key in state.listeners.keys() {
+                state.stop_listener(key);
+            }
+        }
+        let started = Instant::now();
+        loop {
+            self.inner.settle();
+            for _ in 0..YIELD_COUNT_MAX {
+                glommio::executor().yield_now().await;
+            }
+            self.inner.tasks.drop_all();
+            self.inner.settle();
+            let mut state = self.inner.state.borrow_mut();
+            state.push_turn_sends();
+            let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all()).build();
+            state.push(&cancel.user_data(plain(Kind::Ignored)));
+            state.enter(1);
+            drop(state);
+            self.reap_last();
+            if self.inner.state.borrow().is_quiet() {
+                return;
+            }
+            if started.elapsed() > STOP_WAIT {
+                // The ring and what it names stay alive for good: freeing it would hand the kernel stale addresses.
+                std::mem::forget(self.inner.clone());
+                return;
+            }
+        }
+    }
+
+    /// Reaps without telling the handler anything.
+    fn reap_last(&mut self) {
+        let mut state = self.inner.state.borrow_mut();
+        state.collect();
+        let completions = std::mem::take(&mut state.completions);
+        for completion in &completions {
+            let (kind, key) = parse_user_data(completion.user_data());
+            let (result, flags) = (completion.result(), completion.flags());
+            match kind {
+                Kind::Receive => {
+                    if let Received::Bytes { buffer, .. } = state.received(key, result, flags) {
+                        state.buffers.give(buffer);
+                    }
+                }
+                Kind::Accept => drop(state.accepted(key, result, flags)),
+                Kind::SendTurn => state.turn_send_failed(key, result),
+                Kind::SendOwned | Kind::SendGather => state.sent(key, result),
+                Kind::Operation => state.operated(key, result),
+                Kind::Tick => state.tick_armed = None,
+                Kind::Doorbell => state.doorbell_armed = false,
+                Kind::Ignored => {}
+            }
+        }
+        state.finish_turn_sends();
+        // Accepted just before the listener ended.
+        for key in state.sockets.keys() {
+            state.end_socket(key);
+        }
+    }
+}
