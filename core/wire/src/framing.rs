@@ -23,6 +23,8 @@ pub(crate) struct Facts<'b> {
     pub(crate) upgrade_option: bool,
     /// An `Upgrade` field is present and not empty.
     pub(crate) upgrade_field: bool,
+    /// An `Upgrade` field names `h2c`.
+    pub(crate) upgrade_h2c: bool,
     /// `Expect: 100-continue` is present.
     pub(crate) expect_continue: bool,
     /// More options than [`CONNECTION_OPTIONS_MAX`].
@@ -82,6 +84,7 @@ pub(crate) fn collect<'b>(head: &[u8], fields: &[Field<'b>]) -> Option<Facts<'b>
             }
             7 if field.name.eq_ignore_ascii_case("upgrade") => {
                 facts.upgrade_field |= !field.value.is_empty();
+                facts.upgrade_h2c |= fields::list(field.value).any(|name| name.eq_ignore_ascii_case(b"h2c"));
             }
             10 if field.name.eq_ignore_ascii_case("connection") => facts.add_options(field.value),
             14 if field.name.eq_ignore_ascii_case("content-length") => facts.add_length(field.value),
@@ -97,6 +100,11 @@ impl Facts<'_> {
     #[inline]
     pub(crate) fn persists(&self, version: crate::Version) -> bool {
         !self.close && (version == crate::Version::Http11 || self.keep_alive)
+    }
+
+    /// Whether `Upgrade` is present, named in `Connection`, and asks for no HTTP/2.
+    pub(crate) fn asks_for_upgrade(&self) -> bool {
+        self.upgrade_field && self.upgrade_option && !self.upgrade_h2c
     }
 
     fn add_options(&mut self, value: &[u8]) {

@@ -166,3 +166,120 @@ fn v2_source(family: u8, payload: &[u8]) -> Result<Option<SocketAddr>, ProxyProt
         _ => Err(malformed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parses and checks that every shorter prefix is incomplete or the same error.
+    fn parsed(bytes: &[u8]) -> Result<Parsed, ProxyProtocolError> {
+        let whole = parse(bytes);
+        let consumed = match whole {
+            Ok(Parsed::Header { consumed, .. }) => consumed,
+            _ => bytes.len(),
+        };
+        for len in 0..consumed {
+            let part = parse(&bytes[..len]);
+            assert!(part == Ok(Parsed::Incomplete) || part == whole, "{} at {len}", bytes.escape_ascii());
+        }
+        whole
+    }
+
+    fn v2(command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = V2_SIGNATURE.to_vec();
+        bytes.extend_from_slice(&[command, family]);
+        bytes.extend_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    #[test]
+    fn version_1_names_the_viewer() {
+        for (line, source) in [
+            ("PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n", Some("192.0.2.1:56324")),
+            ("PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n", Some("[2001:db8::1]:1")),
+            ("PROXY UNKNOWN\r\n", None),
+            ("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", None),
+        ] {
+            let bytes = format!("{line}GET / HTTP/1.1\r\n");
+            let source = source.map(|address| address.parse().unwrap());
+            assert_eq!(
+                parsed(bytes.as_bytes()),
+                Ok(Parsed::Header { consumed: line.len(), source }),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn version_1_is_strict() {
+        for line in [
+            "PROXY  TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2 3\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\rX",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 01 2\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 +1 2\r\n",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 65536\r\n",
+            "PROXY TCP4 ::1 ::2 1 2\r\n",
+            "PROXY TCP6 192.0.2.1 192.0.2.2 1 2\r\n",
+            "PROXY tcp4 192.0.2.1 192.0.2.2 1 2\r\n",
+            "PROXY TCP4 192.0.2.256 192.0.2.2 1 2\r\n",
+            "PROXY \r\n",
+        ] {
+            assert_eq!(parse(line.as_bytes()), Err(ProxyProtocolError::Malformed), "{line}");
+        }
+        let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(V1_LEN_MAX - 16));
+        assert_eq!(long.len(), V1_LEN_MAX);
+        assert_eq!(parsed(long.as_bytes()), Ok(Parsed::Header { consumed: V1_LEN_MAX, source: None }));
+        let longer = format!("PROXY UNKNOWN {}\r\n", "x".repeat(V1_LEN_MAX - 15));
+        assert_eq!(parsed(longer.as_bytes()), Err(ProxyProtocolError::TooLong));
+    }
+
+    #[test]
+    fn version_2_names_the_viewer() {
+        let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 0x1f, 0x90, 1, 187, 0xee, 0, 1, 9];
+        let bytes = v2(0x21, 0x11, &v4);
+        let source = Some("192.0.2.1:8080".parse().unwrap());
+        assert_eq!(parsed(&bytes), Ok(Parsed::Header { consumed: 32, source }));
+        let mut v6 = [0; 36];
+        v6[15] = 1;
+        v6[33] = 80;
+        let source = Some("[::1]:80".parse().unwrap());
+        assert_eq!(parsed(&v2(0x21, 0x21, &v6)), Ok(Parsed::Header { consumed: 52, source }));
+        for (command, family) in [(0x20, 0x11), (0x20, 0x00), (0x21, 0x00), (0x21, 0x12), (0x21, 0x31)] {
+            let expected = Ok(Parsed::Header { consumed: 16, source: None });
+            assert_eq!(parsed(&v2(command, family, b"")), expected, "{command:x} {family:x}");
+        }
+    }
+
+    #[test]
+    fn version_2_is_strict() {
+        for (command, family, payload) in [
+            (0x11, 0x11, &[0; 12][..]),
+            (0x22, 0x11, &[0; 12]),
+            (0x31, 0x11, &[0; 12]),
+            (0x21, 0x11, &[0; 11]),
+            (0x21, 0x21, &[0; 35]),
+            (0x21, 0x41, &[0; 12]),
+            (0x21, 0x13, &[0; 12]),
+        ] {
+            assert_eq!(parsed(&v2(command, family, payload)), Err(ProxyProtocolError::Malformed));
+        }
+        let largest = V2_LEN_MAX - 16;
+        assert!(matches!(
+            parse(&v2(0x20, 0, &vec![0; largest])),
+            Ok(Parsed::Header { consumed: V2_LEN_MAX, .. })
+        ));
+        assert_eq!(parse(&v2(0x20, 0, &vec![0; largest + 1])[..16]), Err(ProxyProtocolError::TooLong));
+    }
+
+    #[test]
+    fn a_connection_without_the_header_is_refused_at_its_first_bytes() {
+        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"PRO ", b"\r\nGET", b"\x16\x03", b"PROXY\t"] {
+            assert_eq!(parse(bytes), Err(ProxyProtocolError::Missing));
+        }
+        assert_eq!(parse(b""), Ok(Parsed::Incomplete));
+    }
+}

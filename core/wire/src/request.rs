@@ -45,6 +45,9 @@ pub struct RequestHead<'b, 'h> {
     /// Whether the viewer lets the connection live after this exchange.
     pub keep_alive: bool,
     /// Whether the viewer asks for another protocol: `Upgrade` present and named in `Connection`, HTTP/1.1.
+    ///
+    /// False where `h2c` is among the protocols: RFC 9113 withdrew it, and a tunnel of HTTP/2 would carry
+    /// requests past everything that is decided here. The field is then ignored (RFC 9110 section 7.8).
     pub upgrade: bool,
     /// Whether the viewer waits for `100 Continue` before it sends content (RFC 9110 section 10.1.1).
     pub expect_continue: bool,
@@ -79,6 +82,9 @@ impl<'b> RequestHead<'b, '_> {
         !matches!(self.framing, RequestFraming::None | RequestFraming::Length(0))
     }
 }
+
+/// Up to this length the request line is looked at again with every arrival, complete or not.
+const RECHECKED_LEN_MAX: usize = 1_024;
 
 /// Reads one request head from the front of `bytes`; `Ok(None)` when more bytes are needed.
 ///
@@ -152,7 +158,7 @@ fn skip_empty_lines(bytes: &[u8]) -> Result<Option<usize>, RequestError> {
 
 /// Refuses early what cannot become a request, at a cost that slow arrival cannot multiply.
 ///
-/// The request line is looked at while it is incomplete. The fields are parsed only when a line has just
+/// The request line is looked at while it is incomplete or short. The fields are parsed only when a line has just
 /// ended (their number is limited, so these calls are few) or when the head has reached its limit.
 #[cold]
 fn incomplete<'b>(
@@ -162,8 +168,8 @@ fn incomplete<'b>(
 ) -> Result<(), RequestError> {
     let at_limit = window.len() >= limits.head_len_max;
     let line_ended = window.last() == Some(&b'\n');
-    if !at_limit && !line_ended && memchr(b'\n', window).is_some() {
-        return Ok(());
+    if !at_limit && !line_ended && window.len() > RECHECKED_LEN_MAX && memchr(b'\n', window).is_some() {
+        return line::check_first_byte(window);
     }
     line::check(window, limits)?;
     if line_ended || at_limit {
@@ -216,7 +222,7 @@ fn judge<'b, 'h>(
         fields,
         framing: request_framing(&facts, line.version)?,
         keep_alive: facts.persists(line.version),
-        upgrade: facts.upgrade_field && facts.upgrade_option && line.version == Version::Http11,
+        upgrade: facts.asks_for_upgrade() && line.version == Version::Http11,
         expect_continue: facts.expect_continue && line.version == Version::Http11,
         len: head.len(),
     })
@@ -239,8 +245,9 @@ fn request_framing(facts: &Facts<'_>, version: Version) -> Result<RequestFraming
         (_, length) if length != LengthFact::Absent => Err(RequestError::LengthAndCoding),
         _ if version == Version::Http10 => Err(RequestError::TransferEncodingInHttp10),
         (CodingFact::Chunked, _) => Ok(RequestFraming::Chunked),
-        (CodingFact::UnknownThenChunked, _) => Err(RequestError::TransferEncodingUnknown),
-        (CodingFact::Unknown, _) => Err(RequestError::TransferEncodingUnknown),
+        (CodingFact::UnknownThenChunked | CodingFact::Unknown, _) => {
+            Err(RequestError::TransferEncodingUnknown)
+        }
         (CodingFact::Invalid, _) => Err(RequestError::TransferEncodingInvalid),
     }
 }

@@ -29,6 +29,10 @@ pub struct ResponseHead<'b, 'h> {
     pub fields: &'h [Field<'b>],
     /// What frames the content.
     pub framing: ResponseFraming,
+    /// The number in `Content-Length`, also where no content follows (an answer to HEAD, a 304).
+    ///
+    /// Write this one, not the field: an origin may have repeated the number.
+    pub content_length: Option<u64>,
     /// Whether the connection may carry another request once the content was read to its end.
     pub keep_alive: bool,
     /// Bytes of the head with its final empty line.
@@ -129,7 +133,12 @@ fn judge<'b, 'h>(
         && framing != ResponseFraming::UntilClose
         && status != 101
         && !may_have_stray_content(&facts, status);
-    Ok(ResponseHead { version, status, reason: reason(head), fields, framing, keep_alive, len: head.len() })
+    let content_length = match facts.length {
+        LengthFact::Once(length) | LengthFact::Repeated(length) => Some(length),
+        LengthFact::Absent | LengthFact::Invalid => None,
+    };
+    let (reason, len) = (reason(head), head.len());
+    Ok(ResponseHead { version, status, reason, fields, framing, content_length, keep_alive, len })
 }
 
 /// RFC 9112 section 6.3 for responses: rules 1 to 8 in their order.

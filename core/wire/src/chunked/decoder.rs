@@ -263,7 +263,7 @@ impl ChunkedDecoder {
             }
             State::ExtensionName | State::ExtensionValue | State::ExtensionQuotedEnd => match byte {
                 b';' => State::ExtensionNameFirst,
-                b'\r' => State::SizeEnd,
+                b'\r' => return Ok(State::SizeEnd),
                 _ => return Err(ChunkError::Extension),
             },
             _ => return Err(ChunkError::Extension),

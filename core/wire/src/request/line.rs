@@ -22,7 +22,8 @@ impl Line<'_> {
     pub(super) fn is_plausible(&self, limits: &HeadLimits) -> bool {
         self.method.len() <= METHOD_LEN_MAX
             && self.target.len() <= limits.target_len_max
-            && self.target.bytes().all(is_target_byte)
+            // Without an early exit the compiler looks at sixteen bytes at once.
+            && self.target.bytes().fold(true, |all, byte| all & is_target_byte(byte))
     }
 }
 
@@ -32,11 +33,18 @@ const fn is_target_byte(byte: u8) -> bool {
     byte > b' ' && byte < 0x7f && byte != b'#'
 }
 
+/// Refuses what does not even begin like a method, such as a TLS handshake.
+pub(super) fn check_first_byte(bytes: &[u8]) -> Result<(), RequestError> {
+    match bytes.first() {
+        Some(&byte) if !TOKEN_BYTES[usize::from(byte)] => Err(RequestError::NotHttp),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the first fault of the request line, if there is one in these bytes.
 #[cold]
 pub(super) fn check(bytes: &[u8], limits: &HeadLimits) -> Result<(), RequestError> {
-    let Some((method_len, rest)) = check_method(bytes)? else { return Ok(()) };
-    debug_assert!(method_len <= METHOD_LEN_MAX);
+    let Some(rest) = check_method(bytes)? else { return Ok(()) };
     let Some(rest) = check_target(rest, limits)? else { return Ok(()) };
     let Some(rest) = check_version(rest)? else { return Ok(()) };
     match rest {
@@ -47,7 +55,7 @@ pub(super) fn check(bytes: &[u8], limits: &HeadLimits) -> Result<(), RequestErro
 }
 
 /// The bytes after the method and its space, if it is complete.
-fn check_method(bytes: &[u8]) -> Result<Option<(usize, &[u8])>, RequestError> {
+fn check_method(bytes: &[u8]) -> Result<Option<&[u8]>, RequestError> {
     for (at, &byte) in bytes.iter().enumerate() {
         match byte {
             _ if TOKEN_BYTES[usize::from(byte)] => {
@@ -55,7 +63,7 @@ fn check_method(bytes: &[u8]) -> Result<Option<(usize, &[u8])>, RequestError> {
                     return Err(RequestError::MethodTooLong);
                 }
             }
-            b' ' if at > 0 => return Ok(Some((at, &bytes[at + 1..]))),
+            b' ' if at > 0 => return Ok(Some(&bytes[at + 1..])),
             _ if at == 0 => return Err(RequestError::NotHttp),
             b'\r' | b'\n' => return Err(RequestError::RequestLine),
             _ => return Err(RequestError::Method),
