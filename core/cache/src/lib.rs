@@ -6,4 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod age;
+pub mod directives;
+pub mod freshness;
+pub mod invalidate;
+pub mod key;
+pub mod reuse;
+pub mod status;
+pub mod storable;
 pub mod stored;

@@ -234,11 +234,7 @@ fn bounded_duration(flag: &str, text: &str) -> Result<Duration, Accepted> {
     if (min..=max).contains(&value) {
         return Ok(value);
     }
-    Err(format!(
-        "a duration from {} to {}",
-        values::write_duration(min),
-        values::write_duration(max)
-    ))
+    Err(format!("a duration from {} to {}", values::write_duration(min), values::write_duration(max)))
 }
 
 fn whole_seconds(flag: &str, text: &str) -> Result<Duration, Accepted> {
@@ -257,7 +253,9 @@ fn bounded_size(flag: &str, text: &str) -> Result<u64, Accepted> {
 
 fn count<T: TryFrom<u64>>(raw: &Raw, flag: &str) -> Result<T, SettingError> {
     one(raw, flag, |text| {
-        let Kind::Count { min, max } = known(flag).kind else { unreachable!("--{flag} is a count in the table") };
+        let Kind::Count { min, max } = known(flag).kind else {
+            unreachable!("--{flag} is a count in the table")
+        };
         let accepted = || format!("a whole number from {min} to {max}");
         let value = values::count(text).map_err(|_| accepted())?;
         if !(min..=max).contains(&value) {

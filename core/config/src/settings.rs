@@ -143,7 +143,7 @@ pub static SETTINGS: &[Setting] = &[
         kind: Kind::Path,
         summary: "Accept viewers on this Unix socket too",
         detail: "For a TLS terminator or a load balancer on the same machine. A socket file that nobody listens on is replaced. \
-                 A peer on this socket has no address: `X-Forwarded-For` gets none appended.",
+                 A peer on this socket is trusted as --trusted-proxies are, and counts as 127.0.0.1.",
         ..PLAIN
     },
     Setting {
@@ -412,7 +412,11 @@ mod tests {
             assert!(!setting.summary.is_empty() && !setting.detail.is_empty(), "{}", setting.flag);
             assert!(setting.summary.len() <= 80, "{}: the summary must fit a line of help", setting.flag);
             assert_eq!(setting.value_name.is_empty(), setting.kind == Kind::Switch, "{}", setting.flag);
-            assert!(setting.default.is_some() != !setting.default_note.is_empty(), "{}: one default", setting.flag);
+            assert!(
+                setting.default.is_some() != !setting.default_note.is_empty(),
+                "{}: one default",
+                setting.flag
+            );
             assert!(!setting.commands.is_empty());
         }
     }

@@ -10,9 +10,7 @@ use std::time::Duration;
 use aspis_wire::Scheme;
 use ipnet::IpNet;
 
-use crate::checked::{
-    AccessLog, AdminAddress, Cores, ListenAddress, OriginHost, OriginUrl, Semantics,
-};
+use crate::checked::{AccessLog, AdminAddress, Cores, ListenAddress, OriginHost, OriginUrl, Semantics};
 
 /// What would have been accepted, as the end of "expected ...".
 pub type Accepted = String;
@@ -238,7 +236,8 @@ pub fn cores(text: &str) -> Result<Cores, Accepted> {
     let mut list = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (core_number(first).ok_or_else(accepted)?, core_number(last).ok_or_else(accepted)?);
+        let (first, last) =
+            (core_number(first).ok_or_else(accepted)?, core_number(last).ok_or_else(accepted)?);
         if first > last {
             return Err(accepted());
         }
@@ -258,7 +257,10 @@ fn core_number(text: &str) -> Option<usize> {
 pub fn networks(text: &str) -> Result<Vec<IpNet>, Accepted> {
     let one = |part: &str| {
         let part = part.trim();
-        IpNet::from_str(part).ok().or_else(|| IpAddr::from_str(part).ok().map(IpNet::from)).map(|net| net.trunc())
+        IpNet::from_str(part)
+            .ok()
+            .or_else(|| IpAddr::from_str(part).ok().map(IpNet::from))
+            .map(|net| net.trunc())
     };
     text.split(',')
         .map(|part| one(part).ok_or_else(|| "address blocks such as 10.0.0.0/8 or 2001:db8::/32".to_string()))
@@ -272,7 +274,8 @@ pub fn name(text: &str) -> Result<String, Accepted> {
     if begins_well && text.len() <= NAME_LEN_MAX && text.bytes().all(is_token) {
         return Ok(text.to_string());
     }
-    Err("a name of letters, digits and !#$%&'*+-.^_`|~ that begins with a letter, at most 64 long".to_string())
+    Err("a name of letters, digits and !#$%&'*+-.^_`|~ that begins with a letter, at most 64 long"
+        .to_string())
 }
 
 /// Reads whose rules hold.

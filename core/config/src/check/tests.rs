@@ -66,15 +66,27 @@ fn refusals_name_flag_value_and_what_is_accepted() {
         message(&[("read-timeout", "30")]),
         "invalid value '30' for '--read-timeout': expected a duration such as 500ms, 10s, 24h or 1h30m"
     );
-    assert_eq!(message(&[("read-timeuot", "30s")]), "unknown flag '--read-timeuot': expected '--read-timeout', perhaps");
-    assert_eq!(message(&[("zzzzzzzzzz", "")]), "unknown flag '--zzzzzzzzzz': expected one of those that --help lists");
+    assert_eq!(
+        message(&[("read-timeuot", "30s")]),
+        "unknown flag '--read-timeuot': expected '--read-timeout', perhaps"
+    );
+    assert_eq!(
+        message(&[("zzzzzzzzzz", "")]),
+        "unknown flag '--zzzzzzzzzz': expected one of those that --help lists"
+    );
     assert_eq!(message(&[("name", "a"), ("name", "b")]), "invalid value 'a' for '--name': expected it once");
     assert_eq!(
         check(&Raw::new()).expect_err("an origin is needed").to_string(),
         "'--origin' is missing: expected a URL such as http://127.0.0.1:8000 or https://origin.example/prefix"
     );
-    assert_eq!(message(&[("min-ttl", "500ms")]), "invalid value '500ms' for '--min-ttl': expected whole seconds, such as 10s or 24h");
-    assert_eq!(message(&[("proxy-protocol", "maybe")]), "invalid value 'maybe' for '--proxy-protocol': expected no value: it is on when given");
+    assert_eq!(
+        message(&[("min-ttl", "500ms")]),
+        "invalid value '500ms' for '--min-ttl': expected whole seconds, such as 10s or 24h"
+    );
+    assert_eq!(
+        message(&[("proxy-protocol", "maybe")]),
+        "invalid value 'maybe' for '--proxy-protocol': expected no value: it is on when given"
+    );
 }
 
 /// Each flag with bounds or a grammar refuses a text that is certainly wrong, and names itself.
@@ -101,7 +113,10 @@ fn ttl_order_and_defaults() {
     assert_eq!(seconds(&[cloudfront, ("min-ttl", "2d")]), (172_800, Some(172_800), 31_536_000));
     assert_eq!(seconds(&[cloudfront, ("default-ttl", "400d")]), (0, Some(34_560_000), 34_560_000));
     assert_eq!(seconds(&[("min-ttl", "400d")]), (34_560_000, None, 34_560_000));
-    assert_eq!(seconds(&[cloudfront, ("min-ttl", "0"), ("default-ttl", "0"), ("max-ttl", "0")]), (0, Some(0), 0));
+    assert_eq!(
+        seconds(&[cloudfront, ("min-ttl", "0"), ("default-ttl", "0"), ("max-ttl", "0")]),
+        (0, Some(0), 0)
+    );
     assert_eq!(
         message(&[("min-ttl", "10s"), ("max-ttl", "5s")]),
         "invalid value '5s' for '--max-ttl': expected at least --min-ttl, which is 10s"
@@ -125,7 +140,10 @@ fn listeners_and_sizes_are_checked_against_each_other() {
     assert!(message(&[("listen", ":1"), ("listen", "[::]:1")]).contains("each address once"));
     assert!(message(&[("listen", "127.0.0.1:9080")]).contains("another address than --listen"));
     assert!(given(&[("listen", ":0"), ("listen", ":0")]).is_ok());
-    assert!(message(&[("memory", "16MiB"), ("object-size-max", "17MiB")]).contains("at most --memory, which is 16MiB"));
+    assert!(
+        message(&[("memory", "16MiB"), ("object-size-max", "17MiB")])
+            .contains("at most --memory, which is 16MiB")
+    );
     assert!(given(&[("memory", "16MiB")]).is_ok());
 }
 
@@ -141,7 +159,8 @@ fn behavior_is_compiled_from_semantics() {
     let rfc = Behavior::from(&given(&[]).unwrap());
     assert!(rfc.cache_status && rfc.invalidate_on_unsafe);
     assert_eq!((rfc.methods, rfc.body_on_get), (Methods::Any, BodyOnGet::Pass));
-    let cloudfront = Behavior::from(&given(&[("semantics", "cloudfront"), ("origin-host", "a.example")]).unwrap());
+    let cloudfront =
+        Behavior::from(&given(&[("semantics", "cloudfront"), ("origin-host", "a.example")]).unwrap());
     assert!(!cloudfront.cache_status && !cloudfront.invalidate_on_unsafe);
     assert_eq!((cloudfront.methods, cloudfront.body_on_get), (Methods::Seven, BodyOnGet::Refuse));
     assert_eq!(cloudfront.min_ttl_outranks, MinTtlOutranks::Directives);

@@ -25,8 +25,14 @@ fn sizes_take_binary_and_decimal_units() {
 
 #[test]
 fn durations_need_units_in_falling_order() {
-    let cases =
-        [("0", 0), ("500ms", 500), ("10s", 10_000), ("24h", 86_400_000), ("1h30m", 5_400_000), ("1d1ms", 86_400_001)];
+    let cases = [
+        ("0", 0),
+        ("500ms", 500),
+        ("10s", 10_000),
+        ("24h", 86_400_000),
+        ("1h30m", 5_400_000),
+        ("1d1ms", 86_400_001),
+    ];
     for (text, ms) in cases {
         assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
     }
@@ -63,13 +69,37 @@ fn origin_urls_are_split() {
         ("http://[::1]:81", Scheme::Http, "::1", 81, "", "[::1]:81"),
     ] {
         let url = origin_url(text).unwrap();
-        assert_eq!((url.scheme, url.host.as_str(), url.port, url.path_prefix.as_str()), (scheme, host, port, prefix));
+        assert_eq!(
+            (url.scheme, url.host.as_str(), url.port, url.path_prefix.as_str()),
+            (scheme, host, port, prefix)
+        );
         assert_eq!(url.authority(), authority);
     }
     for text in [
-        "", "a", "a:80", "ftp://a", "http://", "http:///x", "http://u@a", "http://u:p@a", "http://a:", "http://a:0", "http://a:x",
-        "http://a:70000", "http://a?x", "http://a/x?y", "http://a/x#y", "http://a b", "http://[::1", "http://[a]", "http://-a",
-        "http://a..b", "http://\u{fc}.example", "http://a/\u{fc}", "http://a/x y", "http://a\r\n",
+        "",
+        "a",
+        "a:80",
+        "ftp://a",
+        "http://",
+        "http:///x",
+        "http://u@a",
+        "http://u:p@a",
+        "http://a:",
+        "http://a:0",
+        "http://a:x",
+        "http://a:70000",
+        "http://a?x",
+        "http://a/x?y",
+        "http://a/x#y",
+        "http://a b",
+        "http://[::1",
+        "http://[a]",
+        "http://-a",
+        "http://a..b",
+        "http://\u{fc}.example",
+        "http://a/\u{fc}",
+        "http://a/x y",
+        "http://a\r\n",
     ] {
         assert!(origin_url(text).is_err(), "{text:?}");
     }
@@ -88,7 +118,10 @@ fn cores_are_a_count_or_a_list() {
 
 #[test]
 fn networks_hosts_names_and_logs() {
-    assert_eq!(networks("10.1.2.3/8, ::1").unwrap().iter().map(IpNet::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(
+        networks("10.1.2.3/8, ::1").unwrap().iter().map(IpNet::to_string).collect::<Vec<_>>(),
+        ["10.0.0.0/8", "::1/128"]
+    );
     for text in ["", "10.0.0.0/33", "a", "10.0.0.0/8,"] {
         assert!(networks(text).is_err(), "{text}");
     }
