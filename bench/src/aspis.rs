@@ -1,0 +1,88 @@
+//! A real `aspis serve` for the drivers: started before an origin, with its listener, its admin port and its gauges.
+
+use crate::http::{Flow, Framing, Reader};
+use crate::process::Server;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+/// A running product.
+#[derive(Debug)]
+pub(crate) struct Aspis {
+    pub(crate) server: Server,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Aspis {
+    /// Starts `aspis serve` before `origin` on ports of the kernel's choice.
+    pub(crate) fn start(
+        program: &Path,
+        origin: SocketAddr,
+        core: Option<usize>,
+        flags: &[&str],
+    ) -> io::Result<Self> {
+        let origin = format!("http://{origin}");
+        let fixed = ["serve", "--origin", &origin, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let arguments: Vec<String> = fixed.iter().chain(flags).map(|&word| word.to_owned()).collect();
+        let mut server = Server::start("aspis", program, &arguments, core)?;
+        let address = server.announced("listening on ")?;
+        let admin = server.announced("admin listening on ")?;
+        Ok(Self { server, address, admin })
+    }
+
+    /// Returns all samples of `/metrics` as pairs of name with labels and value.
+    pub(crate) fn metrics(&self) -> io::Result<Vec<(String, f64)>> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
+        let mut reader = Reader::new(stream);
+        let mut text = Vec::new();
+        let head = reader.head().map_err(unreadable)?;
+        let framing = head.framing().map_err(unreadable)?.unwrap_or(Framing::UntilClose);
+        reader
+            .body(framing, |_, piece| {
+                text.extend_from_slice(piece);
+                Flow::Continue
+            })
+            .map_err(unreadable)?;
+        Ok(parse(&String::from_utf8_lossy(&text)))
+    }
+}
+
+fn unreadable(fault: crate::http::Fault) -> io::Error {
+    io::Error::other(format!("the admin port's answer: {fault:?}"))
+}
+
+/// Reads Prometheus text.
+fn parse(text: &str) -> Vec<(String, f64)> {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    samples
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Returns the sum over all labels of the metric called `name`; `None` when there is none.
+pub(crate) fn sum(metrics: &[(String, f64)], name: &str) -> Option<f64> {
+    let same = |sample: &&(String, f64)| sample.0.split('{').next() == Some(name);
+    let mut found = metrics.iter().filter(same).peekable();
+    found.peek()?;
+    Some(found.map(|(_, value)| value).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_summed_over_labels() {
+        let metrics = parse("# HELP a b\n# TYPE a gauge\na{core=\"0\"} 1\na{core=\"1\"} 2.5\nab 9\n# EOF\n");
+        assert_eq!(sum(&metrics, "a"), Some(3.5));
+        assert_eq!(sum(&metrics, "ab"), Some(9.0));
+        assert_eq!(sum(&metrics, "b"), None);
+    }
+}

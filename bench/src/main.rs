@@ -1,0 +1,229 @@
+//! Drives the product from outside: criterion, load, the floor, peers, soak.
+//!
+//! `aspis-bench COMMAND` starts the servers that it measures itself, on ports of the kernel's choice, and ends them. Nothing here shares
+//! code with what it judges, but for the floor responder, which is the product's own runtime with nothing on it.
+
+mod aspis;
+mod compare;
+mod content;
+mod floor;
+mod http;
+mod idle;
+mod miss;
+mod origin;
+mod plan;
+mod process;
+mod random;
+mod soak;
+mod stats;
+mod stream;
+mod wait;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let Some((name, arguments)) = matches.subcommand() else { return ExitCode::from(2) };
+    match run(name, arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("aspis-bench {name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a subcommand; false when what it measured is out of bounds.
+fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
+    let aspis = arguments.try_get_one::<String>("aspis").ok().flatten().cloned();
+    let held = |inside: bool| inside || !arguments.get_flag("assert");
+    match name {
+        "floor" => floor::run(size(arguments) as usize).map(|()| true),
+        "compare" => compare::run(&compare::Options {
+            rounds: number(arguments, "rounds") as usize,
+            length: Duration::from_secs(number(arguments, "seconds")),
+            connections: number(arguments, "connections") as u32,
+            size: size(arguments),
+            arms: compare::arms(text(arguments, "arms")).map_err(io::Error::other)?,
+            aspis,
+            output: arguments.get_one::<PathBuf>("output").cloned(),
+            assert: arguments.get_flag("assert"),
+        }),
+        "idle" => idle::run(Duration::from_secs(number(arguments, "seconds")), aspis.as_deref()).map(held),
+        "miss-latency" => miss::run(number(arguments, "count") as usize, aspis.as_deref()).map(held),
+        "stream" => stream::run(size(arguments), aspis.as_deref()),
+        "soak" => soak::run(&soak::Options {
+            length: Duration::from_secs(number(arguments, "seconds")),
+            seed: number(arguments, "seed"),
+            viewers: number(arguments, "viewers"),
+            aspis,
+        }),
+        _ => Err(io::Error::other("no such command")),
+    }
+}
+
+fn command() -> Command {
+    Command::new("aspis-bench")
+        .about("Measures and tortures Aspis from outside")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("floor")
+                .about("Serves one fixed answer on the product's ring: the least that a hit can cost")
+                .arg(size_flag("1KiB")),
+        )
+        .subcommand(
+            Command::new("compare")
+                .about("Compares server CPU per hit of floor, aspis and nginx, interleaved, one core each")
+                .arg(number_flag("rounds", "N", "7", "Times that each arm is loaded", 1..=1000))
+                .arg(number_flag("seconds", "S", "2", "Length of one load", 1..=600))
+                .arg(number_flag("connections", "N", "64", "Connections of the load", 1..=10_000))
+                .arg(size_flag("1KiB"))
+                .arg(
+                    Arg::new("arms")
+                        .long("arms")
+                        .value_name("LIST")
+                        .default_value("floor,aspis,nginx")
+                        .help("Servers to compare"),
+                )
+                .arg(
+                    Arg::new("output")
+                        .long("output")
+                        .value_name("FILE")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Writes every sample as JSON, to bench/results/NAME.json by custom"),
+                )
+                .arg(assert_flag("Fails when a median ratio is over its bound"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("idle")
+                .about("Measures the CPU share of a server that nobody asks anything")
+                .arg(number_flag("seconds", "S", "10", "Length of the measurement", 1..=3600))
+                .arg(assert_flag("Fails when it is over the bound"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("miss-latency")
+                .about("Measures how long a miss takes on a server that was asleep")
+                .arg(number_flag("count", "N", "500", "Requests", 1..=100_000))
+                .arg(assert_flag("Fails when the median is over the bound"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("stream")
+                .about(
+                    "Streams bodies larger than the memory limit both ways and watches the server's memory",
+                )
+                .arg(size_flag("2GiB"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("soak")
+                .about(
+                    "Tortures a server with everything that viewers and origins do wrong; fails on any fault",
+                )
+                .arg(number_flag("seconds", "S", "180", "Length of the run", 1..=86_400))
+                .arg(number_flag("seed", "N", "1", "Repeats the choices of a run", 0..=u64::MAX))
+                .arg(number_flag("viewers", "N", "48", "Viewers at the same time", 1..=1000))
+                .arg(aspis_flag()),
+        )
+}
+
+fn number_flag(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+    range: std::ops::RangeInclusive<u64>,
+) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name(value)
+        .default_value(default)
+        .value_parser(value_parser!(u64).range(range))
+        .help(help)
+}
+
+fn size_flag(default: &'static str) -> Arg {
+    Arg::new("size")
+        .long("size")
+        .value_name("SIZE")
+        .default_value(default)
+        .value_parser(parse_size)
+        .help("Length of the body: 1024, 1KiB, 64MiB, 2GiB")
+}
+
+fn assert_flag(help: &'static str) -> Arg {
+    Arg::new("assert").long("assert").action(ArgAction::SetTrue).help(help)
+}
+
+fn aspis_flag() -> Arg {
+    Arg::new("aspis")
+        .long("aspis")
+        .value_name("PATH")
+        .help("The aspis binary, if not the one beside this program")
+}
+
+fn number(arguments: &ArgMatches, name: &str) -> u64 {
+    arguments.get_one(name).copied().unwrap_or_default()
+}
+
+fn size(arguments: &ArgMatches) -> u64 {
+    number(arguments, "size")
+}
+
+fn text<'a>(arguments: &'a ArgMatches, name: &str) -> &'a str {
+    arguments.get_one::<String>(name).map_or("", String::as_str)
+}
+
+/// Reads `1024`, `1KiB`, `64MiB` or `2GiB`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let scale = match &text[digits.len()..] {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok();
+    number
+        .zip(scale)
+        .and_then(|(number, scale): (u64, u64)| number.checked_mul(scale))
+        .filter(|size| (1..=1 << 40).contains(size))
+        .ok_or_else(|| "expected a size such as 1KiB or 2GiB, up to 1024GiB".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!(parse_size("1KiB"), Ok(1024));
+        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
+        assert!(parse_size("2GB").is_err());
+        assert!(parse_size("0").is_err());
+        assert!(parse_size("99999999999GiB").is_err());
+    }
+
+    #[test]
+    fn unknown_arms_are_refused() {
+        assert!(compare::arms("floor,apache").is_err());
+        assert_eq!(compare::arms("floor,aspis").map(|arms| arms.len()), Ok(2));
+    }
+}

@@ -1,0 +1,295 @@
+//! Server programs under test: started pinned, read through `/proc`, ended in order, never left behind.
+
+use crate::wait;
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A server has so long to say where it listens.
+const START: Duration = Duration::from_secs(20);
+/// Lines of standard error that are kept.
+const ERROR_LINES_MAX: usize = 2000;
+
+/// A running server; dropping it kills the process.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    name: &'static str,
+    lines: Mutex<Receiver<String>>,
+    errors: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// Starts `program`, on `core` only if one is given.
+    pub(crate) fn start(
+        name: &'static str,
+        program: &Path,
+        arguments: &[String],
+        core: Option<usize>,
+    ) -> io::Result<Self> {
+        let mut command = pinned(program, core);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| {
+            io::Error::other(format!("{name}: cannot start {}: {error}", program.display()))
+        })?;
+        let (sender, lines) = channel();
+        if let Some(output) = child.stdout.take() {
+            thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        if let Some(output) = child.stderr.take() {
+            let kept = Arc::clone(&errors);
+            thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    if kept.len() < ERROR_LINES_MAX {
+                        kept.push(line);
+                    }
+                }
+            });
+        }
+        Ok(Self { child, name, lines: Mutex::new(lines), errors })
+    }
+
+    /// Waits for a line of standard output with that prefix and returns the address after it.
+    pub(crate) fn announced(&mut self, prefix: &str) -> io::Result<SocketAddr> {
+        let end = Instant::now() + START;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(left);
+            let Ok(line) = line else {
+                let errors = self.errors().join("\n  ");
+                return Err(io::Error::other(format!("{}: never said {prefix:?}\n  {errors}", self.name)));
+            };
+            if let Some(rest) = line.strip_prefix(prefix) {
+                return rest
+                    .trim()
+                    .parse()
+                    .map_err(|_| io::Error::other(format!("{}: no address in {line:?}", self.name)));
+            }
+        }
+    }
+
+    /// Waits until something accepts at `address`.
+    pub(crate) fn accepts(&self, address: SocketAddr) -> io::Result<()> {
+        if wait::until(START, || TcpStream::connect(address).is_ok()) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("{}: nothing listens on {address}: {:?}", self.name, self.errors())))
+    }
+
+    /// Returns what it wrote to standard error.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Asks it to end, and waits; `None` when it did not within `limit` and was killed.
+    pub(crate) fn terminate(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        // `kill` is in every shell; a system call of our own would need unsafe code.
+        Command::new("sh").args(["-c", &format!("kill -TERM {}", self.id())]).status()?;
+        let mut status = None;
+        wait::until(limit, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        if status.is_none() {
+            self.child.kill()?;
+            self.child.wait()?;
+        }
+        Ok(status)
+    }
+
+    /// Returns the time on a CPU of all its threads and child processes so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        let nanos = tree(self.id()).into_iter().map(cpu_nanos).sum();
+        Duration::from_nanos(nanos)
+    }
+
+    /// Returns the part of it spent in user mode, in steps of 10 ms.
+    pub(crate) fn user_cpu(&self) -> Duration {
+        let ticks: u64 = tree(self.id()).into_iter().filter_map(|id| stat_field(id, 14)).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Returns a number of `/proc/PID/status` given in kB, as bytes.
+    pub(crate) fn status_bytes(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+
+    /// Makes the peak of resident memory start again from what is resident now.
+    pub(crate) fn reset_peak(&self) -> io::Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.id()), "5")
+    }
+
+    /// Returns how many file descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id())).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Children first: a killed nginx master leaves its workers behind.
+        for id in tree(self.id()).into_iter().filter(|id| *id != self.id()) {
+            drop(Command::new("sh").args(["-c", &format!("kill -KILL {id} 2>/dev/null")]).status());
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Returns a command for `program`, bound to `core` if one is given.
+pub(crate) fn pinned(program: &Path, core: Option<usize>) -> Command {
+    let Some(core) = core else { return Command::new(program) };
+    // taskset replaces itself by the program, so the process id stays.
+    let mut command = Command::new("taskset");
+    command.arg("-c").arg(core.to_string()).arg(program);
+    command
+}
+
+/// Returns the path of a program in `PATH`, or in the folders of administrators' programs.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// Returns the `aspis` binary: as given, or the one beside this program.
+pub(crate) fn find_aspis(given: Option<&str>) -> io::Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(PathBuf::from(given));
+    }
+    let own = std::env::current_exe()?;
+    let beside = own.with_file_name("aspis");
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    Err(io::Error::other(format!(
+        "no {}: build it with `cargo build --release`, or name it with --aspis PATH",
+        beside.display()
+    )))
+}
+
+/// Returns a port that nobody listens on right now.
+pub(crate) fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// A folder that is removed at the end.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Makes a folder in memory where the machine offers that, else among the temporary files.
+    pub(crate) fn new() -> io::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let path = base.join(format!("aspis-bench-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self { path })
+    }
+
+    /// Returns where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.path));
+    }
+}
+
+/// Returns `root` and all processes below it.
+fn tree(root: u32) -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if let Some(parent) = stat_field(id, 4) {
+            children.entry(parent as u32).or_default().push(id);
+        }
+    }
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(id) = found.get(next) {
+        found.extend(children.remove(id).unwrap_or_default());
+        next += 1;
+    }
+    found
+}
+
+/// Returns a field of `/proc/PID/stat`, numbered as in proc(5).
+fn stat_field(id: u32, number: usize) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The second field is the name in parentheses and may hold anything.
+    let rest = &stat[stat.rfind(')')? + 1..];
+    rest.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
+}
+
+/// Returns the time on a CPU of all threads of one process.
+fn cpu_nanos(id: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|task| first_number(&task.path().join("schedstat"))).sum()
+}
+
+fn first_number(path: &Path) -> Option<u64> {
+    let mut text = String::new();
+    fs::File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_read_and_ended() {
+        let script =
+            "echo listening on 127.0.0.1:9; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 60";
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        let mut server = Server::start("sh", Path::new("/bin/sh"), &arguments, None).unwrap();
+        assert_eq!(server.announced("listening on ").unwrap().port(), 9);
+        assert!(wait::until(START, || server.cpu() > Duration::ZERO));
+        assert!(server.status_bytes("VmRSS") > 0);
+        assert!(server.descriptors() >= 3);
+        assert!(server.runs());
+        assert!(server.terminate(Duration::from_secs(5)).unwrap().is_some());
+        assert!(!server.runs());
+    }
+
+    #[test]
+    fn a_server_that_never_announces_shows_its_errors() {
+        let arguments = ["-c".to_owned(), "echo broken >&2".to_owned()];
+        let mut server = Server::start("sh", Path::new("/bin/sh"), &arguments, None).unwrap();
+        let error = server.announced("listening on ").unwrap_err();
+        assert!(error.to_string().contains("never said"), "{error}");
+    }
+}

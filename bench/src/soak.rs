@@ -1,0 +1,277 @@
+//! Minutes of everything that goes wrong in production, at once, against a real server: viewers that leave, reset, stall and send nonsense; an
+//! origin that cuts, resets, stalls, lies and restarts. The driver knows for each URL what a right answer is, so one wrong byte, one cut answer
+//! that looks whole or one request that hangs is a fault. At the end the server must be as empty as at the start.
+
+mod tally;
+mod viewer;
+
+use crate::aspis::{Aspis, sum};
+use crate::origin::Origin;
+use crate::process::{self, Server};
+use crate::random::Random;
+use crate::wait;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use tally::Tally;
+use viewer::{SILENCE_MAX, Viewer};
+
+/// What the server waits for a viewer that does not read. The stalled viewers wait three times as long.
+const SEND_TIMEOUT: Duration = Duration::from_secs(4);
+/// Flags of the server: timeouts that fit into a soak, and a memory limit that evictions reach.
+const FLAGS: &[&str] = &[
+    "--memory",
+    "128MiB",
+    "--connect-timeout",
+    "2s",
+    "--read-timeout",
+    "3s",
+    "--head-timeout",
+    "4s",
+    "--body-timeout",
+    "4s",
+    "--send-timeout",
+    "4s",
+    "--idle-timeout",
+    "20s",
+    "--origin-keepalive-timeout",
+    "2s",
+    "--drain-timeout",
+    "10s",
+];
+/// The memory limit above, and what the process may have beside it: binary, stacks, rings and the allocator's slack.
+const MEMORY: u64 = 128 << 20;
+const MEMORY_BASE: u64 = 64 << 20;
+/// Growth between the second and the last quarter of the run that is not yet a leak.
+const GROWTH_MAX: u64 = 24 << 20;
+/// The server has so long to become quiet: longer than each of its timeouts.
+const QUIET: Duration = Duration::from_secs(45);
+/// Gauges that must be zero when nobody is there.
+const GAUGES: &[&str] = &[
+    "aspis_viewer_connections_open",
+    "aspis_requests_running",
+    "aspis_tunnels_open",
+    "aspis_origin_connections_open",
+    "aspis_origin_waiting",
+];
+/// Gauges that must be back at what they were when the server had just started.
+const BASELINES: &[&str] = &["aspis_core_tasks", "aspis_core_sockets"];
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) length: Duration,
+    pub(crate) seed: u64,
+    pub(crate) viewers: u64,
+    pub(crate) aspis: Option<String>,
+}
+
+/// Runs the soak and prints what happened; false on any fault.
+pub(crate) fn run(options: &Options) -> io::Result<bool> {
+    let origin = Mutex::new(Origin::start()?);
+    let (origin_address, outages) = {
+        let origin = held(&origin);
+        (origin.address(), origin.outages())
+    };
+    let mut product =
+        Aspis::start(&process::find_aspis(options.aspis.as_deref())?, origin_address, None, FLAGS)?;
+    // One request each way first: what a server builds on first use belongs to its baseline.
+    let tally = Tally::default();
+    last_request(&product, options.seed, "first request", &tally, 1);
+    quiet(&product, &[]);
+    let before = Baseline::take(&product)?;
+
+    let start = Instant::now();
+    let end = start + options.length;
+    let resident = Mutex::new(Vec::new());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let viewers: Vec<_> = (1..=options.viewers)
+            .map(|number| {
+                let mut viewer = viewer(product.address, options.seed, number, &tally, outages.clone());
+                scope.spawn(move || viewer.run(end))
+            })
+            .collect();
+        scope.spawn(|| restarts(&origin, options.seed, &over, end, &tally));
+        scope.spawn(|| samples(&product.server, &over, &resident));
+        for viewer in viewers {
+            if viewer.join().is_err() {
+                tally.fault("driver", "a viewer's thread panicked".into());
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    let took = start.elapsed();
+
+    after(&mut product, &before, options, &tally);
+    for complaint in held(&origin).complaints() {
+        tally.fault("origin's view", complaint);
+    }
+    let resident = resident.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    memory(&resident, before.resident, &tally);
+    if tally.whole_count() < options.viewers {
+        tally.fault("driver", "next to nothing was answered, so nothing was shown".into());
+    }
+
+    println!(
+        "soak of {:.0} s, seed {}, {} viewers, {} origin restarts, {} origin requests",
+        took.as_secs_f64(),
+        options.seed,
+        options.viewers,
+        outages.count(),
+        held(&origin).requests()
+    );
+    tally.print();
+    Ok(tally.fault_count() == 0)
+}
+
+fn held(origin: &Mutex<Origin>) -> std::sync::MutexGuard<'_, Origin> {
+    origin.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn viewer<'t>(
+    address: SocketAddr,
+    seed: u64,
+    number: u64,
+    tally: &'t Tally,
+    outages: crate::origin::Outages,
+) -> Viewer<'t> {
+    let random = Random::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(number));
+    Viewer { address, seed, random, tally, outages, next_id: number << 32 }
+}
+
+/// Takes the origin down and up again at random.
+fn restarts(origin: &Mutex<Origin>, seed: u64, over: &AtomicBool, end: Instant, tally: &Tally) {
+    let mut random = Random::new(!seed);
+    loop {
+        let pause = Duration::from_millis(random.between(6_000, 14_000));
+        if wait::until(pause, || over.load(Ordering::SeqCst)) || Instant::now() + Duration::from_secs(2) > end
+        {
+            return;
+        }
+        let down = Duration::from_millis(random.between(0, 800));
+        if let Err(error) = held(origin).restart(down) {
+            tally.fault("driver", format!("the origin did not come back: {error}"));
+            return;
+        }
+    }
+}
+
+/// Notes resident memory until the end.
+fn samples(server: &Server, over: &AtomicBool, resident: &Mutex<Vec<u64>>) {
+    while !wait::until(Duration::from_millis(500), || over.load(Ordering::SeqCst)) {
+        let now = server.status_bytes("VmRSS");
+        resident.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(now);
+    }
+}
+
+/// What a server at rest holds.
+struct Baseline {
+    resident: u64,
+    descriptors: usize,
+    gauges: Vec<f64>,
+}
+
+impl Baseline {
+    fn take(product: &Aspis) -> io::Result<Self> {
+        let metrics = product.metrics()?;
+        let gauge = |name: &&str| {
+            let missing = || io::Error::other(format!("/metrics has no {name}"));
+            sum(&metrics, name).ok_or_else(missing)
+        };
+        Ok(Self {
+            resident: product.server.status_bytes("VmRSS"),
+            descriptors: product.server.descriptors(),
+            gauges: BASELINES.iter().map(gauge).collect::<io::Result<_>>()?,
+        })
+    }
+}
+
+/// Waits until the gauges are where they must be; returns those that are not.
+fn quiet(product: &Aspis, baselines: &[f64]) -> Vec<String> {
+    let mut off = Vec::new();
+    wait::until(QUIET, || {
+        off.clear();
+        let Ok(metrics) = product.metrics() else {
+            off.push("/metrics does not answer".into());
+            return false;
+        };
+        let expected =
+            GAUGES.iter().zip(std::iter::repeat(0.0)).chain(BASELINES.iter().zip(baselines.iter().copied()));
+        for (name, expected) in expected {
+            match sum(&metrics, name) {
+                Some(value) if value <= expected => {}
+                Some(value) => off.push(format!("{name} is {value}, not {expected}")),
+                None => off.push(format!("/metrics has no {name}")),
+            }
+        }
+        off.is_empty()
+    });
+    off
+}
+
+/// Checks the server after the last viewer has gone: nothing left, still working, ends in order.
+fn after(product: &mut Aspis, before: &Baseline, options: &Options, tally: &Tally) {
+    if !product.server.runs() {
+        tally.fault("afterwards", "the server is gone".into());
+    } else {
+        for gauge in quiet(product, &before.gauges) {
+            tally.fault("afterwards", gauge);
+        }
+        if !wait::until(QUIET, || product.server.descriptors() <= before.descriptors) {
+            let now = product.server.descriptors();
+            tally.fault("afterwards", format!("{now} descriptors, {} at first", before.descriptors));
+        }
+        last_request(product, options.seed, "last request", tally, 2);
+        match product.server.terminate(Duration::from_secs(20)) {
+            Ok(Some(status)) if status.code() == Some(0) => {}
+            other => tally.fault("afterwards", format!("SIGTERM ended in {other:?}")),
+        }
+    }
+    for line in product.server.errors() {
+        if line.contains("panicked") || line.contains("RUST_BACKTRACE") {
+            tally.fault("afterwards", line);
+        }
+    }
+}
+
+/// Plays one plain exchange of each kind, which must be right.
+fn last_request(product: &Aspis, seed: u64, scenario: &'static str, tally: &Tally, number: u64) {
+    let quiet_origin = match Origin::start() {
+        Ok(origin) => origin,
+        Err(error) => return tally.fault("driver", error.to_string()),
+    };
+    // The outages of an origin that never was down excuse nothing.
+    let mut viewer = viewer(product.address, seed, number, tally, quiet_origin.outages());
+    viewer.next_id += 1 << 60;
+    viewer.each_once(scenario);
+}
+
+/// Judges resident memory over the run.
+fn memory(samples: &[u64], before: u64, tally: &Tally) {
+    let most = |samples: &[u64]| samples.iter().copied().max().unwrap_or(0);
+    let quarter = samples.len() / 4;
+    let peak = most(samples);
+    let (early, late) = (most(&samples[quarter..2 * quarter]), most(&samples[3 * quarter..]));
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "resident memory: {:.1} MiB before, second quarter {:.1}, last quarter {:.1}, peak {:.1}",
+        mib(before),
+        mib(early),
+        mib(late),
+        mib(peak)
+    );
+    if peak > MEMORY + MEMORY_BASE {
+        tally.fault("memory", format!("peak of {:.1} MiB at --memory {:.0} MiB", mib(peak), mib(MEMORY)));
+    }
+    // A short run is all warming up.
+    if samples.len() >= 120 && late > early + GROWTH_MAX {
+        tally.fault("memory", format!("still growing: {:.1} to {:.1} MiB", mib(early), mib(late)));
+    }
+}
+
+const _: () =
+    assert!(SEND_TIMEOUT.as_secs() * 3 < SILENCE_MAX.as_secs(), "a stalled reader is no stuck request");

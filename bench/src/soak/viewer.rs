@@ -1,0 +1,630 @@
+//! One viewer of a soak: it picks a scenario, plays it, and judges each answer against what the URL promised.
+
+use super::tally::{Ending, Tally};
+use crate::http::{Fault, Flow, Framing, Head, Reader};
+use crate::origin::{Outages, reset_on_close};
+use crate::plan::{Kind, Plan, Promise};
+use crate::random::Random;
+use crate::stream::{Chunks, upload};
+use crate::wait;
+use socket2::{Domain, Socket, Type};
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Longest silence within an exchange: well past every timeout of the server, so that more means stuck.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(25);
+/// Longest that one exchange may take in all.
+const EXCHANGE_MAX: Duration = Duration::from_secs(90);
+
+/// What a viewer does with one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scenario {
+    KeepAlive,
+    Pipeline,
+    Head,
+    Large,
+    Upload,
+    UploadAborted,
+    EarlyAnswer,
+    SlowReader,
+    StalledReader,
+    LeavesWithinBody,
+    ResetsWithinBody,
+    ResetsAtOnce,
+    HalfRequest,
+    BadRequest,
+    Tunnel,
+    Faulty,
+}
+
+/// Scenarios with their weights; the stalled ones hold a viewer for long and so are rare.
+const SCENARIOS: &[(Scenario, u64)] = &[
+    (Scenario::KeepAlive, 260),
+    (Scenario::Pipeline, 80),
+    (Scenario::Head, 40),
+    (Scenario::Large, 15),
+    (Scenario::Upload, 80),
+    (Scenario::UploadAborted, 40),
+    (Scenario::EarlyAnswer, 20),
+    (Scenario::SlowReader, 15),
+    (Scenario::StalledReader, 1),
+    (Scenario::LeavesWithinBody, 60),
+    (Scenario::ResetsWithinBody, 60),
+    (Scenario::ResetsAtOnce, 60),
+    (Scenario::HalfRequest, 20),
+    (Scenario::BadRequest, 40),
+    (Scenario::Tunnel, 30),
+    (Scenario::Faulty, 40),
+];
+
+/// Kinds of plain requests; fresh ones from a small set of URLs, so that they become hits.
+const PLAIN: &[(Kind, u64)] = &[
+    (Kind::Fresh, 40),
+    (Kind::FreshChunked, 15),
+    (Kind::Brief, 10),
+    (Kind::Private, 15),
+    (Kind::PrivateChunked, 10),
+    (Kind::UntilClose, 6),
+    (Kind::Late, 2),
+    (Kind::Trickle, 3),
+    (Kind::Interim, 4),
+    (Kind::Overrun, 3),
+];
+
+const FAULTY: &[(Kind, u64)] = &[
+    (Kind::CutLength, 20),
+    (Kind::CutChunked, 20),
+    (Kind::ResetBody, 20),
+    (Kind::ResetHead, 20),
+    (Kind::Garbage, 20),
+    (Kind::StallBody, 2),
+    (Kind::StallHead, 2),
+];
+
+/// Requests that must be refused with 400 and a closed connection, or with another error.
+const BAD: &[&str] = &[
+    "GET / HTTP/1.1\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "GET / HTTP/1.1\nHost: a\n\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 4\r\n\r\nabc",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "POST /upload/3/0/0 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n",
+    "GET / HTTP/3.7\r\nHost: a\r\n\r\n",
+    "\x00\x01\x02\x03\r\n\r\n",
+    "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+];
+
+/// One viewer with its own chance.
+pub(super) struct Viewer<'t> {
+    pub(super) address: SocketAddr,
+    pub(super) seed: u64,
+    pub(super) random: Random,
+    pub(super) tally: &'t Tally,
+    pub(super) outages: Outages,
+    /// Numbers that no other viewer uses, for URLs that are asked for once.
+    pub(super) next_id: u64,
+}
+
+/// How an exchange went wrong on the wire.
+type Played = Result<(), Fault>;
+
+impl Viewer<'_> {
+    /// Plays scenarios until `end`.
+    pub(super) fn run(&mut self, end: Instant) {
+        while Instant::now() < end {
+            match self.random.weighted(SCENARIOS) {
+                Scenario::KeepAlive => self.keep_alive(),
+                Scenario::Pipeline => self.pipeline(),
+                Scenario::Head => self.single("head", |viewer| viewer.plain(20_000), Want::HeadOnly),
+                Scenario::Large => self.single("large body", Self::large, Want::All),
+                Scenario::Faulty => self.single("origin misbehaves", Self::faulty, Want::All),
+                Scenario::Upload => self.upload(Leave::Never),
+                Scenario::UploadAborted => self.upload(Leave::Within),
+                Scenario::EarlyAnswer => self.early_answer(),
+                Scenario::SlowReader => self.slow_reader(),
+                Scenario::StalledReader => self.stalled_reader(),
+                Scenario::LeavesWithinBody => {
+                    self.leave("leaves within the body", Leave::Within, How::Orderly)
+                }
+                Scenario::ResetsWithinBody => self.leave("resets within the body", Leave::Within, How::Reset),
+                Scenario::ResetsAtOnce => self.leave("resets at once", Leave::AtOnce, How::Reset),
+                Scenario::HalfRequest => self.half_request(),
+                Scenario::BadRequest => self.bad_request(),
+                Scenario::Tunnel => self.tunnel(),
+            }
+        }
+    }
+
+    /// Asks once for each kind that promises a whole answer.
+    pub(super) fn each_once(&mut self, scenario: &'static str) {
+        for (kind, _) in PLAIN {
+            let plan = Plan { kind: *kind, size: 40_000, seed: self.seed, id: self.fresh_id() };
+            self.single(scenario, |_| plan, Want::All);
+        }
+    }
+
+    /// A URL of the usual mix.
+    fn plain(&mut self, size_max: u64) -> Plan {
+        let kind = self.random.weighted(PLAIN);
+        match kind {
+            // A few hundred URLs that all viewers share; size follows from the number, so that a URL means one content.
+            Kind::Fresh | Kind::FreshChunked | Kind::Brief => {
+                let id = self.random.between(0, 200);
+                Plan { kind, size: Random::new(id).length(size_max), seed: self.seed, id }
+            }
+            _ => Plan { kind, size: self.random.length(size_max), seed: self.seed, id: self.fresh_id() },
+        }
+    }
+
+    fn large(&mut self) -> Plan {
+        let kinds =
+            [(Kind::Fresh, 2), (Kind::FreshChunked, 2), (Kind::Private, 1), (Kind::PrivateChunked, 1)];
+        let kind = self.random.weighted(&kinds);
+        let size = self.random.between(2 << 20, 24 << 20);
+        Plan { kind, size, seed: self.seed, id: self.fresh_id() }
+    }
+
+    fn faulty(&mut self) -> Plan {
+        let kind = self.random.weighted(FAULTY);
+        // At least two bytes, so that half of them is less than all.
+        let size = self.random.length(300_000) + 1;
+        // Some are asked for again, to show that what was cut has not been stored.
+        let id = if self.random.chance(30) { self.random.between(0, 5) } else { self.fresh_id() };
+        let size = if id <= 5 { 50_000 + id } else { size };
+        Plan { kind, size, seed: self.seed, id }
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn connect(&self, scenario: &'static str) -> Option<Connection> {
+        match Connection::open(self.address, None) {
+            Ok(connection) => Some(connection),
+            Err(error) => {
+                self.tally.fault(scenario, format!("cannot connect: {error}"));
+                None
+            }
+        }
+    }
+
+    fn keep_alive(&mut self) {
+        let scenario = "keep-alive";
+        let Some(mut connection) = self.connect(scenario) else { return };
+        for _ in 0..self.random.between(1, 20) {
+            let plan = self.plain(200_000);
+            let start = Instant::now();
+            let sent = connection.send(&get(plan));
+            if !self.judge(scenario, plan, &mut connection, start, Want::All) || sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn single(&mut self, scenario: &'static str, plan: impl FnOnce(&mut Self) -> Plan, want: Want) {
+        let plan = plan(self);
+        let Some(mut connection) = self.connect(scenario) else { return };
+        let method = if want == Want::HeadOnly { "HEAD" } else { "GET" };
+        let start = Instant::now();
+        // A send that fails shows in what can be read afterwards.
+        let _ = connection.send(format!("{method} {plan} HTTP/1.1\r\nHost: soak\r\n\r\n").as_bytes());
+        self.judge(scenario, plan, &mut connection, start, want);
+    }
+
+    fn pipeline(&mut self) {
+        let scenario = "pipeline";
+        let Some(mut connection) = self.connect(scenario) else { return };
+        let plans: Vec<Plan> = (0..self.random.between(2, 10)).map(|_| self.plain(8_000)).collect();
+        let requests: Vec<u8> = plans.iter().flat_map(|plan| get(*plan)).collect();
+        let start = Instant::now();
+        let split = self.random.between(0, requests.len() as u64) as usize;
+        let _ = connection.send(&requests[..split]);
+        if self.random.chance(50) {
+            wait::pause(Duration::from_millis(self.random.between(0, 30)));
+        }
+        let _ = connection.send(&requests[split..]);
+        for plan in plans {
+            if !self.judge(scenario, plan, &mut connection, start, Want::All) {
+                return;
+            }
+        }
+    }
+
+    fn upload(&mut self, leave: Leave) {
+        let scenario = if leave == Leave::Never { "upload" } else { "upload aborted" };
+        let Some(mut connection) = self.connect(scenario) else { return };
+        let size = self.random.length(3 << 20);
+        let plan = Plan { kind: Kind::Upload, size, seed: self.seed, id: self.fresh_id() };
+        let chunks = if self.random.chance(50) { Chunks::Yes } else { Chunks::No };
+        let expect = leave == Leave::Never && self.random.chance(25);
+        let mut head = format!("POST {plan} HTTP/1.1\r\nHost: soak\r\n");
+        match chunks {
+            Chunks::Yes => head.push_str("Transfer-Encoding: chunked\r\n"),
+            Chunks::No => head.push_str(&format!("Content-Length: {size}\r\n")),
+        }
+        if expect {
+            head.push_str("Expect: 100-continue\r\n");
+        }
+        head.push_str("\r\n");
+        let start = Instant::now();
+        let _ = connection.send(head.as_bytes());
+        if leave == Leave::Within {
+            let mut body = Vec::new();
+            // Writing into memory cannot fail.
+            let _ = upload(&mut body, plan, chunks);
+            let cut = self.random.between(0, body.len() as u64 - 1) as usize;
+            let _ = connection.send(&body[..cut]);
+            if self.random.chance(50) {
+                reset_on_close(connection.reader.stream());
+            }
+            self.tally.ended(scenario, Ending::Left, cut as u64, start.elapsed());
+            return;
+        }
+        if expect && !connection.continues() {
+            // A final answer instead of 100: the body is not sent, and the answer is judged as it stands.
+            self.judge(scenario, plan, &mut connection, start, Want::All);
+            return;
+        }
+        let _ = upload(&mut connection.writer, plan, chunks);
+        self.judge(scenario, plan, &mut connection, start, Want::All);
+    }
+
+    fn early_answer(&mut self) {
+        let scenario = "answer before the upload";
+        let Some(mut connection) = self.connect(scenario) else { return };
+        let size = self.random.length(400_000);
+        let plan = Plan { kind: Kind::EarlyAnswer, size, seed: self.seed, id: self.fresh_id() };
+        let start = Instant::now();
+        let head = format!("POST {plan} HTTP/1.1\r\nHost: soak\r\nContent-Length: {size}\r\n\r\n");
+        let _ = connection.send(head.as_bytes());
+        let _ = upload(&mut connection.writer, plan, Chunks::No);
+        self.judge(scenario, plan, &mut connection, start, Want::All);
+    }
+
+    fn slow_reader(&mut self) {
+        let scenario = "slow reader";
+        let plan = Plan { size: self.random.between(1 << 20, 4 << 20), ..self.large() };
+        let Ok(mut connection) = Connection::open(self.address, Some(16 * 1024)) else { return };
+        let start = Instant::now();
+        let _ = connection.send(&get(plan));
+        let pieces = self.random.between(5, 30);
+        self.judge(scenario, plan, &mut connection, start, Want::Slowly(pieces));
+    }
+
+    /// Reads nothing at all until the server has given up, which it must.
+    fn stalled_reader(&mut self) {
+        let scenario = "stalled reader";
+        let plan = Plan { size: 16 << 20, ..self.large() };
+        let Ok(mut connection) = Connection::open(self.address, Some(16 * 1024)) else { return };
+        let start = Instant::now();
+        let _ = connection.send(&get(plan));
+        wait::pause(super::SEND_TIMEOUT * 3);
+        let mut read = 0;
+        let ended = connection.drain(&mut read);
+        if ended && read < plan.size {
+            self.tally.ended(scenario, Ending::Broken, read, start.elapsed());
+        } else {
+            self.tally
+                .fault(scenario, format!("{plan}: {read} bytes came after a stall past the send timeout"));
+        }
+    }
+
+    fn leave(&mut self, scenario: &'static str, leave: Leave, how: How) {
+        let Some(mut connection) = self.connect(scenario) else { return };
+        let plan = if self.random.chance(20) { self.large() } else { self.plain(300_000) };
+        let start = Instant::now();
+        let _ = connection.send(&get(plan));
+        let mut read = 0;
+        if leave == Leave::Within {
+            let limit = self.random.between(0, plan.size);
+            // What comes up to here is judged by the scenarios that stay.
+            let _ = connection.answer(|at, piece| {
+                read = at + piece.len() as u64;
+                if read >= limit { Flow::Stop } else { Flow::Continue }
+            });
+        } else if self.random.chance(50) {
+            wait::pause(Duration::from_millis(self.random.between(0, 20)));
+        }
+        if how == How::Reset {
+            reset_on_close(connection.reader.stream());
+        }
+        self.tally.ended(scenario, Ending::Left, read, start.elapsed());
+    }
+
+    fn half_request(&mut self) {
+        let scenario = "half a request";
+        let Some(mut connection) = self.connect(scenario) else { return };
+        let request = get(self.plain(10_000));
+        let cut = self.random.between(1, request.len() as u64 - 1) as usize;
+        let start = Instant::now();
+        let _ = connection.send(&request[..cut]);
+        match self.random.between(0, 2) {
+            0 => {}
+            1 => reset_on_close(connection.reader.stream()),
+            // Waits for the server's head timeout, which must come.
+            _ => {
+                let mut read = 0;
+                if !connection.drain(&mut read) {
+                    self.tally.fault(scenario, "the server waits for the rest for ever".into());
+                    return;
+                }
+            }
+        }
+        self.tally.ended(scenario, Ending::Left, 0, start.elapsed());
+    }
+
+    fn bad_request(&mut self) {
+        let scenario = "bad request";
+        let Some(mut connection) = self.connect(scenario) else { return };
+        let request = BAD[self.random.between(0, BAD.len() as u64 - 1) as usize];
+        let start = Instant::now();
+        let _ = connection.send(request.as_bytes());
+        match connection.answer(|_, _| Flow::Continue).and_then(|(head, _)| head.status()) {
+            Ok(400..=599) | Err(Fault::Closed | Fault::Reset | Fault::Cut) => {}
+            other => {
+                self.tally.fault(scenario, format!("{request:?} was answered with {other:?}"));
+                return;
+            }
+        }
+        let mut read = 0;
+        if connection.drain(&mut read) {
+            self.tally.ended(scenario, Ending::Refused, 0, start.elapsed());
+        } else {
+            self.tally.fault(scenario, format!("{request:?} did not end the connection"));
+        }
+    }
+
+    fn tunnel(&mut self) {
+        let scenario = "tunnel";
+        let Some(mut connection) = self.connect(scenario) else { return };
+        let plan = Plan {
+            kind: Kind::Tunnel,
+            size: self.random.length(200_000),
+            seed: self.seed,
+            id: self.fresh_id(),
+        };
+        let start = Instant::now();
+        let request =
+            format!("GET {plan} HTTP/1.1\r\nHost: soak\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+        let _ = connection.send(request.as_bytes());
+        let played = self.echo(&mut connection, plan);
+        match played {
+            Ok(()) => self.tally.ended(scenario, Ending::Whole, 2 * plan.size, start.elapsed()),
+            Err(_) if self.outages.touched(start) => {
+                self.tally.ended(scenario, Ending::Broken, 0, start.elapsed());
+            }
+            Err(fault) => self.tally.fault(scenario, format!("{plan}: {fault:?}")),
+        }
+    }
+
+    fn echo(&mut self, connection: &mut Connection, plan: Plan) -> Played {
+        let head = connection.reader.head()?;
+        if head.status()? != 101 {
+            return Err(Fault::Malformed(head.start_line));
+        }
+        let content = plan.content();
+        let mut at = 0;
+        let mut piece = vec![0; 16 * 1024];
+        while at < plan.size {
+            let piece = &mut piece[..(plan.size - at).min(16 * 1024) as usize];
+            content.fill(at, piece);
+            connection.send(piece).map_err(|_| Fault::Reset)?;
+            let end = at + piece.len() as u64;
+            while at < end {
+                let bytes = connection.reader.some()?;
+                if let Some(wrong) = content.first_difference(at, &bytes) {
+                    return Err(Fault::Malformed(format!("wrong echo at {wrong}")));
+                }
+                at += bytes.len() as u64;
+            }
+        }
+        if self.random.chance(50) {
+            // An orderly end of one direction must come back as the end of the other.
+            connection.writer.shutdown(Shutdown::Write).map_err(|_| Fault::Reset)?;
+            return match connection.reader.some() {
+                Err(Fault::Closed | Fault::Reset) => Ok(()),
+                other => Err(Fault::Malformed(format!("{other:?} after the end"))),
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads one answer, holds it against the plan's promise and counts it; true when the connection can go on.
+    fn judge(
+        &mut self,
+        scenario: &'static str,
+        plan: Plan,
+        connection: &mut Connection,
+        start: Instant,
+        want: Want,
+    ) -> bool {
+        let content = plan.content();
+        let mut wrong = None;
+        let mut read = 0;
+        let mut pauses = if let Want::Slowly(pieces) = want { pieces } else { 0 };
+        connection.head_only = want == Want::HeadOnly;
+        let answer = connection.answer(|at, piece| {
+            wrong = wrong.or_else(|| content.first_difference(at, piece));
+            read = at + piece.len() as u64;
+            if pauses > 0 {
+                pauses -= 1;
+                wait::pause(Duration::from_millis(100));
+            }
+            Flow::Continue
+        });
+        let took = start.elapsed();
+        let excused = self.outages.touched(start);
+        if took > EXCHANGE_MAX || matches!(answer, Err(Fault::Silent)) {
+            self.tally.fault(scenario, format!("{plan}: stuck for {:.1} s, {answer:?}", took.as_secs_f64()));
+            return false;
+        }
+        let verdict = match answer {
+            Ok((head, length)) => verdict(plan, &head, length, wrong, want, excused),
+            // What broke off must have been right as far as it went, unless it was an error page.
+            Err(fault) => match plan.kind.promise() {
+                _ if matches!(fault, Fault::Malformed(_)) => Err(format!("{fault:?}")),
+                Promise::Broken | Promise::Failure => Ok(Ending::Broken),
+                Promise::Whole if excused => Ok(Ending::Broken),
+                Promise::Whole => Err(format!("broke off after {read} bytes: {fault:?}")),
+            },
+        };
+        match verdict {
+            Ok(ending) => {
+                self.tally.ended(scenario, ending, read, took);
+                ending != Ending::Broken && !connection.closes
+            }
+            Err(what) => {
+                self.tally.fault(scenario, format!("{plan}: {what}"));
+                false
+            }
+        }
+    }
+}
+
+/// Judges an answer that ended as its framing demands.
+fn verdict(
+    plan: Plan,
+    head: &Head,
+    length: u64,
+    wrong: Option<u64>,
+    want: Want,
+    excused: bool,
+) -> Result<Ending, String> {
+    let status = head.status().map_err(|fault| format!("{fault:?}"))?;
+    if status != 200 {
+        let failed = matches!(status, 502..=504);
+        let allowed = excused || plan.kind.promise() != Promise::Whole;
+        return if failed && allowed { Ok(Ending::Refused) } else { Err(format!("status {status}")) };
+    }
+    if head.field("x-plan") != Some(&plan.to_string()) {
+        return Err(format!("the head of another answer: {:?}", head.field("x-plan")));
+    }
+    if want == Want::HeadOnly {
+        let stated = head.field("content-length").map(str::parse::<u64>);
+        return match stated {
+            Some(stated) if stated != Ok(plan.answer_len()) => Err(format!("HEAD states {stated:?}")),
+            _ => Ok(Ending::Whole),
+        };
+    }
+    if let Some(at) = wrong {
+        return Err(format!("wrong content at byte {at} of {length}"));
+    }
+    if length != plan.answer_len() {
+        return Err(format!("{length} of {} bytes passed for whole", plan.answer_len()));
+    }
+    if plan.kind.promise() != Promise::Whole {
+        return Err("a whole answer where the origin gave none".into());
+    }
+    Ok(Ending::Whole)
+}
+
+/// How much of an answer is wanted, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    All,
+    HeadOnly,
+    /// With so many pauses.
+    Slowly(u64),
+}
+
+/// When a viewer leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    Never,
+    AtOnce,
+    Within,
+}
+
+/// How a viewer leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Orderly,
+    Reset,
+}
+
+/// A connection to the server under test.
+struct Connection {
+    reader: Reader,
+    writer: TcpStream,
+    head_only: bool,
+    /// The last answer said that it ends the connection.
+    closes: bool,
+    /// A head that was read while waiting for 100.
+    early: Option<Head>,
+}
+
+impl Connection {
+    /// Connects; with a small receive buffer, so that a reader that does not read is felt, if `receive_len` is given.
+    fn open(address: SocketAddr, receive_len: Option<usize>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        if let Some(len) = receive_len {
+            socket.set_recv_buffer_size(len)?;
+        }
+        socket.connect(&address.into())?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(SILENCE_MAX))?;
+        stream.set_write_timeout(Some(SILENCE_MAX))?;
+        let writer = stream.try_clone()?;
+        Ok(Self { reader: Reader::new(stream), writer, head_only: false, closes: false, early: None })
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.write_all(bytes)
+    }
+
+    /// Reads until 100 (Continue), true, or another head, which is kept for `answer`.
+    fn continues(&mut self) -> bool {
+        match self.reader.head() {
+            Ok(head) if head.status() == Ok(100) => true,
+            Ok(head) => {
+                self.early = Some(head);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Reads one final answer.
+    fn answer(&mut self, sink: impl FnMut(u64, &[u8]) -> Flow) -> Result<(Head, u64), Fault> {
+        let mut head = match self.early.take() {
+            Some(head) => head,
+            None => self.reader.head()?,
+        };
+        while head.status()? < 200 {
+            head = self.reader.head()?;
+        }
+        self.closes = head.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let framing = head.framing()?;
+        if self.head_only || matches!(head.status()?, 204 | 304) {
+            return Ok((head, 0));
+        }
+        if framing.is_none() {
+            self.closes = true;
+        }
+        let length = self.reader.body(framing.unwrap_or(Framing::UntilClose), sink)?;
+        Ok((head, length))
+    }
+
+    /// Reads to the end of the connection; false when it did not come within the longest silence.
+    fn drain(&mut self, read: &mut u64) -> bool {
+        let end = Instant::now() + EXCHANGE_MAX;
+        while Instant::now() < end {
+            match self.reader.some() {
+                Ok(bytes) => *read += bytes.len() as u64,
+                Err(Fault::Silent) => return false,
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+}
+
+fn get(plan: Plan) -> Vec<u8> {
+    format!("GET {plan} HTTP/1.1\r\nHost: soak\r\nUser-Agent: aspis-soak\r\nAccept: */*\r\n\r\n").into_bytes()
+}
