@@ -3,6 +3,8 @@
 //! Fed by the request and response parsers with the fields of a complete head. The two sides judge the
 //! facts differently (RFC 9112 section 6.3), so this only collects: it refuses what is broken for both.
 
+use memchr::memmem;
+
 use crate::Field;
 use crate::fields;
 use crate::limits::CONNECTION_OPTIONS_MAX;
@@ -58,6 +60,12 @@ pub(crate) enum CodingFact {
     UnknownThenChunked,
     /// Empty, not a list of tokens, or `chunked` before the end or more than once.
     Invalid,
+}
+
+/// Whether a head may end in these bytes: at CR LF CR LF or at an empty line that lacks a CR, which is refused.
+#[inline]
+pub(crate) fn has_empty_line(bytes: &[u8]) -> bool {
+    memmem::find(bytes, b"\n\r\n").is_some() || memmem::find(bytes, b"\n\n").is_some()
 }
 
 /// Reads all fields once. Returns `None` if a line of the head ends in a line feed alone.

@@ -14,7 +14,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use memchr::{memchr, memmem};
+use memchr::memchr;
 
 pub use self::error::RequestError;
 use crate::authority;
@@ -112,7 +112,7 @@ pub fn parse_request<'b, 'h>(
     let rest = &bytes[skipped..];
     let window = &rest[..rest.len().min(limits.head_len_max)];
     // Most requests arrive whole and alone, so the end is looked at before the whole is searched.
-    if !window.ends_with(b"\r\n\r\n") && memmem::find(window, b"\r\n\r\n").is_none() {
+    if !window.ends_with(b"\r\n\r\n") && !framing::has_empty_line(window) {
         return incomplete(window, slots, limits).map(|()| None);
     }
     let mut parsed = httparse::Request::new(&mut []);

@@ -9,8 +9,6 @@ mod error;
 #[cfg(test)]
 mod tests;
 
-use memchr::memmem;
-
 pub use self::error::ResponseError;
 use crate::fields;
 use crate::framing::{self, CodingFact, Facts, LengthFact};
@@ -92,7 +90,7 @@ pub fn parse_response<'b, 'h>(
     let at_limit = window.len() >= limits.head_len_max;
     // A head is parsed only when it can be complete, when a line has just ended or at the limit: the number
     // of lines is limited, so slow arrival costs no more than a search.
-    let ended = window.ends_with(b"\n") || memmem::find(window, b"\r\n\r\n").is_some();
+    let ended = window.ends_with(b"\n") || framing::has_empty_line(window);
     if !ended && !at_limit {
         return Ok(None);
     }
