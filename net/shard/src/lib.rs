@@ -1,1 +1,19 @@
-//! What runs on each core: listener, viewer side, origin side.
+//! What runs on each core: listeners, viewer connections, the origin client, fills, and the mail between cores.
+//!
+//! `boot` starts one shard per core for the daemon. In a shard the ring's events come in through `shard`, `viewer/hot`
+//! answers fresh hits inside the event, `viewer/exchange` answers everything that waits, `fill` stores, `origin` fetches.
+//! What to do is decided by `aspis-exchange`; this crate does it.
+
+#![forbid(unsafe_code)]
+
+mod boot;
+mod fill;
+mod limits;
+mod log;
+mod messages;
+pub mod origin;
+mod shard;
+pub mod tls;
+mod viewer;
+
+pub use boot::{Boot, Shards, StartError, start};

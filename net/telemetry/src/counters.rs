@@ -160,6 +160,7 @@ counters! {
         CacheNotStoredFailed ["cause" = "failed"]
     }
     Monotonic "cache_evicted" "Stored responses removed to make room." { CacheEvicted [] }
+    Monotonic "cache_invalidated" "Stored responses removed because an unsafe request succeeded." { CacheInvalidated [] }
     Monotonic "cache_expired" "Stored responses removed because they were no longer fresh." { CacheExpired [] }
     Gauge "cache_responses" "Responses stored now." { CacheResponses [] }
     Gauge "cache_body_bytes" "Content bytes of the responses stored now." { CacheBodyBytes [] }

@@ -1,0 +1,244 @@
+//! Starting, steering and ending the shards: what the daemon's control thread does with the cores.
+//!
+//! The daemon binds sockets and resolves names; `start` gives each core its listeners, its part of the memory and its
+//! mailbox. Invariant: everything after the start reaches a core through its mailbox only.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use aspis_config::Settings;
+use aspis_runtime::mailbox::{self, Post};
+use aspis_runtime::{CoreOptions, CoreThread};
+use aspis_storage::budget::Budget;
+use aspis_storage::mapping::arena::Arena;
+use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, LogSender};
+
+use crate::limits::MAILBOX_LEN;
+use crate::messages::Message;
+use crate::origin::{OriginClient, OriginSettings, OriginShared};
+use crate::shard::{Parts, Shard};
+use crate::tls::TlsSetupError;
+
+/// The share of `--memory` that is not given to arenas: index, heads, buffers, connections.
+const OVERHEAD_SHARE: u64 = 8;
+
+/// An object may take at most this part of a core's arena, so that one response cannot empty the tier.
+const OBJECT_SHARE: u64 = 4;
+
+/// What the daemon prepared for the shards.
+pub struct Boot {
+    /// The checked settings.
+    pub settings: Arc<Settings>,
+    /// Per listen address, one bound socket per core, in the cores' order.
+    pub tcp: Vec<Vec<OwnedFd>>,
+    /// A bound Unix socket; the first core accepts from it.
+    pub unix: Option<OwnedFd>,
+    /// The memory limit in bytes.
+    pub memory: u64,
+    /// The processor of each core; `None` does not pin.
+    pub cores: Vec<Option<usize>>,
+    /// TLS towards the origin; `None` for an `http` origin.
+    pub origin_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Where access log lines go; `None` when the log is off.
+    pub log: Option<LogSender>,
+}
+
+/// Why the shards could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The origin's host cannot be verified over TLS.
+    Tls(TlsSetupError),
+    /// `--memory` is too small, or the kernel refuses as much.
+    Memory(std::io::Error),
+    /// A core's thread or ring could not be made.
+    Core {
+        /// Which core.
+        core: usize,
+        /// What the runtime says.
+        cause: String,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Tls(error) => write!(f, "TLS towards the origin: {error}"),
+            StartError::Memory(error) => write!(f, "no memory for stored responses: {error}"),
+            StartError::Core { core, cause } => write!(f, "core {core} cannot start: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The running shards.
+pub struct Shards {
+    threads: Vec<CoreThread>,
+    post: Post<Message>,
+    counters: Vec<Arc<CoreCounters>>,
+    histograms: Vec<Arc<CoreHistograms>>,
+    budget: Arc<Budget>,
+}
+
+/// Starts one shard per entry of `boot.cores`. Returns when every core is ready to accept.
+pub fn start(boot: Boot) -> Result<Shards, StartError> {
+    let cores = boot.cores.len();
+    let (mailboxes, post) = mailbox::channel::<Message>(cores, MAILBOX_LEN);
+    let budget = Budget::new(boot.memory);
+    let arena_len = (boot.memory - boot.memory / OVERHEAD_SHARE) / cores as u64;
+    let arena_len = usize::try_from(arena_len).unwrap_or(usize::MAX);
+    let object_len_max = boot.settings.object_size_max.min(arena_len as u64 / OBJECT_SHARE);
+    let cap_post = post.clone();
+    let origin_settings = OriginSettings::of(&boot.settings).map_err(StartError::Tls)?;
+    let origin_shared = Arc::new(OriginShared::new(origin_settings, cores, move |core, message| {
+        cap_post.send(core, Message::Cap(message)).map_err(|back| match back {
+            Message::Cap(message) => message,
+            _ => unreachable!("the mailbox gives back what it was given"),
+        })
+    }));
+    // An arena stays on its core's thread, which cannot report a failure: try here whether limit and kernel allow all.
+    let trial: Result<Vec<Arena>, _> =
+        (0..cores).map(|_| Arena::new(arena_len, Arc::clone(&budget))).collect();
+    drop(trial.map_err(StartError::Memory)?);
+    let invalidation_number = Arc::new(AtomicU64::new(0));
+    let counters: Vec<_> = (0..cores).map(|_| Arc::new(CoreCounters::new())).collect();
+    let histograms: Vec<_> = (0..cores).map(|_| Arc::new(CoreHistograms::new())).collect();
+
+    let mut listeners: Vec<Vec<OwnedFd>> = (0..cores).map(|_| Vec::new()).collect();
+    for per_core in boot.tcp {
+        for (core, fd) in per_core.into_iter().enumerate() {
+            listeners[core].push(fd);
+        }
+    }
+    if let Some(fd) = boot.unix {
+        listeners[0].push(fd);
+    }
+
+    let mut threads = Vec::with_capacity(cores);
+    for (core, (mail, fds)) in mailboxes.into_iter().zip(listeners).enumerate() {
+        let options = CoreOptions {
+            name: format!("aspis-core-{core}"),
+            cpu: boot.cores[core],
+            ..CoreOptions::default()
+        };
+        let doorbell = mail.doorbell();
+        let settings = Arc::clone(&boot.settings);
+        let budget = Arc::clone(&budget);
+        let shared = Arc::clone(&origin_shared);
+        let tls = boot.origin_tls.clone();
+        let counters = Arc::clone(&counters[core]);
+        let histograms = Arc::clone(&histograms[core]);
+        let log = boot.log.clone().map(LogBuffer::new);
+        let post = post.clone();
+        let invalidation_number = Arc::clone(&invalidation_number);
+        let thread = aspis_runtime::spawn_core(options, Some(doorbell), move |ring| {
+            let arena =
+                Arena::new(arena_len, Arc::clone(&budget)).expect("all arenas could be mapped a moment ago");
+            let origin = OriginClient::new(ring.clone(), core, shared, tls, Arc::clone(&counters));
+            let shard = Shard::new(
+                ring,
+                Parts {
+                    core,
+                    cores,
+                    settings,
+                    object_len_max,
+                    budget,
+                    arena,
+                    origin,
+                    counters,
+                    histograms,
+                    log,
+                    mail,
+                    post,
+                    invalidation_number,
+                },
+            );
+            for fd in fds {
+                shard.listen(fd);
+            }
+            shard
+        })
+        .map_err(|error| StartError::Core { core, cause: error.to_string() })?;
+        threads.push(thread);
+    }
+    Ok(Shards { threads, post, counters, histograms, budget })
+}
+
+impl Shards {
+    /// Tells every core where the origin is now. New connections use the new list.
+    pub fn set_addresses(&self, addresses: Arc<[SocketAddr]>) {
+        self.tell_all(|| Message::Addresses(Arc::clone(&addresses)));
+    }
+
+    /// Gives every core new TLS settings. New connections use them.
+    pub fn set_tls(&self, config: Arc<rustls::ClientConfig>) {
+        self.tell_all(|| Message::Tls(Arc::clone(&config)));
+    }
+
+    /// Closes the listeners and idle viewer connections; answers in flight go on and end their connections.
+    pub fn stop_accepting(&self) {
+        self.tell_all(|| Message::StopAccepting);
+    }
+
+    /// Waits until no viewer connection is open, at most `patience`. `true` if none is.
+    pub fn drain(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while self.open_viewers() > 0 {
+            if Instant::now() >= end {
+                return false;
+            }
+            // The control thread has nothing else to do now; nobody unparks it.
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        true
+    }
+
+    /// Viewer connections open on all cores.
+    pub fn open_viewers(&self) -> u64 {
+        self.counters.iter().map(|core| core.value(Counter::ViewerConnectionsOpen)).sum()
+    }
+
+    /// The counters of each core.
+    pub fn counters(&self) -> &[Arc<CoreCounters>] {
+        &self.counters
+    }
+
+    /// The latency histograms of each core.
+    pub fn histograms(&self) -> &[Arc<CoreHistograms>] {
+        &self.histograms
+    }
+
+    /// The memory account of all cores.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Has every core ship its access log lines.
+    pub fn flush_logs(&self) {
+        self.tell_all(|| Message::FlushLog);
+    }
+
+    /// Closes everything, ends the cores and waits for their threads.
+    pub fn stop(self) {
+        self.tell_all(|| Message::Stop);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a core ended by a panic");
+            }
+        }
+    }
+
+    fn tell_all(&self, message: impl Fn() -> Message) {
+        for core in 0..self.counters.len() {
+            let mut waiting = message();
+            while let Err(back) = self.post.send(core, waiting) {
+                waiting = back;
+                std::thread::yield_now();
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A fill: one origin response on its way into the arena while a viewer reads it.
+//!
+//! `viewer/exchange.rs` starts it when the machine says that a response may be stored; `run` reads the origin into the
+//! body without ever waiting for the viewer; the viewer's task follows `body` and sleeps on `changed`. When the response
+//! turns out too large, or memory is short, the rest of the origin's stream is handed to the viewer's task, which passes
+//! it through. Invariants: a body becomes a stored response only when it is complete; a failed one is never served.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aspis_cache::stored::StoredMeta;
+use aspis_runtime::sync::Notify;
+use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
+use aspis_storage::response::{Parts, StoredResponse};
+use aspis_telemetry::Counter;
+
+use crate::limits::{FILL_RECEIVE_LEN as RECEIVE_LEN, FILL_WITHOUT_VIEWER_MISSING_MAX};
+use crate::origin::OriginBody;
+use crate::shard::Shard;
+
+/// What a fill becomes once it is whole.
+pub(crate) struct Candidate {
+    pub(crate) hash: u128,
+    pub(crate) key: Box<[u8]>,
+    /// The head that hits send, without what changes from hit to hit.
+    pub(crate) head: Box<[u8]>,
+    pub(crate) meta: StoredMeta,
+    /// The invalidation number that was current when the origin request was sent.
+    pub(crate) invalidation: u64,
+    /// The fetch in the shard's table of fetches, where an invalidation marks it.
+    pub(crate) flight: usize,
+}
+
+/// One running fill.
+pub(crate) struct Fill {
+    /// The bytes so far.
+    pub(crate) body: Arc<Body>,
+    /// Bytes were published, or the fill ended, or it was handed over.
+    pub(crate) changed: Notify,
+    rest: RefCell<Option<OriginBody>>,
+    handed_over: Cell<bool>,
+    viewer_left: Cell<bool>,
+}
+
+impl Fill {
+    /// Makes the shared part of a fill over `body`.
+    pub(crate) fn new(body: Arc<Body>) -> Rc<Self> {
+        Rc::new(Fill {
+            body,
+            changed: Notify::new(),
+            rest: RefCell::new(None),
+            handed_over: Cell::new(false),
+            viewer_left: Cell::new(false),
+        })
+    }
+
+    /// Tells whether the fill stopped here and its reader has to go on from the origin itself.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.handed_over.get()
+    }
+
+    /// Takes the rest of the origin's stream after a hand-over.
+    pub(crate) fn take_rest(&self) -> Option<OriginBody> {
+        self.rest.borrow_mut().take()
+    }
+
+    /// Says that nobody reads any more. A stream that was handed over ends here.
+    pub(crate) fn leave(&self) {
+        self.viewer_left.set(true);
+        self.rest.borrow_mut().take();
+    }
+
+    fn hand_over(&self, origin: OriginBody) {
+        if !self.viewer_left.get() {
+            *self.rest.borrow_mut() = Some(origin);
+        }
+        self.handed_over.set(true);
+        self.changed.notify_all();
+    }
+
+    /// Idea 4: a fill without viewers goes on if half is there or little is missing.
+    fn is_worth_finishing(&self, length: Option<u64>) -> bool {
+        let Some(length) = length else { return true };
+        let published = self.body.published();
+        published >= length / 2 || length - published <= FILL_WITHOUT_VIEWER_MISSING_MAX
+    }
+}
+
+/// Reads the origin's body to its end and stores the response if it is still wanted then.
+pub(crate) async fn run(
+    shard: Rc<Shard>,
+    fill: Rc<Fill>,
+    mut origin: OriginBody,
+    mut writer: BodyWriter,
+    candidate: Candidate,
+) {
+    let flight = candidate.flight;
+    let whole = read_all(&shard, &fill, &mut writer, &mut origin).await;
+    match whole {
+        End::Whole => {
+            let whole = writer.complete() == BodyState::Complete;
+            let doomed = shard.flights.borrow().get(flight).is_none_or(|flight| flight.doomed);
+            if whole && !doomed {
+                admit(&shard, &fill, candidate);
+            } else {
+                shard.counters.add(Counter::CacheNotStoredFailed, 1);
+            }
+        }
+        End::TooLarge => {
+            shard.counters.add(Counter::CacheNotStoredSize, 1);
+            fill.hand_over(origin);
+        }
+        End::Broken | End::Unwanted => {
+            shard.counters.add(Counter::CacheNotStoredFailed, 1);
+            writer.fail();
+        }
+    }
+    shard.end_flight(flight);
+    fill.changed.notify_all();
+}
+
+enum End {
+    Whole,
+    TooLarge,
+    Broken,
+    Unwanted,
+}
+
+async fn read_all(shard: &Rc<Shard>, fill: &Fill, writer: &mut BodyWriter, origin: &mut OriginBody) -> End {
+    let length = origin.length();
+    loop {
+        if fill.body.published() > shard.object_len_max {
+            return End::TooLarge;
+        }
+        if origin.is_whole() {
+            return End::Whole;
+        }
+        let missing = length.map_or(RECEIVE_LEN, |length| length - fill.body.published());
+        let Some(tail) = shard.reserve_tail(writer, missing.min(RECEIVE_LEN) as usize) else {
+            return End::TooLarge;
+        };
+        let (read, tail) = origin.read(tail).await;
+        match read {
+            Ok(0) => return End::Whole,
+            Ok(count) => {
+                writer.publish(tail, count);
+                fill.changed.notify_all();
+            }
+            Err(_) => return End::Broken,
+        }
+        if fill.viewer_left.get() && !fill.is_worth_finishing(length) {
+            return End::Unwanted;
+        }
+    }
+}
+
+fn admit(shard: &Rc<Shard>, fill: &Fill, candidate: Candidate) {
+    let parts = Parts {
+        hash: candidate.hash,
+        key: candidate.key,
+        head: candidate.head,
+        meta: candidate.meta,
+        body: Arc::clone(&fill.body),
+        invalidation: candidate.invalidation,
+    };
+    let stored = StoredResponse::new(parts, &shard.budget)
+        .is_some_and(|stored| shard.store.borrow_mut().insert(stored).is_ok());
+    let counter = if stored { Counter::CacheStored } else { Counter::CacheNotStoredMemory };
+    shard.counters.add(counter, 1);
+}

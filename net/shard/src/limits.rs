@@ -1,0 +1,42 @@
+//! Every bound of a shard: queues, buffers, waits. Read by all modules of this crate; flags outrank those that have one.
+
+use std::time::Duration;
+
+/// Bytes of a request body, or of pipelined requests, that wait unread per viewer connection. Reading pauses above it.
+pub(crate) const INBOX_LEN_MAX: usize = 128 * 1024;
+
+/// Bytes queued to a viewer above which no further pipelined request is answered until they are sent.
+pub(crate) const QUEUED_LEN_MAX: u64 = 256 * 1024;
+
+/// Bytes that a task queues to a viewer before it waits for the queue to drain.
+pub(crate) const SEND_WINDOW: u64 = 256 * 1024;
+
+/// Bodies up to this length are copied behind their head, so that the response leaves with one short send.
+pub(crate) const INLINE_BODY_LEN_MAX: u64 = 16 * 1024;
+
+/// Bytes read from an origin at once when the response is not stored.
+pub(crate) const RELAY_BUFFER_LEN: usize = 64 * 1024;
+
+/// Bytes of one piece of a growing fill that is queued to a viewer.
+pub(crate) const FILL_PIECE_LEN: u64 = 256 * 1024;
+
+/// Most bytes that one receive of a fill asks the kernel for.
+pub(crate) const FILL_RECEIVE_LEN: u64 = 256 * 1024;
+
+/// A fill that lost its viewer goes on if at most this many bytes are missing, or if half is there.
+pub(crate) const FILL_WITHOUT_VIEWER_MISSING_MAX: u64 = 64 * 1024 * 1024;
+
+/// How long a connection that we end is still read, so that the viewer sees our last answer and not a reset.
+pub(crate) const LINGER: Duration = Duration::from_millis(1000);
+
+/// A tunnel without a byte from the origin is closed after this time (H-31).
+pub(crate) const TUNNEL_IDLE: Duration = Duration::from_secs(600);
+
+/// Messages that wait in one core's mailbox; senders keep more on their own side.
+pub(crate) const MAILBOX_LEN: usize = 4096;
+
+/// Messages handled in one turn, so that mail cannot starve viewers.
+pub(crate) const MAIL_PER_TURN: usize = 256;
+
+/// How often connections are checked against their deadlines and pools against theirs.
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);

@@ -1,0 +1,439 @@
+//! What one core owns: its viewers, its RAM tier, its origin client, its mail; and the ring's events on their way to them.
+//!
+//! The runtime calls the `Handler` methods, never one inside another; tasks run between them on the same thread, so a
+//! `RefCell` is borrowed for the length of one step only. Nothing here decides about HTTP: that is `core/exchange`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aspis_config::Settings;
+use aspis_config::behavior::Behavior;
+use aspis_exchange::Now;
+use aspis_runtime::mailbox::{Post, Receiver};
+use aspis_runtime::{Close, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId};
+use aspis_storage::budget::Budget;
+use aspis_storage::mapping::arena::Arena;
+use aspis_storage::mapping::body::{BodyWriter, Tail};
+use aspis_storage::tier::RamTier;
+use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer};
+use aspis_wire::limits::HeadLimits;
+use slab::Slab;
+
+use crate::limits::{LINGER, MAIL_PER_TURN, SWEEP_INTERVAL};
+use crate::messages::Message;
+use crate::origin::OriginClient;
+use crate::viewer::{Deadline, Viewer, ViewerState};
+
+/// The token of the only timer that a shard arms.
+const SWEEP: u64 = 1;
+
+/// A fetch that may end in a stored response, so that an invalidation finds it.
+pub(crate) struct Flight {
+    pub(crate) hash: u128,
+    /// The key was invalidated after the origin request was sent: the answer is not stored.
+    pub(crate) doomed: bool,
+}
+
+/// Everything that one core needs to answer requests.
+pub(crate) struct Shard {
+    me: Weak<Shard>,
+    pub(crate) ring: Ring,
+    pub(crate) core: usize,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) behavior: Behavior,
+    pub(crate) head_limits: HeadLimits,
+    pub(crate) object_len_max: u64,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) arena: Arena,
+    pub(crate) store: RefCell<RamTier>,
+    pub(crate) flights: RefCell<Slab<Flight>>,
+    pub(crate) origin: OriginClient,
+    pub(crate) counters: Arc<CoreCounters>,
+    pub(crate) histograms: Arc<CoreHistograms>,
+    pub(crate) log: Option<RefCell<LogBuffer>>,
+    /// Reused for cache keys and for heads that are sent with a larger body.
+    pub(crate) scratch: RefCell<Scratch>,
+    viewers: RefCell<Vec<Option<Rc<Viewer>>>>,
+    viewer_count: Cell<usize>,
+    listeners: RefCell<Vec<ListenerId>>,
+    mail: Receiver<Message>,
+    post: Post<Message>,
+    cores: usize,
+    outbox: RefCell<VecDeque<(usize, Message)>>,
+    /// Of this process: raised by every invalidation (idea 3 of the architecture page).
+    invalidation_number: Arc<AtomicU64>,
+    pub(crate) draining: Cell<bool>,
+    stopping: Cell<bool>,
+    sweep_armed: Cell<bool>,
+}
+
+/// Buffers that keep their capacity between requests.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) key: Vec<u8>,
+    pub(crate) head: Vec<u8>,
+}
+
+/// What `boot` hands to a shard when its core starts.
+pub(crate) struct Parts {
+    pub(crate) core: usize,
+    pub(crate) cores: usize,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) object_len_max: u64,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) arena: Arena,
+    pub(crate) origin: OriginClient,
+    pub(crate) counters: Arc<CoreCounters>,
+    pub(crate) histograms: Arc<CoreHistograms>,
+    pub(crate) log: Option<LogBuffer>,
+    pub(crate) mail: Receiver<Message>,
+    pub(crate) post: Post<Message>,
+    pub(crate) invalidation_number: Arc<AtomicU64>,
+}
+
+impl Shard {
+    /// Makes the shard of this core over `ring`.
+    pub(crate) fn new(ring: Ring, parts: Parts) -> Rc<Self> {
+        Rc::new_cyclic(|me| Shard {
+            me: me.clone(),
+            ring,
+            core: parts.core,
+            behavior: Behavior::from(&*parts.settings),
+            head_limits: HeadLimits::default(),
+            object_len_max: parts.object_len_max,
+            store: RefCell::new(RamTier::new(parts.arena.clone(), Arc::clone(&parts.budget))),
+            budget: parts.budget,
+            arena: parts.arena,
+            flights: RefCell::new(Slab::new()),
+            origin: parts.origin,
+            counters: parts.counters,
+            histograms: parts.histograms,
+            log: parts.log.map(RefCell::new),
+            scratch: RefCell::new(Scratch::default()),
+            viewers: RefCell::new(Vec::new()),
+            viewer_count: Cell::new(0),
+            listeners: RefCell::new(Vec::new()),
+            mail: parts.mail,
+            post: parts.post,
+            cores: parts.cores,
+            outbox: RefCell::new(VecDeque::new()),
+            invalidation_number: parts.invalidation_number,
+            draining: Cell::new(false),
+            stopping: Cell::new(false),
+            sweep_armed: Cell::new(false),
+            settings: parts.settings,
+        })
+    }
+
+    /// Adds a listening socket that this core accepts from.
+    pub(crate) fn listen(&self, fd: std::os::fd::OwnedFd) {
+        let listener = self.ring.listen(fd);
+        self.listeners.borrow_mut().push(listener);
+    }
+
+    /// The shared handle of this shard, for tasks.
+    pub(crate) fn handle(&self) -> Rc<Shard> {
+        self.me.upgrade().expect("a shard calls itself only while its ring holds it")
+    }
+
+    /// The time that the pure code is given.
+    pub(crate) fn now(&self) -> Now {
+        Now { wall: self.ring.wall_seconds(), millis: self.ring.now_millis() }
+    }
+
+    /// The viewer of `socket`, if the connection still lives.
+    pub(crate) fn viewer(&self, socket: SocketId) -> Option<Rc<Viewer>> {
+        let viewers = self.viewers.borrow();
+        viewers.get(socket.slot() as usize)?.as_ref().filter(|viewer| viewer.socket == socket).cloned()
+    }
+
+    /// Forgets a viewer and closes its connection.
+    pub(crate) fn close_viewer(&self, viewer: &Viewer, how: Close) {
+        let slot = viewer.socket.slot() as usize;
+        let mut viewers = self.viewers.borrow_mut();
+        let Some(place) = viewers.get_mut(slot) else { return };
+        if place.as_ref().is_none_or(|kept| kept.socket != viewer.socket) {
+            return;
+        }
+        *place = None;
+        drop(viewers);
+        viewer.gone.set(true);
+        viewer.changed.notify_all();
+        self.ring.close(viewer.socket, how);
+        self.viewer_count.set(self.viewer_count.get() - 1);
+        self.counters.set(Counter::ViewerConnectionsOpen, self.viewer_count.get() as u64);
+    }
+
+    /// Space for the next bytes of a fill; stored responses are evicted for it. `None` when memory is short all the same.
+    pub(crate) fn reserve_tail(&self, writer: &mut BodyWriter, len_max: usize) -> Option<Tail> {
+        loop {
+            if let Some(tail) = writer.tail(len_max) {
+                return Some(tail);
+            }
+            let before = self.store.borrow().len();
+            let made = self.store.borrow_mut().make_room(len_max as u64);
+            self.counters.add(Counter::CacheEvicted, (before - self.store.borrow().len()) as u64);
+            if !made {
+                return None;
+            }
+        }
+    }
+
+    /// Notes a fetch whose answer may be stored.
+    pub(crate) fn begin_flight(&self, hash: u128) -> usize {
+        self.flights.borrow_mut().insert(Flight { hash, doomed: false })
+    }
+
+    /// Forgets a fetch.
+    pub(crate) fn end_flight(&self, flight: usize) {
+        self.flights.borrow_mut().try_remove(flight);
+    }
+
+    /// The invalidation number that a response carries whose origin request is sent now.
+    pub(crate) fn invalidation_number(&self) -> u64 {
+        self.invalidation_number.load(Ordering::Acquire)
+    }
+
+    /// Removes what is stored under `key` on every core, and keeps running fetches of it from being stored.
+    ///
+    /// Other cores have the message in their mailbox before the answer that caused it leaves, and they read their mail
+    /// before they look at bytes of a viewer: a viewer who saw that answer never gets the old response.
+    pub(crate) fn invalidate_everywhere(&self, hash: u128, key: &[u8]) {
+        self.invalidation_number.fetch_add(1, Ordering::AcqRel);
+        self.invalidate_here(hash, key);
+        let key: Arc<[u8]> = Arc::from(key);
+        for core in (0..self.cores).filter(|core| *core != self.core) {
+            self.post(core, Message::Invalidate { hash, key: Arc::clone(&key) });
+        }
+    }
+
+    fn invalidate_here(&self, hash: u128, key: &[u8]) {
+        if self.store.borrow_mut().remove(hash, key).is_some() {
+            self.counters.add(Counter::CacheInvalidated, 1);
+        }
+        for (_, flight) in self.flights.borrow_mut().iter_mut().filter(|(_, flight)| flight.hash == hash) {
+            flight.doomed = true;
+        }
+    }
+
+    /// Sends a message to another core; when its mailbox is full the message waits here and goes with a later turn.
+    pub(crate) fn post(&self, core: usize, message: Message) {
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.is_empty() {
+            if let Err(message) = self.post.send(core, message) {
+                outbox.push_back((core, message));
+            }
+        } else {
+            outbox.push_back((core, message));
+        }
+    }
+
+    fn flush_outbox(&self) {
+        let mut outbox = self.outbox.borrow_mut();
+        while let Some((core, message)) = outbox.pop_front() {
+            if let Err(message) = self.post.send(core, message) {
+                outbox.push_front((core, message));
+                return;
+            }
+        }
+    }
+
+    fn drain_mail(&self) {
+        for _ in 0..MAIL_PER_TURN {
+            let Some(message) = self.mail.pop() else { return };
+            match message {
+                Message::Addresses(addresses) => self.origin.set_addresses(addresses),
+                Message::Tls(config) => self.origin.set_tls(config),
+                Message::StopAccepting => self.stop_accepting(),
+                Message::Stop => self.stop(),
+                Message::FlushLog => self.flush_log(),
+                Message::Cap(message) => self.origin.deliver(message),
+                Message::Invalidate { hash, key } => self.invalidate_here(hash, &key),
+            }
+        }
+    }
+
+    fn stop_accepting(&self) {
+        self.draining.set(true);
+        for listener in self.listeners.borrow_mut().drain(..) {
+            self.ring.stop_listening(listener);
+        }
+        for viewer in self.all_viewers() {
+            if viewer.state.get() == ViewerState::Idle && viewer.inbox.borrow().is_empty() {
+                self.close_viewer(&viewer, Close::Linger(LINGER));
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.stop_accepting();
+        self.stopping.set(true);
+        for viewer in self.all_viewers() {
+            self.close_viewer(&viewer, Close::Abort);
+        }
+        self.origin.close_idle();
+        self.flush_log();
+        self.ring.stop();
+    }
+
+    fn flush_log(&self) {
+        if let Some(log) = &self.log {
+            log.borrow_mut().flush(&self.counters);
+        }
+    }
+
+    fn all_viewers(&self) -> Vec<Rc<Viewer>> {
+        self.viewers.borrow().iter().flatten().cloned().collect()
+    }
+
+    /// Arms the sweep if something has a deadline. An idle core without connections arms nothing.
+    fn arm_sweep(&self) {
+        let anything = self.viewer_count.get() > 0 || self.origin.idle_len() > 0;
+        if anything && !self.sweep_armed.replace(true) {
+            self.ring.arm_timer(SWEEP_INTERVAL, SWEEP);
+        }
+    }
+
+    /// Ends connections whose deadline has passed, closes idle origin connections, ships the log.
+    fn sweep(&self) {
+        self.origin.sweep();
+        self.counters.set(Counter::OriginConnectionsIdle, self.origin.idle_len() as u64);
+        let now = self.ring.now_millis();
+        for viewer in self.all_viewers() {
+            if viewer.deadline.get() == Deadline::None || now < viewer.deadline_at.get() {
+                continue;
+            }
+            self.end_late(&viewer, now);
+        }
+        self.flush_log();
+    }
+
+    fn end_late(&self, viewer: &Rc<Viewer>, now: u64) {
+        match viewer.deadline.get() {
+            Deadline::None => {}
+            Deadline::Idle => {
+                self.counters.add(Counter::ViewerTimeoutIdle, 1);
+                self.close_viewer(viewer, Close::Linger(LINGER));
+            }
+            Deadline::Head => self.refuse_late_head(viewer),
+            Deadline::Send => {
+                let queued = self.ring.queued_len(viewer.socket);
+                if queued == 0 {
+                    viewer.expect(Deadline::Idle, now + self.idle_timeout());
+                } else if queued < viewer.queued_before.replace(queued) {
+                    viewer.expect(Deadline::Send, now + self.send_timeout());
+                } else {
+                    self.counters.add(Counter::ViewerTimeoutSend, 1);
+                    self.close_viewer(viewer, Close::Abort);
+                }
+            }
+        }
+    }
+
+    /// `--idle-timeout` in milliseconds.
+    pub(crate) fn idle_timeout(&self) -> u64 {
+        self.settings.idle_timeout.as_millis() as u64
+    }
+
+    /// `--send-timeout` in milliseconds.
+    pub(crate) fn send_timeout(&self) -> u64 {
+        self.settings.send_timeout.as_millis() as u64
+    }
+
+    fn is_trusted(&self, address: Option<SocketAddr>) -> bool {
+        address.is_none_or(|address| {
+            let ip = address.ip().to_canonical();
+            self.settings.trusted_proxies.iter().any(|block| block.contains(&ip))
+        })
+    }
+
+    /// Tells whether forwarding fields and PROXY headers of `address` are believed.
+    pub(crate) fn trusts(&self, address: SocketAddr) -> bool {
+        self.is_trusted(Some(address))
+    }
+}
+
+impl Handler for Shard {
+    fn on_accept(&self, _listener: ListenerId, socket: SocketId, peer: Peer) {
+        let address = match peer {
+            Peer::Inet(address) => Some(address),
+            Peer::Unix => None,
+        };
+        self.counters.add(Counter::ViewerConnections, 1);
+        let over = self.viewer_count.get() >= self.settings.max_connections / self.cores.max(1);
+        if over || self.draining.get() {
+            self.refuse_connection(socket);
+            return;
+        }
+        let viewer = Viewer::new(socket, address, self.is_trusted(address), self.settings.proxy_protocol);
+        viewer.expect(Deadline::Idle, self.ring.now_millis() + self.idle_timeout());
+        let slot = socket.slot() as usize;
+        let mut viewers = self.viewers.borrow_mut();
+        if viewers.len() <= slot {
+            viewers.resize_with(slot + 1, || None);
+        }
+        viewers[slot] = Some(viewer);
+        drop(viewers);
+        self.viewer_count.set(self.viewer_count.get() + 1);
+        self.counters.set(Counter::ViewerConnectionsOpen, self.viewer_count.get() as u64);
+        self.ring.receive(socket);
+        self.arm_sweep();
+    }
+
+    fn on_receive(&self, socket: SocketId, bytes: &[u8]) {
+        // Mail first: an invalidation posted by another core must act before a request that its answer caused.
+        if !self.mail.is_empty() {
+            self.drain_mail();
+        }
+        if let Some(viewer) = self.viewer(socket) {
+            self.received(&viewer, bytes);
+        }
+    }
+
+    fn on_receive_end(&self, socket: SocketId, end: ReceiveEnd) {
+        let Some(viewer) = self.viewer(socket) else { return };
+        viewer.ended.set(true);
+        match (end, viewer.state.get()) {
+            // The viewer will not ask again; what is queued for it still goes out.
+            (ReceiveEnd::Eof, ViewerState::Idle | ViewerState::ExpectProxyHeader) => {
+                self.close_viewer(&viewer, Close::Linger(LINGER));
+            }
+            (ReceiveEnd::Eof, ViewerState::Busy | ViewerState::Stalled) => viewer.changed.notify_all(),
+            (ReceiveEnd::Error(_), _) => {
+                self.counters.add(Counter::ViewerAborts, 1);
+                self.close_viewer(&viewer, Close::Abort);
+            }
+        }
+    }
+
+    fn on_sent(&self, socket: SocketId, result: Result<(), i32>) {
+        let Some(viewer) = self.viewer(socket) else { return };
+        if result.is_err() {
+            self.close_viewer(&viewer, Close::Abort);
+        } else if viewer.state.get() == ViewerState::Stalled {
+            self.resume(&viewer);
+        }
+    }
+
+    fn on_timer(&self, token: u64) {
+        if token == SWEEP {
+            self.sweep_armed.set(false);
+            self.sweep();
+            self.arm_sweep();
+        }
+    }
+
+    fn on_turn(&self) -> bool {
+        self.drain_mail();
+        self.flush_outbox();
+        !self.mail.is_empty()
+    }
+
+    fn has_mail(&self) -> bool {
+        !self.mail.is_empty()
+    }
+}

@@ -1,0 +1,348 @@
+//! Bytes of a viewer become requests, and requests that need no waiting are answered at once.
+//!
+//! Called from the ring's receive completion (`Shard::received`) and when a connection becomes `Idle` again with bytes
+//! in its inbox. A fresh hit is composed straight into the ring's turn buffer: no allocation, no task, no system call of
+//! its own. Whatever else a request needs is parked here and goes on in `viewer/exchange.rs`.
+//!
+//! Invariant: requests of one connection are answered in their order; bytes that are not used stay in the inbox.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
+use aspis_exchange::{Action, Event, Exchange, ResultType, ViewerFacts};
+use aspis_runtime::{Close, SocketId, Source};
+use aspis_storage::response::StoredResponse;
+use aspis_telemetry::Counter;
+use aspis_wire::proxy_protocol;
+use aspis_wire::request::{RequestHead, parse_request};
+use aspis_wire::{FieldSlots, Scheme};
+
+use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
+use crate::log::Ended;
+use crate::shard::Shard;
+use crate::viewer::exchange::{self, Parked};
+use crate::viewer::relay::BodySource;
+use crate::viewer::{Deadline, Viewer, ViewerState};
+
+/// What became of one request head.
+enum Served {
+    /// Answered; the next request may follow.
+    Next,
+    /// A task goes on with it, or the connection is on its way to be closed.
+    Taken,
+}
+
+impl Shard {
+    /// Takes bytes that the ring received for `viewer`.
+    pub(crate) fn received(&self, viewer: &Rc<Viewer>, bytes: &[u8]) {
+        self.counters.add(Counter::ViewerBytesReceived, bytes.len() as u64);
+        match viewer.state.get() {
+            ViewerState::Busy | ViewerState::Stalled => {
+                let mut inbox = viewer.inbox.borrow_mut();
+                inbox.extend_from_slice(bytes);
+                if inbox.len() > INBOX_LEN_MAX && !viewer.paused.replace(true) {
+                    self.ring.pause_receive(viewer.socket);
+                }
+                drop(inbox);
+                viewer.changed.notify_all();
+            }
+            ViewerState::Idle if viewer.inbox.borrow().is_empty() => self.serve(viewer, bytes),
+            ViewerState::Idle | ViewerState::ExpectProxyHeader => {
+                let mut inbox = viewer.inbox.take();
+                inbox.extend_from_slice(bytes);
+                self.serve_inbox(viewer, inbox);
+            }
+        }
+    }
+
+    /// Goes on with a connection whose task ended, or whose queue was sent.
+    pub(crate) fn resume(&self, viewer: &Rc<Viewer>) {
+        viewer.state.set(ViewerState::Idle);
+        viewer.expect(Deadline::Idle, self.ring.now_millis() + self.idle_timeout());
+        let inbox = viewer.inbox.take();
+        if !inbox.is_empty() {
+            self.serve_inbox(viewer, inbox);
+        }
+        if viewer.gone.get() || viewer.state.get() != ViewerState::Idle {
+            return;
+        }
+        if viewer.ended.get() || (self.draining.get() && viewer.inbox.borrow().is_empty()) {
+            self.close_viewer(viewer, Close::Linger(LINGER));
+        } else {
+            self.unpause(viewer);
+        }
+    }
+
+    /// Reads on from a viewer whose inbox has room again.
+    pub(crate) fn unpause(&self, viewer: &Viewer) {
+        if viewer.paused.get() && viewer.inbox.borrow().len() <= INBOX_LEN_MAX / 2 && !viewer.gone.get() {
+            viewer.paused.set(false);
+            self.ring.receive(viewer.socket);
+        }
+    }
+
+    fn serve_inbox(&self, viewer: &Rc<Viewer>, inbox: Vec<u8>) {
+        let start = if viewer.state.get() == ViewerState::ExpectProxyHeader {
+            match self.read_proxy_header(viewer, &inbox) {
+                Some(start) => start,
+                None => {
+                    *viewer.inbox.borrow_mut() = inbox;
+                    return;
+                }
+            }
+        } else {
+            0
+        };
+        self.serve(viewer, &inbox[start..]);
+    }
+
+    /// Answers the requests in `bytes` as far as that needs no waiting; the rest goes to the inbox.
+    fn serve(&self, viewer: &Rc<Viewer>, bytes: &[u8]) {
+        let started = Instant::now();
+        let mut at = 0;
+        while at < bytes.len() && viewer.state.get() == ViewerState::Idle {
+            if self.ring.queued_len(viewer.socket) > QUEUED_LEN_MAX {
+                self.stall(viewer);
+                break;
+            }
+            let mut slots = FieldSlots::new();
+            match parse_request(&bytes[at..], &mut slots, &self.head_limits) {
+                Ok(Some(head)) => {
+                    let len = head.len;
+                    match self.answer(viewer, &head, &bytes[at..at + len], started) {
+                        Served::Next => at += len,
+                        Served::Taken => {
+                            at += len;
+                            break;
+                        }
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.refuse(viewer, None, error.status(), started);
+                    return;
+                }
+            }
+        }
+        if at < bytes.len() && !viewer.gone.get() {
+            viewer.inbox.borrow_mut().extend_from_slice(&bytes[at..]);
+        }
+        if viewer.state.get() == ViewerState::Idle {
+            self.wait_for_viewer(viewer);
+        }
+    }
+
+    /// Sets the deadline of a connection that has no task.
+    fn wait_for_viewer(&self, viewer: &Viewer) {
+        let now = self.ring.now_millis();
+        let queued = self.ring.queued_len(viewer.socket);
+        if !viewer.inbox.borrow().is_empty() {
+            if viewer.deadline.get() != Deadline::Head {
+                viewer.expect(Deadline::Head, now + self.settings.head_timeout.as_millis() as u64);
+            }
+        } else if queued > 0 {
+            viewer.queued_before.set(queued);
+            viewer.expect(Deadline::Send, now + self.send_timeout());
+        } else {
+            viewer.expect(Deadline::Idle, now + self.idle_timeout());
+        }
+    }
+
+    fn stall(&self, viewer: &Viewer) {
+        viewer.state.set(ViewerState::Stalled);
+        if !viewer.paused.replace(true) {
+            self.ring.pause_receive(viewer.socket);
+        }
+        viewer.queued_before.set(self.ring.queued_len(viewer.socket));
+        viewer.expect(Deadline::Send, self.ring.now_millis() + self.send_timeout());
+        self.ring.notify_sent(viewer.socket);
+    }
+
+    /// Asks the machine what one request needs and does what can be done at once.
+    fn answer(
+        &self,
+        viewer: &Rc<Viewer>,
+        head: &RequestHead<'_, '_>,
+        raw: &[u8],
+        started: Instant,
+    ) -> Served {
+        let facts = ViewerFacts {
+            scheme: Scheme::Http,
+            address: viewer.address.get().ip(),
+            trusted: viewer.trusted.get(),
+        };
+        let now = self.now();
+        let mut scratch = self.scratch.borrow_mut();
+        let scratch = &mut *scratch;
+        let mut exchange = Exchange::new();
+        let event = Event::Request { head, viewer: &facts, key_buffer: &mut scratch.key };
+        let mut action = exchange.step(&self.behavior, event, now);
+        let mut key_hash = None;
+        if let Action::Lookup { hash } = action {
+            key_hash = Some(hash);
+            let store = self.store.borrow();
+            action = match store.lookup(hash, &scratch.key) {
+                None => {
+                    self.counters.add(Counter::LookupsNotFound, 1);
+                    exchange.step(&self.behavior, Event::NotFound, now)
+                }
+                Some(stored) => {
+                    self.counters.add(Counter::LookupsFound, 1);
+                    let action = exchange.step(&self.behavior, Event::Found(&stored.meta), now);
+                    if let Action::RespondStored { age, ttl, send_body } = action {
+                        stored.note_use();
+                        let keep_alive = head.keep_alive && !self.draining.get();
+                        let tail = HitTail {
+                            age,
+                            ttl,
+                            content_len: stored.body.published(),
+                            version: head.version,
+                            keep_alive,
+                        };
+                        let sent_len =
+                            self.send_stored(viewer.socket, stored, &tail, send_body, &mut scratch.head);
+                        let ended = Ended {
+                            status: stored.meta.status,
+                            sent_len,
+                            result: ResultType::Hit,
+                            forward: None,
+                            started,
+                            answered: Some(started),
+                        };
+                        self.record(viewer, Some(head), &ended);
+                        drop(store);
+                        if keep_alive {
+                            return Served::Next;
+                        }
+                        self.close_viewer(viewer, Close::Linger(LINGER));
+                        return Served::Taken;
+                    }
+                    action
+                }
+            };
+        }
+        match action {
+            Action::Refuse { status } => self.refuse(viewer, Some(head), status, started),
+            action => {
+                let key = key_hash.map(|hash| (hash, scratch.key.as_slice().into()));
+                self.park(viewer, Parked { exchange, action, facts, head: raw.into(), key, started });
+            }
+        }
+        Served::Taken
+    }
+
+    fn park(&self, viewer: &Rc<Viewer>, parked: Parked) {
+        viewer.state.set(ViewerState::Busy);
+        viewer.expect(Deadline::None, 0);
+        self.counters.add(Counter::RequestsRunning, 1);
+        self.ring.spawn(exchange::run(self.handle(), Rc::clone(viewer), parked));
+    }
+
+    /// Queues a stored response; returns its length on the wire.
+    fn send_stored(
+        &self,
+        socket: SocketId,
+        stored: &Arc<StoredResponse>,
+        tail: &HitTail,
+        send_body: bool,
+        head_buffer: &mut Vec<u8>,
+    ) -> u64 {
+        let body_len = if send_body { stored.body.published() } else { 0 };
+        let head_len_max = stored.head.len() + HIT_TAIL_LEN_MAX;
+        if body_len <= INLINE_BODY_LEN_MAX {
+            let mut written = 0;
+            self.ring.send_with(socket, head_len_max + body_len as usize, |out| {
+                written = response_head::finish_hit(&self.behavior, &stored.head, tail, out);
+                let mut at = 0;
+                while at < body_len {
+                    let piece = stored.body.piece(at);
+                    out[written..written + piece.len()].copy_from_slice(piece);
+                    written += piece.len();
+                    at += piece.len() as u64;
+                }
+                written
+            });
+            return written as u64;
+        }
+        head_buffer.resize(head_len_max, 0);
+        let head_len = response_head::finish_hit(&self.behavior, &stored.head, tail, head_buffer);
+        let source: Rc<dyn Source> = Rc::new(BodySource(Arc::clone(&stored.body)));
+        self.ring.send_source(socket, &head_buffer[..head_len], source, 0..body_len);
+        head_len as u64 + body_len
+    }
+
+    /// Answers with an error of our own and ends the connection.
+    pub(crate) fn refuse(
+        &self,
+        viewer: &Rc<Viewer>,
+        head: Option<&RequestHead<'_, '_>>,
+        status: u16,
+        started: Instant,
+    ) {
+        self.counters.add(refused_counter(status), 1);
+        let mut out = Vec::new();
+        response_head::write_error(&self.behavior, head, status, self.ring.wall_seconds(), false, &mut out);
+        let ended = Ended {
+            status,
+            sent_len: out.len() as u64,
+            result: ResultType::Error,
+            forward: None,
+            started,
+            answered: Some(started),
+        };
+        self.ring.send_owned(viewer.socket, out);
+        self.record(viewer, head, &ended);
+        self.close_viewer(viewer, Close::Linger(LINGER));
+    }
+
+    /// A head began and did not end in time.
+    pub(crate) fn refuse_late_head(&self, viewer: &Rc<Viewer>) {
+        self.counters.add(Counter::ViewerTimeoutHead, 1);
+        self.refuse(viewer, None, 408, Instant::now());
+    }
+
+    /// More connections than allowed: 503, and nothing is kept.
+    pub(crate) fn refuse_connection(&self, socket: SocketId) {
+        self.counters.add(Counter::ViewerConnectionsRefusedLimit, 1);
+        let mut out = Vec::new();
+        response_head::write_error(&self.behavior, None, 503, self.ring.wall_seconds(), false, &mut out);
+        self.ring.send_owned(socket, out);
+        self.ring.close(socket, Close::Linger(LINGER));
+    }
+
+    /// Reads the PROXY protocol header in `inbox`: the offset behind it, or `None` while more is needed or if it was refused.
+    fn read_proxy_header(&self, viewer: &Rc<Viewer>, inbox: &[u8]) -> Option<usize> {
+        let believed = self.settings.trusted_proxies.is_empty() || viewer.trusted.get();
+        match proxy_protocol::parse(inbox) {
+            Ok(proxy_protocol::Parsed::Incomplete) => None,
+            Ok(proxy_protocol::Parsed::Header { consumed, source }) if believed => {
+                if let Some(source) = source {
+                    viewer.address.set(source);
+                    viewer.trusted.set(self.trusts(source));
+                }
+                viewer.state.set(ViewerState::Idle);
+                Some(consumed)
+            }
+            Ok(_) | Err(_) => {
+                self.counters.add(Counter::Refused400, 1);
+                self.close_viewer(viewer, Close::Abort);
+                None
+            }
+        }
+    }
+}
+
+fn refused_counter(status: u16) -> Counter {
+    match status {
+        400 => Counter::Refused400,
+        413 => Counter::Refused413,
+        414 => Counter::Refused414,
+        431 => Counter::Refused431,
+        501 => Counter::Refused501,
+        503 => Counter::Refused503,
+        505 => Counter::Refused505,
+        _ => Counter::RefusedOther,
+    }
+}

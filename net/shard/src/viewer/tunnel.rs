@@ -1,0 +1,78 @@
+//! A connection that became a tunnel after `101 Switching Protocols`: bytes both ways until one side is done (H-31).
+//!
+//! Begun by `viewer/exchange.rs`; uses the viewer's inbox on one side and the origin client's tunnel on the other.
+//! Invariants: each direction holds one buffer; nothing is looked at, cached or changed.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use aspis_runtime::future::race;
+use aspis_telemetry::{CoreCounters, Counter};
+
+use crate::limits::{RELAY_BUFFER_LEN, SEND_WINDOW, TUNNEL_IDLE};
+use crate::origin::OriginTunnel;
+use crate::shard::Shard;
+use crate::viewer::Viewer;
+
+/// Carries bytes both ways until the origin ends, a side breaks, or the origin is silent for ten minutes.
+/// Adds the bytes sent to the viewer to `sent`.
+pub(crate) async fn run(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel, sent: &Cell<u64>) {
+    let _open = OpenTunnel::new(&shard.counters);
+    // Whichever side is done first ends both: half a tunnel is of no use to the protocols that upgrade.
+    race(to_origin(shard, viewer, tunnel), to_viewer(shard, viewer, tunnel, sent)).await;
+}
+
+/// Counts a tunnel for as long as it lives, also when the viewer's task is cut short.
+struct OpenTunnel<'t>(&'t CoreCounters);
+
+impl<'t> OpenTunnel<'t> {
+    fn new(counters: &'t CoreCounters) -> Self {
+        counters.add(Counter::Tunnels, 1);
+        counters.add(Counter::TunnelsOpen, 1);
+        OpenTunnel(counters)
+    }
+}
+
+impl Drop for OpenTunnel<'_> {
+    fn drop(&mut self) {
+        self.0.sub(Counter::TunnelsOpen, 1);
+    }
+}
+
+async fn to_origin(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel) {
+    loop {
+        let bytes = std::mem::take(&mut *viewer.inbox.borrow_mut());
+        if !bytes.is_empty() {
+            if tunnel.write(bytes).await.is_err() {
+                return;
+            }
+            shard.unpause(viewer);
+            continue;
+        }
+        if viewer.gone.get() || viewer.ended.get() {
+            return;
+        }
+        viewer.changed.notified().await;
+    }
+}
+
+async fn to_viewer(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel, sent: &Cell<u64>) {
+    let ring = &shard.ring;
+    loop {
+        let read = ring.timeout(TUNNEL_IDLE, tunnel.read(vec![0; RELAY_BUFFER_LEN])).await;
+        let Ok((read, mut bytes)) = read else { return };
+        let count = match read {
+            Ok(0) | Err(_) => break,
+            Ok(count) => count,
+        };
+        bytes.truncate(count);
+        sent.set(sent.get() + count as u64);
+        ring.send_owned(viewer.socket, bytes);
+        if ring.queued_len(viewer.socket) > SEND_WINDOW {
+            let flushed = ring.timeout(shard.settings.send_timeout, ring.flush(viewer.socket)).await;
+            if !matches!(flushed, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+}
