@@ -68,7 +68,7 @@ mod tests {
     /// RFC 9111 §4.2.3 and rule 6: which of the two ages counts.
     #[test]
     fn initial_age_is_the_larger_of_apparent_and_reported() {
-        let cases: &[(Option<&str>, Option<u64>, u64, u64, u32)] = &[
+        let cases = [
             // Age, Date, sent, received, expected
             (None, None, 100, 100, 0),
             (None, Some(90), 100, 100, 10),
@@ -84,9 +84,9 @@ mod tests {
             (Some(""), None, 100, 100, 0),
             (Some("99999999999999999999"), None, 100, 100, AGE_MAX),
         ];
-        for &(age, date, sent, received, expected) in cases {
+        for (age, date, sent, received, expected) in cases {
             assert_eq!(
-                initial_age(age.map(str::as_bytes), date, sent, received),
+                initial_age(age.map(|age: &str| age.as_bytes()), date, sent, received),
                 expected,
                 "Age {age:?} Date {date:?}"
             );

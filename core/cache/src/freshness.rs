@@ -54,6 +54,9 @@ mod tests {
     use crate::storable::tests::behavior;
     use proptest::prelude::*;
 
+    /// Names and values: of fields or of flags.
+    type Pairs = [(&'static str, &'static str)];
+
     /// Sun, 06 Nov 1994 08:49:37 GMT.
     const DATE: u64 = 784_111_777;
     const DATE_TEXT: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -69,7 +72,7 @@ mod tests {
     #[test]
     fn the_first_of_s_maxage_max_age_and_expires_decides() {
         let date = ("Date", DATE_TEXT);
-        let cases: &[(&[(&str, &str)], Option<u32>)] = &[
+        let cases: &[(&Pairs, Option<u32>)] = &[
             (&[], None),
             (&[("Cache-Control", "public")], None),
             (&[("Cache-Control", "max-age=10, s-maxage=600")], Some(600)),
@@ -97,7 +100,7 @@ mod tests {
     /// T-9, T-15 and the profile's additions for origin mode.
     #[test]
     fn the_operator_outranks_the_origin() {
-        let cases: &[(&[(&str, &str)], Option<u32>, u32)] = &[
+        let cases: &[(&Pairs, Option<u32>, u32)] = &[
             (&[], None, 0),
             (&[], Some(10), 10),
             (&[], Some(AGE_MAX), 31_536_000),

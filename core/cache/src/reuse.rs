@@ -23,6 +23,8 @@ pub enum Bypass {
     Conditional,
     /// It wants another protocol on this connection.
     Upgrade,
+    /// A field asks the origin to treat it as another method, which the key does not show.
+    MethodOverride,
     /// Its target is `*` or has no path, which names no resource.
     Target,
 }
@@ -60,8 +62,11 @@ fn by_fields(head: &[Field<'_>]) -> RequestReading {
             5 if is("range") => found.bypass = Some(Bypass::Range),
             8 if is("if-match") || is("if-range") => found.bypass = Some(Bypass::Conditional),
             13 if is("authorization") => found.authorization = true,
+            13 if is("x-http-method") => found.bypass = Some(Bypass::MethodOverride),
             13 if is("if-none-match") => found.bypass = Some(Bypass::Conditional),
             17 if is("if-modified-since") => found.bypass = Some(Bypass::Conditional),
+            17 if is("x-method-override") => found.bypass = Some(Bypass::MethodOverride),
+            22 if is("x-http-method-override") => found.bypass = Some(Bypass::MethodOverride),
             19 if is("if-unmodified-since") => found.bypass = Some(Bypass::Conditional),
             _ => {}
         }
@@ -130,6 +135,9 @@ mod tests {
             ("GET / HTTP/1.1\nHost: a\nIf-Unmodified-Since: x\n\n", Some(Bypass::Conditional)),
             ("GET / HTTP/1.1\nHost: a\nIf-Range: \"a\"\n\n", Some(Bypass::Conditional)),
             ("GET / HTTP/1.1\nHost: a\nConnection: upgrade\nUpgrade: websocket\n\n", Some(Bypass::Upgrade)),
+            ("GET / HTTP/1.1\nHost: a\nX-HTTP-Method-Override: DELETE\n\n", Some(Bypass::MethodOverride)),
+            ("GET / HTTP/1.1\nHost: a\nX-HTTP-Method: DELETE\n\n", Some(Bypass::MethodOverride)),
+            ("GET / HTTP/1.1\nHost: a\nX-Method-Override: DELETE\n\n", Some(Bypass::MethodOverride)),
             ("POST / HTTP/1.1\nHost: a\n\n", Some(Bypass::Method)),
             ("OPTIONS * HTTP/1.1\nHost: a\n\n", Some(Bypass::Method)),
             ("get / HTTP/1.1\nHost: a\n\n", Some(Bypass::Method)),

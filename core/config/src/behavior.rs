@@ -30,6 +30,8 @@ pub struct Behavior {
     pub origin_authority: String,
     /// How `Via` is written toward viewers.
     pub via: ViaStyle,
+    /// Whether HTTP/1.1 viewers are told that their connection lives on.
+    pub persistence: Persistence,
     /// Whether `Cache-Status` is sent (RFC 9211).
     pub cache_status: bool,
     /// Which methods are passed on.
@@ -53,6 +55,15 @@ pub enum ViaStyle {
     Append,
     /// The origin's field is replaced (H-3).
     Replace,
+}
+
+/// Whether HTTP/1.1 viewers are told that their connection lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// HTTP/1.1 implies it (RFC 9112 §9.3).
+    Implied,
+    /// `Connection: keep-alive` says it (H-7).
+    Stated,
 }
 
 /// Which methods are passed on.
@@ -119,6 +130,7 @@ impl From<&Settings> for Behavior {
             origin_host: settings.origin_host.clone(),
             origin_authority,
             via: if cloudfront { ViaStyle::Replace } else { ViaStyle::Append },
+            persistence: if cloudfront { Persistence::Stated } else { Persistence::Implied },
             cache_status: !cloudfront,
             methods: if cloudfront { Methods::Seven } else { Methods::Any },
             body_on_get: if cloudfront { BodyOnGet::Refuse } else { BodyOnGet::Pass },

@@ -1,6 +1,6 @@
 //! The reference page of flags, written from the settings table.
 //!
-//! The daemon's test compares `docs/flags.md` with [`markdown`], so the page cannot fall behind the table.
+//! The daemon's test compares `docs/flags.md` with [`flags_page`], so the page cannot fall behind the table.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::settings::{Kind, SETTINGS, Setting};
 use crate::values::{write_duration, write_size};
 
 /// Returns the whole text of `docs/flags.md`.
-pub fn markdown() -> String {
+pub fn flags_page() -> String {
     let mut page = String::from(
         "# Flags\n\nThis page is written from the settings table in `core/config`; do not edit it by hand.\n\
          Sizes read `64MiB`, `2GiB`, `500MB`; durations `500ms`, `10s`, `24h`, `1h30m`.\n\n\
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_row_and_a_section() {
-        let page = markdown();
+        let page = flags_page();
         for setting in SETTINGS {
             assert!(page.contains(&format!("(#{})", setting.flag)), "{}", setting.flag);
             assert!(page.contains(&format!("\n## {}\n", setting.flag)), "{}", setting.flag);
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn rows_have_four_cells() {
-        for row in markdown().lines().filter(|line| line.starts_with('|')) {
+        for row in flags_page().lines().filter(|line| line.starts_with('|')) {
             assert_eq!(row.replace("\\|", "").matches('|').count(), 5, "{row}");
         }
     }

@@ -413,7 +413,7 @@ mod tests {
             assert!(setting.summary.len() <= 80, "{}: the summary must fit a line of help", setting.flag);
             assert_eq!(setting.value_name.is_empty(), setting.kind == Kind::Switch, "{}", setting.flag);
             assert!(
-                setting.default.is_some() != !setting.default_note.is_empty(),
+                setting.default.is_some() == setting.default_note.is_empty(),
                 "{}: one default",
                 setting.flag
             );

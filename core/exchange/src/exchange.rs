@@ -234,9 +234,14 @@ impl Exchange {
                 Action::Lookup { hash: hash(key_buffer) }
             }
             Some(Bypass::Method) => self.forward(facts, ForwardReason::Method, now),
-            Some(Bypass::Body | Bypass::Range | Bypass::Conditional | Bypass::Upgrade | Bypass::Target) => {
-                self.forward(facts, ForwardReason::Bypass, now)
-            }
+            Some(
+                Bypass::Body
+                | Bypass::Range
+                | Bypass::Conditional
+                | Bypass::Upgrade
+                | Bypass::MethodOverride
+                | Bypass::Target,
+            ) => self.forward(facts, ForwardReason::Bypass, now),
         }
     }
 

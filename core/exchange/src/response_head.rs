@@ -7,17 +7,20 @@
 pub mod error;
 mod hit;
 
-pub use error::{ErrorAnswer, write_error};
-pub use hit::{HitFraming, HitTail, TAIL_LEN_MAX, finish_hit};
+pub use error::{ErrorAnswer, write_error, write_error_answer};
+pub use hit::{HIT_TAIL_LEN_MAX, HitTail, finish_hit};
 
-use aspis_cache::status::{
-    ForwardReason, ResultType, Stored, write_forwarded, write_hit_open, write_x_cache,
-};
+pub use aspis_cache::status::Stored;
+
+use aspis_cache::status::{ForwardReason, ResultType, write_forwarded, write_hit_open, write_x_cache};
 use aspis_config::Behavior;
-use aspis_config::behavior::ViaStyle;
+use aspis_config::behavior::{Persistence, ViaStyle};
 use aspis_wire::head_writer::HeadWriter;
+use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
 use aspis_wire::{Field, Method, Version, date, fields};
+
+use crate::{Exchange, Now};
 
 /// The interim answer to `Expect: 100-continue` (H-21).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -40,9 +43,10 @@ impl Connection {
         match (keep_alive, version) {
             (false, _) => Self::Close,
             (true, Version::Http10) => Self::KeepAlive,
-            // CloudFront's rules replace Via and say keep-alive; both switches are "toward viewers as H-n says".
-            (true, Version::Http11) if behavior.via == ViaStyle::Replace => Self::KeepAlive,
-            (true, Version::Http11) => Self::Persistent,
+            (true, Version::Http11) => match behavior.persistence {
+                Persistence::Implied => Self::Persistent,
+                Persistence::Stated => Self::KeepAlive,
+            },
         }
     }
 
@@ -88,6 +92,28 @@ pub struct OriginAnswer<'a> {
     pub wall: u64,
 }
 
+impl<'a> OriginAnswer<'a> {
+    /// Gathers the facts from the request and its exchange, after the exchange took the origin's head.
+    pub fn new(
+        request: &RequestHead<'a, '_>,
+        exchange: &Exchange,
+        stored: Stored,
+        keep_alive: bool,
+        now: Now,
+    ) -> Self {
+        Self {
+            method: request.method,
+            version: request.version,
+            keep_alive,
+            result: exchange.result(),
+            // An answer of the origin's without a reason to ask it does not occur; `miss` is the word that claims least.
+            reason: exchange.forward_reason().unwrap_or(ForwardReason::Miss),
+            stored,
+            wall: now.wall,
+        }
+    }
+}
+
 /// How the driver sends the content of an answer that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sending {
@@ -99,21 +125,12 @@ pub struct Sending {
 
 /// Writes the part of a stored response's head that is the same for every hit; [`finish_hit`] adds the rest.
 ///
-/// `content_len` is written if it is known by now; otherwise each hit states the framing. `wall` is for a missing `Date`, so
-/// give the time of receipt. The result ends with the line that the hit's numbers go on with.
-pub fn write_stored(
-    behavior: &Behavior,
-    head: &ResponseHead<'_, '_>,
-    content_len: Option<u64>,
-    wall: u64,
-    out: &mut Vec<u8>,
-) {
+/// The length is not part of it: it may not be known before the body is complete. `now` is when the head was received, for a
+/// missing `Date`. The result ends with the line that the hit's numbers go on with.
+pub fn write_stored(behavior: &Behavior, head: &ResponseHead<'_, '_>, now: Now, out: &mut Vec<u8>) {
     HeadWriter::new(out).status_line(head.status);
     // The hit states the current age, so the origin's is not repeated (RFC 9111 §5.1).
-    write_passing(behavior, head, wall, |field| !field.name.eq_ignore_ascii_case("age"), out);
-    if let Some(len) = content_len {
-        HeadWriter::new(out).field_number("Content-Length", len);
-    }
+    write_passing(behavior, head, now.wall, |field| !field.name.eq_ignore_ascii_case("age"), out);
     write_x_cache_line(&behavior.name, ResultType::Hit, out);
     if behavior.cache_status {
         out.extend_from_slice(b"Cache-Status: ");
@@ -258,13 +275,7 @@ fn write_framing(head: &ResponseHead<'_, '_>, framing: ViewerFraming, method: Me
 
 /// The length that an answer to HEAD announces for its GET (RFC 9110 §8.6); 204 and 304 go without.
 fn announced_len(head: &ResponseHead<'_, '_>, method: Method<'_>) -> Option<u64> {
-    if method != Method::Head || matches!(head.status, 204 | 304) {
-        return None;
-    }
-    let mut lines = head.fields_named("content-length");
-    let value = lines.next()?;
-    let plain = lines.next().is_none() && !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    if plain { std::str::from_utf8(value).ok()?.parse().ok() } else { None }
+    if method == Method::Head && !matches!(head.status, 204 | 304) { head.content_length } else { None }
 }
 
 #[cfg(test)]

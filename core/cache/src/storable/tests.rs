@@ -10,6 +10,9 @@ pub(crate) fn behavior(flags: &[(&str, &str)]) -> Behavior {
     Behavior::from(&check(&raw).unwrap())
 }
 
+/// Names and values.
+type Fields = [(&'static str, &'static str)];
+
 const NOW: u64 = 784_111_777;
 const DATE: (&str, &str) = ("Date", "Sun, 06 Nov 1994 08:49:37 GMT");
 const GET: RequestFacts = RequestFacts { may_store: true, authorization: false, requested_at: NOW };
@@ -29,6 +32,7 @@ fn ask(
         reason: b"",
         fields: &fields,
         framing,
+        content_length: None,
         keep_alive: true,
         len: 0,
     };
@@ -43,7 +47,7 @@ fn stored(head: &[(&str, &str)]) -> Result<u32, NotStored> {
 #[test]
 fn the_plain_case_is_stored_and_every_doubt_is_not() {
     let fresh = ("Cache-Control", "max-age=60");
-    let cases: &[(&[(&str, &str)], Result<u32, NotStored>)] = &[
+    let cases: &[(&Fields, Result<u32, NotStored>)] = &[
         (&[fresh], Ok(60)),
         (&[fresh, DATE], Ok(60)),
         (&[fresh, ("Pragma", "no-cache")], Ok(60)), // T-12

@@ -7,6 +7,7 @@ use aspis_cache::status::{ForwardReason, ResultType};
 use aspis_config::Behavior;
 use aspis_config::behavior::ErrorPage;
 use aspis_wire::head_writer::{HeadWriter, reason_phrase};
+use aspis_wire::request::RequestHead;
 use aspis_wire::{Method, Version, date};
 
 use super::{Connection, write_via, write_x_cache_line};
@@ -31,8 +32,29 @@ pub struct ErrorAnswer<'a> {
     pub wall: u64,
 }
 
+/// Appends head and body of a refusal: nothing is known of an origin, and of the request only what `head` says.
+pub fn write_error(
+    behavior: &Behavior,
+    head: Option<&RequestHead<'_, '_>>,
+    status: u16,
+    wall: u64,
+    keep_alive: bool,
+    out: &mut Vec<u8>,
+) {
+    let answer = ErrorAnswer {
+        status,
+        method: head.map(|head| head.method),
+        version: head.map_or(Version::Http11, |head| head.version),
+        keep_alive,
+        reason: None,
+        failure: None,
+        wall,
+    };
+    write_error_answer(behavior, &answer, out);
+}
+
 /// Appends head and body of an answer of our own.
-pub fn write_error(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &mut Vec<u8>) {
+pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &mut Vec<u8>) {
     let sentence = answer.failure.map_or_else(|| sentence(answer.status), OriginFailure::sentence);
     let (content_type, body): (&[u8], String) = match behavior.error_page {
         ErrorPage::Text => {

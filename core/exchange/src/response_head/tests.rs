@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::OriginFailure;
 
-fn behavior(flags: &[(&str, &str)]) -> Behavior {
+pub(super) fn behavior(flags: &[(&str, &str)]) -> Behavior {
     let mut raw: Raw = flags.iter().copied().collect();
     raw.push("origin", "http://origin.example");
     Behavior::from(&check(&raw).unwrap())
@@ -39,10 +39,10 @@ fn origin(text: &str, answer: OriginAnswer<'_>, flags: &[(&str, &str)]) -> (Stri
     })
 }
 
-fn stored(text: &str, content_len: Option<u64>, flags: &[(&str, &str)]) -> String {
+fn stored(text: &str, flags: &[(&str, &str)]) -> String {
     with_head(text, Method::Get, |head| {
         let mut out = Vec::new();
-        write_stored(&behavior(flags), head, content_len, WALL, &mut out);
+        write_stored(&behavior(flags), head, Now { wall: WALL, millis: 0 }, &mut out);
         String::from_utf8(out).unwrap().replace("\r\n", "\n")
     })
 }
@@ -120,8 +120,7 @@ fn a_missing_date_is_added_and_a_given_one_kept() {
             .0
             .contains("\nDate: Sun, 06 Nov 1994 08:49:37 GMT\n")
     );
-    let given =
-        stored("HTTP/1.1 200 OK\ndate: Thu, 01 Jan 1970 00:00:00 GMT\nContent-Length: 1\n\n", Some(1), &[]);
+    let given = stored("HTTP/1.1 200 OK\ndate: Thu, 01 Jan 1970 00:00:00 GMT\nContent-Length: 1\n\n", &[]);
     assert_eq!(given.to_lowercase().matches("date: ").count(), 1);
     assert!(given.contains("\ndate: Thu, 01 Jan 1970 00:00:00 GMT\n"));
 }
@@ -130,17 +129,16 @@ fn a_missing_date_is_added_and_a_given_one_kept() {
 #[test]
 fn a_hit_is_its_prefix_and_its_tail() {
     let text = "HTTP/1.1 200 OK\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nAge: 9\nX-Cache: Hit from o\nContent-Length: 5\nETag: \"a\"\n\n";
-    let prefix = stored(text, Some(5), &[]).replace('\n', "\r\n");
-    let tail =
-        HitTail { age: 12, ttl: 48, framing: HitFraming::InPrefix, connection: Connection::Persistent };
+    let prefix = stored(text, &[]).replace('\n', "\r\n");
+    let tail = HitTail { age: 12, ttl: 48, content_len: 5, version: Version::Http11, keep_alive: true };
     let mut out = [0; 1024];
-    let len = finish_hit(prefix.as_bytes(), &tail, &mut out);
+    let len = finish_hit(&behavior(&[]), prefix.as_bytes(), &tail, &mut out);
     assert_eq!(
         std::str::from_utf8(&out[..len]).unwrap().replace("\r\n", "\n"),
-        "HTTP/1.1 200 OK\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nETag: \"a\"\nVia: 1.1 aspis\nContent-Length: 5\n\
-         X-Cache: Hit from aspis\nCache-Status: aspis; hit; ttl=48\nAge: 12\n\n"
+        "HTTP/1.1 200 OK\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nETag: \"a\"\nVia: 1.1 aspis\n\
+         X-Cache: Hit from aspis\nCache-Status: aspis; hit; ttl=48\nAge: 12\nContent-Length: 5\n\n"
     );
-    let cloudfront = stored(text, None, CLOUDFRONT);
+    let cloudfront = stored(text, CLOUDFRONT);
     assert!(cloudfront.ends_with("X-Cache: Hit from cloudfront\n") && !cloudfront.contains("Content-Length"));
 }
 
@@ -182,7 +180,7 @@ fn switching_names_the_protocol() {
 
 fn error(answer: ErrorAnswer<'_>, flags: &[(&str, &str)]) -> String {
     let mut out = Vec::new();
-    write_error(&behavior(flags), &answer, &mut out);
+    write_error_answer(&behavior(flags), &answer, &mut out);
     String::from_utf8(out).unwrap().replace("\r\n", "\n")
 }
 
@@ -199,13 +197,14 @@ const GATEWAY: ErrorAnswer<'static> = ErrorAnswer {
 /// H-25, H-26.
 #[test]
 fn errors_say_what_happened_and_are_never_stored() {
-    assert_eq!(
-        error(GATEWAY, &[]),
-        "HTTP/1.1 502 Bad Gateway\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nServer: aspis\nContent-Type: text/plain; charset=utf-8\n\
-         Content-Length: 53\nCache-Control: no-store\nX-Cache: Error from aspis\nCache-Status: aspis; fwd=uri-miss\n\n\
-         502 Bad Gateway: The origin refuses the connection.\n"
-            .replace("Content-Length: 53", &format!("Content-Length: {}", "502 Bad Gateway: The origin refuses the connection.\n".len()))
+    let body = "502 Bad Gateway: The origin refuses the connection.\n";
+    let head = format!(
+        "HTTP/1.1 502 Bad Gateway\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nServer: aspis\n\
+         Content-Type: text/plain; charset=utf-8\nContent-Length: {}\nCache-Control: no-store\n\
+         X-Cache: Error from aspis\nCache-Status: aspis; fwd=uri-miss\n\n",
+        body.len()
     );
+    assert_eq!(error(GATEWAY, &[]), format!("{head}{body}"));
     let head = error(ErrorAnswer { method: Some(Method::Head), ..GATEWAY }, &[]);
     assert!(head.ends_with("\n\n") && head.contains("\nContent-Length: "));
     let refused =
@@ -254,10 +253,10 @@ proptest! {
             let expected: Vec<_> = sent.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
             assert_eq!(came, expected);
         });
-        let prefix = stored(&text, Some(length), &[]).replace('\n', "\r\n");
-        let mut out = vec![0; prefix.len() + TAIL_LEN_MAX];
-        let tail = HitTail { age: 1, ttl: 2, framing: HitFraming::InPrefix, connection: Connection::Close };
-        let len = finish_hit(prefix.as_bytes(), &tail, &mut out);
+        let prefix = stored(&text, &[]).replace('\n', "\r\n");
+        let mut out = vec![0; prefix.len() + HIT_TAIL_LEN_MAX];
+        let tail = HitTail { age: 1, ttl: 2, content_len: length, version: Version::Http11, keep_alive: false };
+        let len = finish_hit(&behavior(&[]), prefix.as_bytes(), &tail, &mut out);
         let text = std::str::from_utf8(&out[..len]).unwrap().replace("\r\n", "\n");
         with_head(&text, Method::Get, |head| {
             assert_eq!((head.status, head.framing), (status, ResponseFraming::Length(length)));
