@@ -301,7 +301,7 @@ pub static SETTINGS: &[Setting] = &[
         kind: Kind::Count { min: 1, max: 65_535 },
         summary: "The most connections to the origin, over all cores",
         detail: "Requests beyond it wait their turn, first in first out, and get 503 when the wait lasts longer than --read-timeout. Costs \
-                 a file and about 20 KiB each, TLS about 40 KiB more.",
+                 a file and its buffers each, and a TLS session with https.",
         ..PLAIN
     },
     Setting {
@@ -358,7 +358,7 @@ pub static SETTINGS: &[Setting] = &[
         default: Some("60s"),
         kind: Kind::Duration { min_ms: 10, max_ms: TIMEOUT_MAX },
         summary: "How long a viewer's connection may rest between requests",
-        detail: "An idle connection costs one file and a few hundred bytes, no buffer.",
+        detail: "An idle connection costs one file and its place in a table, no buffer.",
         ..PLAIN
     },
     Setting {
