@@ -1,1 +1,18 @@
-//! Stored responses in memory: budget, arena, fill buffers, RAM tier.
+//! Stored responses in memory: who may use how much, where the bytes lie, how a fill is read while it grows, and what is evicted.
+//!
+//! - [`budget`] decides whether memory may be used at all; everything else asks it first.
+//! - [`mapping`] owns the bytes: the arena of one core, its blocks, and bodies that one writer fills while many cores read.
+//!   It is the only part of the crate that may use `unsafe`.
+//! - [`response`] is what a key leads to: key, head, facts for reuse, body and a few atomics.
+//! - [`tier`] is one core's index of stored responses; [`policy`] decides what leaves when room is needed.
+//!
+//! Fed by the shard's driver, which owns one [`tier::RamTier`] and one [`mapping::arena::Arena`] per core. The crate names no
+//! clock, file, socket or thread: times and limits are arguments.
+
+mod buddy;
+pub mod budget;
+pub mod limits;
+pub mod mapping;
+pub mod policy;
+pub mod response;
+pub mod tier;

@@ -1,0 +1,255 @@
+//! Decides whether memory may be used, by one limit over all cores.
+//!
+//! Everybody who keeps bytes asks first: the arena for blocks, stored responses for heads, the tier for its index, shards for
+//! connections and TLS. The control thread reads the figures and exports them by purpose. Invariants: the total never passes
+//! the limit, not even for a moment; every byte taken is given back exactly once, because a [`Charge`] does so when it is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What memory is used for; each purpose is exported by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Purpose {
+    /// Bytes of stored and filling bodies, as blocks of the arena.
+    Payload,
+    /// Blocks that were dropped but that their arena's owner has not taken back yet.
+    Limbo,
+    /// Keys, response heads and the records that hold them.
+    Heads,
+    /// Indexes, block tables, eviction queues and remembered keys.
+    Index,
+    /// Replica tables of the cores.
+    Replicas,
+    /// Buffers of fills that are not part of a body: origin heads, receive windows.
+    Fills,
+    /// Buffers and state of viewers' and origins' connections.
+    Connections,
+    /// State of TLS sessions on both sides.
+    Tls,
+    /// Mailboxes between cores.
+    Mailboxes,
+    /// Access log buffers.
+    Logs,
+}
+
+impl Purpose {
+    /// Every purpose once, in the order of the export.
+    pub const ALL: [Purpose; 10] = [
+        Purpose::Payload,
+        Purpose::Limbo,
+        Purpose::Heads,
+        Purpose::Index,
+        Purpose::Replicas,
+        Purpose::Fills,
+        Purpose::Connections,
+        Purpose::Tls,
+        Purpose::Mailboxes,
+        Purpose::Logs,
+    ];
+
+    /// Returns the purpose's name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Purpose::Payload => "payload",
+            Purpose::Limbo => "limbo",
+            Purpose::Heads => "heads",
+            Purpose::Index => "index",
+            Purpose::Replicas => "replicas",
+            Purpose::Fills => "fills",
+            Purpose::Connections => "connections",
+            Purpose::Tls => "tls",
+            Purpose::Mailboxes => "mailboxes",
+            Purpose::Logs => "logs",
+        }
+    }
+}
+
+/// The memory limit and what is taken of it.
+#[derive(Debug)]
+pub struct Budget {
+    limit: u64,
+    total: Counter,
+    used: [Counter; Purpose::ALL.len()],
+}
+
+/// A counter on its own cache line: all cores write here, but rarely the same purpose.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Counter(AtomicU64);
+
+impl Budget {
+    /// Makes a budget of `limit` bytes of which nothing is taken.
+    pub fn new(limit: u64) -> Arc<Budget> {
+        Arc::new(Budget { limit, total: Counter::default(), used: Default::default() })
+    }
+
+    /// Takes `bytes` for `purpose`, or `None` when the limit would be passed.
+    pub fn reserve(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Option<Charge> {
+        self.take(purpose, bytes).then(|| Charge { budget: Arc::clone(self), purpose, bytes })
+    }
+
+    /// Returns how many bytes are taken for `purpose`.
+    pub fn used(&self, purpose: Purpose) -> u64 {
+        self.used[purpose as usize].0.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bytes are taken altogether; never more than the limit.
+    pub fn used_total(&self) -> u64 {
+        self.total.0.load(Ordering::Relaxed)
+    }
+
+    /// Returns the limit.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Returns how many bytes could be taken now, if nobody else were asking.
+    pub fn available(&self) -> u64 {
+        self.limit - self.used_total()
+    }
+
+    /// Takes `bytes` without a guard; the arena, whose blocks are the guards, gives them back.
+    pub(crate) fn take(&self, purpose: Purpose, bytes: u64) -> bool {
+        let within_limit = |total: u64| total.checked_add(bytes).filter(|total| *total <= self.limit);
+        // Relaxed everywhere: these are counts, and no other memory is published through them.
+        if self.total.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within_limit).is_err() {
+            return false;
+        }
+        self.used[purpose as usize].0.fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// Gives back what [`Budget::take`] took.
+    pub(crate) fn give(&self, purpose: Purpose, bytes: u64) {
+        let before = self.used[purpose as usize].0.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "{} gave back more than it took", purpose.name());
+        self.total.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Moves `bytes` from one purpose to another; the total stays as it is.
+    pub(crate) fn convert(&self, from: Purpose, to: Purpose, bytes: u64) {
+        self.used[to as usize].0.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.used[from as usize].0.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "{} gave away more than it took", from.name());
+    }
+}
+
+/// Bytes taken from a budget; dropping it gives them back.
+#[derive(Debug)]
+#[must_use = "a charge that is dropped is given back at once"]
+pub struct Charge {
+    budget: Arc<Budget>,
+    purpose: Purpose,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Returns how many bytes this charge holds.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes `more` bytes on top; `false` and unchanged when the limit would be passed.
+    #[must_use]
+    pub fn grow(&mut self, more: u64) -> bool {
+        let taken = self.budget.take(self.purpose, more);
+        if taken {
+            self.bytes += more;
+        }
+        taken
+    }
+
+    /// Gives `less` bytes back, at most all that is held.
+    pub fn shrink(&mut self, less: u64) {
+        let less = less.min(self.bytes);
+        self.budget.give(self.purpose, less);
+        self.bytes -= less;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.give(self.purpose, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_limit_itself_can_be_taken_and_nothing_more() {
+        let budget = Budget::new(100);
+        let all = budget.reserve(Purpose::Heads, 100).unwrap();
+        assert!(budget.reserve(Purpose::Index, 1).is_none());
+        assert!(budget.reserve(Purpose::Index, u64::MAX).is_none());
+        assert_eq!((budget.used(Purpose::Heads), budget.used_total(), budget.available()), (100, 100, 0));
+        drop(all);
+        assert_eq!((budget.used(Purpose::Heads), budget.used_total()), (0, 0));
+    }
+
+    #[test]
+    fn a_refused_growth_changes_nothing() {
+        let budget = Budget::new(10);
+        let mut charge = budget.reserve(Purpose::Tls, 6).unwrap();
+        assert!(!charge.grow(5));
+        assert_eq!((charge.bytes(), budget.used_total()), (6, 6));
+        assert!(charge.grow(4));
+        charge.shrink(20);
+        assert_eq!((charge.bytes(), budget.used_total()), (0, 0));
+    }
+
+    #[test]
+    fn purposes_are_listed_once_and_named_apart() {
+        for (position, purpose) in Purpose::ALL.into_iter().enumerate() {
+            assert_eq!(purpose as usize, position);
+            let same_name = Purpose::ALL.iter().filter(|other| other.name() == purpose.name()).count();
+            assert_eq!(same_name, 1);
+        }
+    }
+
+    #[test]
+    fn the_limit_holds_while_many_threads_take_and_give() {
+        let budget = Budget::new(1000);
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let budget = &budget;
+                scope.spawn(move || {
+                    let mut held = Vec::new();
+                    for step in 0..5_000u64 {
+                        let bytes = (step * 31 + thread * 17) % 300;
+                        held.extend(budget.reserve(Purpose::Connections, bytes));
+                        assert!(budget.used_total() <= 1000);
+                        if step % 3 != 0 {
+                            held.pop();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!((budget.used_total(), budget.used(Purpose::Connections)), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_charges_adds_up(steps in prop::collection::vec((0usize..10, 0u64..400, any::<bool>()), 1..200)) {
+            let budget = Budget::new(1000);
+            let mut held: Vec<Charge> = Vec::new();
+            for (which, bytes, drop_one) in steps {
+                let purpose = Purpose::ALL[which];
+                let fits = budget.used_total() + bytes <= budget.limit();
+                let charge = budget.reserve(purpose, bytes);
+                prop_assert_eq!(charge.is_some(), fits);
+                held.extend(charge);
+                if drop_one && !held.is_empty() {
+                    drop(held.swap_remove(which % held.len()));
+                }
+                let sum: u64 = held.iter().map(Charge::bytes).sum();
+                let by_purpose: u64 = Purpose::ALL.into_iter().map(|purpose| budget.used(purpose)).sum();
+                prop_assert_eq!((budget.used_total(), by_purpose), (sum, sum));
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Every bound of this crate by name; the tests that reach them stand beside the code that obeys.
+
+/// Bytes of the smallest block, and the unit in which the arena counts.
+pub const BLOCK_LEN_MIN: usize = 512;
+
+/// Bytes of the largest block: one huge page, so that a whole free region can be given back to the kernel.
+pub const BLOCK_LEN_MAX: usize = 2 * 1024 * 1024;
+
+/// Bytes of the largest arena: unit numbers are 32 bits wide and one value is kept free as "none".
+pub const ARENA_LEN_MAX: usize = (u32::MAX as usize - BLOCK_LEN_MAX / BLOCK_LEN_MIN) * BLOCK_LEN_MIN;
+
+/// Bytes of the first block of a body whose length is not known; later blocks double what is there.
+///
+/// One receive buffer's worth: a small chunked answer takes one block, and completion gives the rest back.
+pub const FILL_BLOCK_LEN_FIRST: usize = 16 * 1024;
+
+/// Most returned blocks that one allocation takes back when nothing is short, so that its cost is bounded.
+pub const DRAIN_COUNT_PER_ALLOCATION: usize = 64;
+
+/// Most returned blocks that an allocation takes back when it would fail otherwise: about 0.2 ms of work.
+pub const DRAIN_COUNT_UNDER_PRESSURE: usize = 4096;
+
+/// Blocks of a body that are listed in the body itself; more of them take a directory on the heap.
+pub const BODY_BLOCKS_INLINE: usize = 4;
+
+/// Blocks in the first chunk of a body's directory; each further chunk doubles.
+pub const BODY_BLOCKS_CHUNK_FIRST: usize = 8;
+
+/// Chunks of a body's directory.
+pub const BODY_CHUNK_COUNT: usize = 16;
+
+/// Most blocks in one body. Reached only when the arena is splintered: with 2 MiB blocks this is 1 TiB.
+pub const BODY_BLOCKS_MAX: usize =
+    BODY_BLOCKS_INLINE + BODY_BLOCKS_CHUNK_FIRST * ((1 << BODY_CHUNK_COUNT) - 1);
+
+/// The use count of a stored response stops here, so that a hot one writes no shared line.
+pub const USE_COUNT_MAX: u8 = 3;
+
+/// Most entries that one eviction moves aside before it takes the next one whatever its uses.
+///
+/// Other cores may go on counting uses while the policy looks, so without a bound it might never decide.
+pub const EVICTION_STEPS_MAX: usize = 1024;
+
+/// Remembered evicted keys are never fewer than this, so that a small cache can learn at all.
+pub const GHOST_COUNT_MIN: usize = 256;
+
+/// Most entries that one call evicts to make room: about 1 ms of a turn. Who needs more asks again in the next turn.
+pub const EVICTION_COUNT_PER_CALL: usize = 4096;
+
+// Regions are the unit of the buddy and of huge pages; a block must never cross one.
+const _: () = assert!(BLOCK_LEN_MAX.is_power_of_two() && BLOCK_LEN_MIN.is_power_of_two());
+// The first block of a fill must be one that the arena can give.
+const _: () = assert!(FILL_BLOCK_LEN_FIRST >= BLOCK_LEN_MIN && FILL_BLOCK_LEN_FIRST <= BLOCK_LEN_MAX);
+// A returned block carries the return stack's link in its own first bytes.
+const _: () = assert!(BLOCK_LEN_MIN >= 16);

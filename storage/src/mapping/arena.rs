@@ -1,0 +1,471 @@
+//! One core's memory for bodies: blocks of 512 B to 2 MiB out of one anonymous mapping with huge pages.
+//!
+//! The core's owner allocates; anybody drops. A dropped block goes on a lock-free stack whose links lie in the dropped blocks
+//! themselves, so dropping never allocates, waits or touches the owner's tables; the owner takes the stack back when it allocates
+//! or is idle. Until then the bytes are charged as limbo.
+//!
+//! Invariants: every byte that is out is charged to the budget, to `payload` while a block lives and to `limbo` until it is
+//! taken back; a block's bytes are reached by its owner only; the mapping lives as long as the last block.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use crate::buddy::{Buddy, Fit, Span};
+use crate::budget::{Budget, Charge, Purpose};
+use crate::limits::{
+    ARENA_LEN_MAX, BLOCK_LEN_MAX, BLOCK_LEN_MIN, DRAIN_COUNT_PER_ALLOCATION, DRAIN_COUNT_UNDER_PRESSURE,
+};
+
+/// The owner's handle of an arena; clones stay on the owner's thread.
+#[derive(Clone, Debug)]
+pub struct Arena {
+    owner: Rc<Owner>,
+}
+
+/// What only the owner's thread touches.
+#[derive(Debug)]
+struct Owner {
+    buddy: RefCell<Buddy>,
+    /// Returned spans that were taken from the stack but not freed yet.
+    pending: Cell<Link>,
+    memory: Arc<Memory>,
+    _tables: Charge,
+}
+
+impl Arena {
+    /// Maps `capacity` bytes, rounded up to whole 2 MiB regions; the kernel gives pages when they are first touched.
+    ///
+    /// The tables of the regions, 0.06 % of the capacity, are charged at once. Fails when the kernel or the budget refuses.
+    pub fn new(capacity: usize, budget: Arc<Budget>) -> io::Result<Arena> {
+        if capacity == 0 || capacity > ARENA_LEN_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "an arena is 1 byte to 2 TiB"));
+        }
+        let region_count = capacity.div_ceil(BLOCK_LEN_MAX);
+        let tables =
+            budget.reserve(Purpose::Index, Buddy::table_len(region_count) as u64).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::OutOfMemory, "the limit is too small for the arena's tables")
+            })?;
+        let memory = Memory::map(region_count * BLOCK_LEN_MAX, budget)?;
+        Ok(Arena {
+            owner: Rc::new(Owner {
+                buddy: RefCell::new(Buddy::new(region_count)),
+                pending: Cell::new(Link::NONE),
+                memory: Arc::new(memory),
+                _tables: tables,
+            }),
+        })
+    }
+
+    /// Returns a block of at least `len` bytes side by side, 1 B to 2 MiB, or `None` when budget or arena have no room.
+    pub fn allocate(&self, len: usize) -> Option<Block> {
+        let span = self.take(len, Fit::Whole)?;
+        Some(Block { memory: Arc::clone(&self.owner.memory), span })
+    }
+
+    /// Takes back at most `count_max` blocks that were dropped and returns how many bytes that freed.
+    pub fn drain(&self, count_max: usize) -> u64 {
+        let owner = &*self.owner;
+        let mut link = owner.pending.get();
+        if link.is_none() {
+            link = owner.memory.take_returned();
+        }
+        let mut freed = 0;
+        let mut buddy = owner.buddy.borrow_mut();
+        for _ in 0..count_max {
+            let Some((span, next)) = owner.memory.read_returned(link) else { break };
+            buddy.free(span);
+            freed += span.len() as u64;
+            link = next;
+        }
+        owner.pending.set(link);
+        owner.memory.leave_limbo(freed);
+        freed
+    }
+
+    /// Returns how many bytes could be taken by blocks, were the budget without end.
+    pub fn free_len(&self) -> u64 {
+        self.owner.buddy.borrow().free_units() * BLOCK_LEN_MIN as u64
+    }
+
+    /// Returns the size of the mapping.
+    pub fn capacity(&self) -> u64 {
+        self.owner.memory.len as u64
+    }
+
+    /// Returns how many bytes were dropped and not yet taken back.
+    pub fn limbo_len(&self) -> u64 {
+        self.owner.memory.limbo.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes of the regions that were ever used: the most that the kernel can have given.
+    pub fn touched_len_max(&self) -> u64 {
+        (self.owner.buddy.borrow().region_count_used() * BLOCK_LEN_MAX) as u64
+    }
+
+    /// Returns the budget that blocks are charged to.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.owner.memory.budget
+    }
+
+    /// Takes a charged span of `len` bytes rounded up to units; after draining if there is no room otherwise.
+    pub(super) fn take(&self, len: usize, fit: Fit) -> Option<Span> {
+        if len == 0 || len > BLOCK_LEN_MAX {
+            return None;
+        }
+        let units = len.div_ceil(BLOCK_LEN_MIN) as u32;
+        self.drain(DRAIN_COUNT_PER_ALLOCATION);
+        if let Some(span) = self.take_charged(units, fit) {
+            return Some(span);
+        }
+        if self.drain(DRAIN_COUNT_UNDER_PRESSURE) == 0 {
+            return None;
+        }
+        self.take_charged(units, fit)
+    }
+
+    fn take_charged(&self, units: u32, fit: Fit) -> Option<Span> {
+        let mut buddy = self.owner.buddy.borrow_mut();
+        let span = buddy.take(units, fit)?;
+        if self.budget().take(Purpose::Payload, span.len() as u64) {
+            return Some(span);
+        }
+        buddy.free(span);
+        None
+    }
+
+    /// Frees a span, or a part of one, that nobody else can reach; on the owner's thread there is no need for the stack.
+    pub(super) fn free(&self, span: Span) {
+        self.owner.buddy.borrow_mut().free(span);
+        self.budget().give(Purpose::Payload, span.len() as u64);
+    }
+
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.owner.memory
+    }
+}
+
+/// Bytes of an arena with one owner; dropping it on any thread gives them back.
+#[derive(Debug)]
+pub struct Block {
+    memory: Arc<Memory>,
+    span: Span,
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        // JUSTIFICATION: blocks of many owners lie in one mapping, so no safe borrow of it can be split between them.
+        // SAFETY: the span's bytes are mapped, initialised (anonymous memory begins as zeros) and this block's alone.
+        // - Alive: `memory` keeps the mapping; the span is given back only by this block's drop.
+        // - Unaliased: the buddy gives a unit to one span at a time, and `&self` forbids `as_mut` meanwhile.
+        // Test: `blocks_do_not_overlap`.
+        unsafe { std::slice::from_raw_parts(self.memory.pointer(self.span.unit), self.span.len()) }
+    }
+}
+
+impl AsMut<[u8]> for Block {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // JUSTIFICATION and SAFETY: as for `as_ref`; `&mut self` makes this the only borrow of the only owner.
+        // Test: `blocks_do_not_overlap`.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.pointer(self.span.unit), self.span.len()) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: the span is this block's alone, no borrow of it outlives the block, and it is not used again.
+        // Test: `blocks_dropped_on_many_threads_all_come_back`.
+        unsafe { self.memory.give_back(std::iter::once(self.span)) };
+    }
+}
+
+/// The mapping and its return stack, shared by the owner and all that hold bytes.
+#[derive(Debug)]
+pub(super) struct Memory {
+    map: MmapRaw,
+    /// Where the first region begins: at the first huge page's border inside the mapping.
+    base: usize,
+    len: usize,
+    /// The span that was returned last.
+    returned: AtomicU32,
+    /// Bytes on the stack and on the owner's pending list.
+    limbo: AtomicU64,
+    budget: Arc<Budget>,
+}
+
+/// The number of a returned span's first unit plus one; zero ends a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link(u32);
+
+impl Link {
+    const NONE: Link = Link(0);
+
+    fn to(span: Span) -> Link {
+        Link(span.unit + 1)
+    }
+
+    fn is_none(self) -> bool {
+        self == Link::NONE
+    }
+}
+
+/// What a returned span's first bytes hold.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Returned {
+    next: u32,
+    units: u32,
+}
+
+impl Memory {
+    fn map(len: usize, budget: Arc<Budget>) -> io::Result<Memory> {
+        // One region more than asked for, so that the first can begin at a huge page's border.
+        let map = MmapRaw::from(MmapOptions::new().len(len + BLOCK_LEN_MAX).no_reserve_swap().map_anon()?);
+        // Both are wishes: a kernel without them costs speed or a larger core dump, not answers.
+        let _ = map.advise(Advice::HugePage);
+        let _ = map.advise(Advice::DontDump);
+        let base = map.as_mut_ptr().align_offset(BLOCK_LEN_MAX);
+        if base > BLOCK_LEN_MAX {
+            return Err(io::Error::other("the mapping cannot be aligned"));
+        }
+        Ok(Memory { map, base, len, returned: AtomicU32::new(0), limbo: AtomicU64::new(0), budget })
+    }
+
+    /// Returns where a unit begins.
+    pub(super) fn pointer(&self, unit: u32) -> *mut u8 {
+        let offset = unit as usize * BLOCK_LEN_MIN;
+        assert!(offset < self.len, "a unit lies inside its arena");
+        // SAFETY: `base + offset` is inside the mapping: `offset < len` was just checked, and the mapping holds
+        // `len + BLOCK_LEN_MAX` bytes of which `base` skips at most `BLOCK_LEN_MAX`. Test: `blocks_do_not_overlap`.
+        unsafe { self.map.as_mut_ptr().add(self.base + offset) }
+    }
+
+    /// Puts spans on the return stack, all in one step, from any thread.
+    ///
+    /// # Safety
+    /// Each span was given by this arena, is charged as payload, and is the caller's alone: no borrow of its bytes exists, no
+    /// kernel operation writes there, and the caller does not use it again.
+    pub(super) unsafe fn give_back(&self, spans: impl Iterator<Item = Span>) {
+        let mut first = Link::NONE;
+        let mut last = None;
+        let mut len = 0;
+        for span in spans {
+            // SAFETY: the caller owns the span, which is at least 512 B and aligned to 512 B.
+            unsafe { self.write_returned(span, first) };
+            last = last.or(Some(span));
+            first = Link::to(span);
+            len += span.len() as u64;
+        }
+        let Some(last) = last else { return };
+        // Before the push: the owner may take the spans back, and subtract, as soon as they are on the stack.
+        self.limbo.fetch_add(len, Ordering::Relaxed);
+        self.budget.convert(Purpose::Payload, Purpose::Limbo, len);
+        let mut head = self.returned.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: until the exchange below succeeds the chain is still the caller's alone.
+            unsafe { self.write_returned(last, Link(head)) };
+            // Release: the links, and all that was done with the bytes before, happen before the owner's reuse. There is no
+            // ABA: the owner takes the whole stack, never one element.
+            match self.returned.compare_exchange_weak(head, first.0, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Writes the link into a returned span.
+    ///
+    /// # Safety
+    /// The span is the caller's alone.
+    unsafe fn write_returned(&self, span: Span, next: Link) {
+        let returned = Returned { next: next.0, units: span.units };
+        // JUSTIFICATION: a list beside the blocks would need an allocation in `drop`, or a table for every unit.
+        // SAFETY: the caller owns the span; a unit is 512 B, larger than `Returned`, and aligned to 512 B in a mapping whose
+        // base is aligned to 2 MiB. Test: `blocks_dropped_on_many_threads_all_come_back`.
+        unsafe { self.pointer(span.unit).cast::<Returned>().write(returned) };
+    }
+
+    /// Takes the whole stack. Only the owner calls this, and reads what it got.
+    fn take_returned(&self) -> Link {
+        if self.returned.load(Ordering::Relaxed) == 0 {
+            return Link::NONE;
+        }
+        // Acquire: pairs with the Release of every push in the chain, since each is a read-modify-write of this word.
+        Link(self.returned.swap(0, Ordering::Acquire))
+    }
+
+    /// Reads a span that `take_returned` gave, and what follows it.
+    fn read_returned(&self, link: Link) -> Option<(Span, Link)> {
+        let unit = link.0.checked_sub(1)?;
+        // SAFETY: a link is only made by `give_back`, which wrote a `Returned` at this unit before the push that the owner's
+        // acquiring swap saw; nobody else reaches the span until the owner frees it.
+        // Test: `blocks_dropped_on_many_threads_all_come_back`.
+        let returned = unsafe { self.pointer(unit).cast::<Returned>().read() };
+        Some((Span { unit, units: returned.units }, Link(returned.next)))
+    }
+
+    fn leave_limbo(&self, len: u64) {
+        if len > 0 {
+            self.limbo.fetch_sub(len, Ordering::Relaxed);
+            self.budget.give(Purpose::Limbo, len);
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // Blocks that came back after their owner was gone; the mapping goes with them.
+        let limbo = *self.limbo.get_mut();
+        self.leave_limbo(limbo);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    fn arena(capacity: usize) -> (Arena, Arc<Budget>) {
+        let budget = Budget::new(64 * MIB as u64);
+        (Arena::new(capacity, Arc::clone(&budget)).unwrap(), budget)
+    }
+
+    #[test]
+    fn blocks_do_not_overlap() {
+        let (arena, budget) = arena(4 * MIB);
+        let mut blocks: Vec<Block> = Vec::new();
+        for (number, len) in [1, 512, 513, 100_000, BLOCK_LEN_MAX, 4096, 700_000].into_iter().enumerate() {
+            let mut block = arena.allocate(len).unwrap();
+            assert_eq!(block.as_ref().len(), len.next_multiple_of(BLOCK_LEN_MIN));
+            assert!(block.as_ref().iter().all(|byte| *byte == 0), "fresh memory is zero");
+            block.as_mut().fill(number as u8 + 1);
+            blocks.push(block);
+        }
+        for (number, block) in blocks.iter().enumerate() {
+            assert!(block.as_ref().iter().all(|byte| *byte == number as u8 + 1));
+        }
+        let out: u64 = blocks.iter().map(|block| block.as_ref().len() as u64).sum();
+        assert_eq!(budget.used(Purpose::Payload), out);
+        assert_eq!(arena.free_len(), arena.capacity() - out);
+    }
+
+    #[test]
+    fn blocks_are_aligned_to_their_size_up_to_a_huge_page() {
+        let (arena, _budget) = arena(4 * MIB);
+        let held: Vec<Block> =
+            [600, 5000, BLOCK_LEN_MAX].into_iter().map(|len| arena.allocate(len).unwrap()).collect();
+        for block in &held {
+            assert_eq!(block.as_ref().as_ptr() as usize % block.as_ref().len().next_power_of_two(), 0);
+        }
+    }
+
+    #[test]
+    fn lengths_out_of_bounds_are_refused() {
+        let (arena, _budget) = arena(4 * MIB);
+        assert!(arena.allocate(0).is_none());
+        assert!(arena.allocate(BLOCK_LEN_MAX + 1).is_none());
+        assert!(Arena::new(0, Budget::new(1)).is_err());
+        assert!(Arena::new(ARENA_LEN_MAX + 1, Budget::new(u64::MAX)).is_err());
+        assert_eq!(Arena::new(MIB, Budget::new(10)).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
+
+    #[test]
+    fn a_dropped_block_is_limbo_until_the_owner_takes_it_back() {
+        let (arena, budget) = arena(2 * MIB);
+        let tables = budget.used_total();
+        let block = arena.allocate(1000).unwrap();
+        assert_eq!((budget.used(Purpose::Payload), budget.used(Purpose::Limbo)), (1024, 0));
+        drop(block);
+        assert_eq!((budget.used(Purpose::Payload), budget.used(Purpose::Limbo)), (0, 1024));
+        assert_eq!((arena.limbo_len(), budget.used_total()), (1024, tables + 1024));
+        assert_eq!(arena.drain(10), 1024);
+        assert_eq!((arena.limbo_len(), budget.used_total()), (0, tables));
+        assert_eq!(arena.free_len(), arena.capacity());
+    }
+
+    #[test]
+    fn draining_stops_at_its_bound_and_goes_on_later() {
+        let (arena, budget) = arena(2 * MIB);
+        let blocks: Vec<Block> = (0..10).map(|_| arena.allocate(512).unwrap()).collect();
+        drop(blocks);
+        assert_eq!(arena.drain(4), 4 * 512);
+        assert_eq!(budget.used(Purpose::Limbo), 6 * 512);
+        assert_eq!(arena.drain(100), 6 * 512);
+        assert_eq!(arena.drain(100), 0);
+    }
+
+    #[test]
+    fn allocation_takes_back_more_than_usual_before_it_fails() {
+        let (arena, _budget) = arena(2 * MIB);
+        let blocks: Vec<Block> = (0..4096).map(|_| arena.allocate(512).unwrap()).collect();
+        assert!(arena.allocate(512).is_none());
+        drop(blocks);
+        assert!(arena.allocate(BLOCK_LEN_MAX).is_some());
+    }
+
+    #[test]
+    fn the_budget_stops_an_arena_that_still_has_room() {
+        let budget = Budget::new(Buddy::table_len(1) as u64 + 1024);
+        let arena = Arena::new(2 * MIB, Arc::clone(&budget)).unwrap();
+        let held = arena.allocate(1024).unwrap();
+        assert!(arena.allocate(1).is_none());
+        assert_eq!(arena.free_len(), arena.capacity() - 1024);
+        drop(held);
+        assert!(arena.allocate(1).is_some());
+    }
+
+    #[test]
+    fn blocks_outlive_their_arena() {
+        let (arena, budget) = arena(2 * MIB);
+        let mut block = arena.allocate(1000).unwrap();
+        let returned = arena.allocate(1000).unwrap();
+        drop(returned);
+        drop(arena);
+        block.as_mut().fill(7);
+        assert!(block.as_ref().iter().all(|byte| *byte == 7));
+        drop(block);
+        assert_eq!(budget.used_total(), 0);
+    }
+
+    #[test]
+    fn blocks_dropped_on_many_threads_all_come_back() {
+        let (arena, budget) = arena(8 * MIB);
+        let tables = budget.used_total();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..3).map(|_| std::sync::mpsc::sync_channel::<Block>(64)).unzip();
+        std::thread::scope(|scope| {
+            for receiver in receivers {
+                scope.spawn(move || {
+                    for block in receiver {
+                        let mark = block.as_ref()[0];
+                        assert!(
+                            block.as_ref().iter().all(|byte| *byte == mark),
+                            "a block was reused too early"
+                        );
+                    }
+                });
+            }
+            for step in 0..20_000usize {
+                let len = 1 + (step * 7919) % 9_000;
+                let mut block = loop {
+                    if let Some(block) = arena.allocate(len) {
+                        break block;
+                    }
+                    std::thread::yield_now();
+                };
+                block.as_mut().fill(step as u8);
+                senders[step % 3].send(block).unwrap();
+            }
+            drop(senders);
+        });
+        while arena.drain(100) > 0 {}
+        assert_eq!((budget.used_total(), arena.limbo_len()), (tables, 0));
+        assert_eq!(arena.free_len(), arena.capacity());
+        assert!(arena.allocate(BLOCK_LEN_MAX).is_some(), "all merged back");
+    }
+}

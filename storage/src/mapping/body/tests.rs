@@ -1,0 +1,374 @@
+//! Bodies: every byte read back for every way of writing, from other threads, with tails abandoned and memory short.
+
+use super::*;
+use crate::budget::Budget;
+use proptest::prelude::*;
+use std::sync::atomic::AtomicUsize;
+
+const MIB: usize = 1024 * 1024;
+
+fn arena(capacity: usize) -> (Arena, Arc<Budget>) {
+    let budget = Budget::new(64 * MIB as u64);
+    (Arena::new(capacity, Arc::clone(&budget)).unwrap(), budget)
+}
+
+/// The byte that belongs at a position: no period that blocks have.
+fn byte_at(position: u64) -> u8 {
+    (position % 251) as u8 ^ (position / 65_537) as u8
+}
+
+fn bytes(from: u64, len: usize) -> Vec<u8> {
+    (from..from + len as u64).map(byte_at).collect()
+}
+
+/// Reads from `at` to the end of what is published, checks each byte, and returns the end.
+fn check_from(body: &Body, mut at: u64) -> u64 {
+    loop {
+        let piece = body.piece(at);
+        if piece.is_empty() {
+            return at;
+        }
+        for (offset, byte) in piece.iter().enumerate() {
+            assert_eq!(*byte, byte_at(at + offset as u64), "at {at} + {offset}");
+        }
+        at += piece.len() as u64;
+    }
+}
+
+#[test]
+fn a_known_length_takes_exactly_its_units() {
+    let (arena, budget) = arena(16 * MIB);
+    let heads = budget.used(Purpose::Heads);
+    for (len, blocks) in [(1u64, 1), (512, 1), (513, 1), (100_000, 1), (2 * MIB as u64, 1), (5_000_000, 3)] {
+        let mut writer = Body::writer(&arena, Some(len));
+        assert_eq!(writer.append(&bytes(0, len as usize)), len as usize);
+        let body = Arc::clone(writer.body());
+        assert_eq!(body.charged_len(), len.next_multiple_of(512), "charged for {len}");
+        assert_eq!(writer.complete(), BodyState::Complete);
+        assert_eq!((body.block_count(), check_from(&body, 0)), (blocks, len));
+        assert_eq!(budget.used(Purpose::Payload), len.next_multiple_of(512));
+        drop(body);
+        arena.drain(usize::MAX);
+    }
+    assert_eq!((budget.used(Purpose::Payload), budget.used(Purpose::Heads)), (0, heads));
+}
+
+#[test]
+fn an_unknown_length_grows_by_doubling_and_is_trimmed_at_completion() {
+    let (arena, budget) = arena(16 * MIB);
+    let mut writer = Body::writer(&arena, None);
+    assert_eq!(writer.append(b"x"), 1);
+    assert_eq!(writer.body().charged_len(), FILL_BLOCK_LEN_FIRST as u64);
+    let mut at = 0u64;
+    drop(writer);
+    let mut writer = Body::writer(&arena, None);
+    while at < 3_000_000 {
+        assert_eq!(writer.append(&bytes(at, 1000)), 1000);
+        at += 1000;
+        assert!(
+            writer.body().charged_len() <= (2 * at).max(FILL_BLOCK_LEN_FIRST as u64),
+            "no more than doubled"
+        );
+    }
+    let body = Arc::clone(writer.body());
+    assert_eq!(writer.complete(), BodyState::Complete);
+    assert_eq!(body.charged_len(), at.next_multiple_of(512));
+    assert_eq!(check_from(&body, 0), at);
+    arena.drain(usize::MAX);
+    assert_eq!(budget.used(Purpose::Payload), at.next_multiple_of(512));
+    assert_eq!(arena.free_len(), arena.capacity() - at.next_multiple_of(512));
+}
+
+#[test]
+fn a_tail_is_as_long_as_asked_or_as_the_block_has() {
+    let (arena, _budget) = arena(4 * MIB);
+    let mut writer = Body::writer(&arena, Some(1000));
+    assert!(writer.tail(0).is_none());
+    let mut tail = writer.tail(600).unwrap();
+    assert_eq!(tail.as_ref().len(), 600);
+    tail.as_mut().copy_from_slice(&bytes(0, 600));
+    writer.publish(tail, 600);
+    let mut tail = writer.tail(usize::MAX).unwrap();
+    assert_eq!(tail.as_ref().len(), 424);
+    tail.as_mut()[..400].copy_from_slice(&bytes(600, 400));
+    writer.publish(tail, 400);
+    let body = Arc::clone(writer.body());
+    assert_eq!(writer.complete(), BodyState::Complete);
+    assert_eq!(check_from(&body, 0), 1000);
+}
+
+#[test]
+fn one_tail_is_out_at_most() {
+    let (arena, _budget) = arena(4 * MIB);
+    let mut writer = Body::writer(&arena, None);
+    let tail = writer.tail(100).unwrap();
+    assert!(writer.tail(100).is_none());
+    assert_eq!(writer.append(b"abc"), 0);
+    drop(tail);
+    assert_eq!(writer.append(b"abc"), 3);
+    assert!(writer.tail(100).is_some());
+}
+
+#[test]
+#[should_panic(expected = "a tail is published by the writer that lent it")]
+fn a_tail_of_another_body_is_not_published() {
+    let (arena, _budget) = arena(4 * MIB);
+    let mut one = Body::writer(&arena, None);
+    let mut other = Body::writer(&arena, None);
+    let tail = one.tail(10).unwrap();
+    other.publish(tail, 5);
+}
+
+#[test]
+#[should_panic(expected = "a tail is published by the writer that lent it")]
+fn more_than_a_tail_holds_is_not_published() {
+    let (arena, _budget) = arena(4 * MIB);
+    let mut writer = Body::writer(&arena, None);
+    let tail = writer.tail(10).unwrap();
+    writer.publish(tail, 11);
+}
+
+#[test]
+fn an_abandoned_tail_keeps_its_memory() {
+    let (arena, budget) = arena(2 * MIB);
+    let mut writer = Body::writer(&arena, None);
+    assert_eq!(writer.append(&bytes(0, 100)), 100);
+    let mut tail = writer.tail(10_000).unwrap();
+    writer.fail();
+    // The rest of the arena is taken by others while the "kernel" still writes.
+    let mut others: Vec<_> = std::iter::from_fn(|| arena.allocate(512)).collect();
+    others.iter_mut().for_each(|block| block.as_mut().fill(1));
+    let kernel = std::thread::spawn(move || {
+        tail.as_mut().fill(2);
+        assert!(tail.as_ref().iter().all(|byte| *byte == 2));
+    });
+    kernel.join().unwrap();
+    assert!(others.iter().all(|block| block.as_ref().iter().all(|byte| *byte == 1)));
+    drop(others);
+    while arena.drain(1000) > 0 {}
+    assert_eq!((budget.used(Purpose::Payload), arena.free_len()), (0, arena.capacity()));
+}
+
+#[test]
+fn completion_with_a_tail_out_gives_nothing_back_before_the_drop() {
+    let (arena, budget) = arena(2 * MIB);
+    let mut writer = Body::writer(&arena, None);
+    assert_eq!(writer.append(b"abc"), 3);
+    let mut tail = writer.tail(usize::MAX).unwrap();
+    let body = Arc::clone(writer.body());
+    assert_eq!(writer.complete(), BodyState::Complete);
+    assert_eq!(body.charged_len(), FILL_BLOCK_LEN_FIRST as u64);
+    tail.as_mut().fill(9);
+    assert_eq!(body.piece(0), b"abc");
+    drop(tail);
+    drop(body);
+    arena.drain(10);
+    assert_eq!(budget.used(Purpose::Payload), 0);
+}
+
+#[test]
+fn a_body_that_is_not_what_was_declared_fails() {
+    let (arena, _budget) = arena(2 * MIB);
+    for len in [0, 9, 11] {
+        let mut writer = Body::writer(&arena, Some(10));
+        assert_eq!(writer.append(&bytes(0, len)), len);
+        let body = Arc::clone(writer.body());
+        assert_eq!(writer.complete(), BodyState::Failed);
+        assert_eq!(body.progress(), Progress { state: BodyState::Failed, len: len as u64 });
+        assert_eq!(check_from(&body, 0), len as u64);
+    }
+}
+
+#[test]
+fn a_dropped_writer_fails_its_body() {
+    let (arena, _budget) = arena(2 * MIB);
+    let mut writer = Body::writer(&arena, None);
+    assert_eq!(writer.append(b"abc"), 3);
+    let body = Arc::clone(writer.body());
+    assert_eq!(body.progress().state, BodyState::Filling);
+    drop(writer);
+    assert_eq!(body.progress(), Progress { state: BodyState::Failed, len: 3 });
+    assert_eq!(body.piece(1), b"bc");
+}
+
+#[test]
+fn an_empty_body_takes_no_block() {
+    let (arena, budget) = arena(2 * MIB);
+    let writer = Body::writer(&arena, Some(0));
+    let body = Arc::clone(writer.body());
+    assert_eq!(writer.complete(), BodyState::Complete);
+    assert_eq!((body.charged_len(), body.piece(0), body.piece(u64::MAX)), (0, &[][..], &[][..]));
+    assert_eq!(budget.used(Purpose::Payload), 0);
+}
+
+#[test]
+fn a_full_arena_stops_an_append_where_it_is() {
+    let (arena, _budget) = arena(2 * MIB);
+    let held = arena.allocate(2 * MIB - 4096).unwrap();
+    let mut writer = Body::writer(&arena, Some(10_000));
+    assert!(!writer.reserve(10_000));
+    assert_eq!(writer.append(&bytes(0, 10_000)), 4096);
+    assert_eq!(writer.append(b"x"), 0);
+    assert!(writer.tail(1).is_none());
+    drop(held);
+    assert!(writer.reserve(10_000 - 4096));
+    assert_eq!(writer.append(&bytes(4096, 10_000 - 4096)), 10_000 - 4096);
+    assert_eq!(check_from(writer.body(), 0), 10_000);
+}
+
+#[test]
+fn a_dropped_body_gives_every_block_back() {
+    let (arena, budget) = arena(4 * MIB);
+    // Splinter the arena so that the body needs a directory of several chunks.
+    let mut held: Vec<_> = (0..8192).map(|_| arena.allocate(512).unwrap()).collect();
+    let mut position = 0;
+    held.retain(|_| {
+        position += 1;
+        position % 2 == 0
+    });
+    let mut writer = Body::writer(&arena, Some(2 * MIB as u64));
+    assert!(writer.reserve(2 * MIB as u64));
+    assert_eq!(writer.body().block_count(), 4096);
+    assert!(budget.used(Purpose::Heads) >= 4096 * size_of::<Slot>() as u64);
+    assert_eq!(writer.append(&bytes(0, 2 * MIB)), 2 * MIB);
+    let body = Arc::clone(writer.body());
+    assert_eq!(writer.complete(), BodyState::Complete);
+    assert_eq!(check_from(&body, 0), 2 * MIB as u64);
+    drop((body, held));
+    while arena.drain(1000) > 0 {}
+    assert_eq!((budget.used(Purpose::Payload), budget.used(Purpose::Heads)), (0, 0));
+    assert_eq!(arena.free_len(), arena.capacity());
+}
+
+#[test]
+fn a_directory_that_the_budget_refuses_stops_the_body() {
+    let arena_tables = crate::buddy::Buddy::table_len(1) as u64;
+    let budget = Budget::new(arena_tables + 2 * MIB as u64);
+    let arena = Arena::new(2 * MIB, Arc::clone(&budget)).unwrap();
+    let mut held: Vec<_> = (0..4096).map(|_| arena.allocate(512).unwrap()).collect();
+    let mut position = 0;
+    held.retain(|_| {
+        position += 1;
+        position % 2 == 0
+    });
+    // Free blocks are plenty, but all that is left of the budget are six units.
+    let rest = budget.reserve(Purpose::Connections, 2048 * 512 - 6 * 512);
+    arena.drain(usize::MAX);
+    let rest = rest.or_else(|| budget.reserve(Purpose::Connections, 2048 * 512 - 6 * 512)).unwrap();
+    let mut writer = Body::writer(&arena, Some(6 * 512));
+    assert!(size_of::<Directory>() > 512);
+    let appended = writer.append(&bytes(0, 6 * 512));
+    assert!((4 * 512..6 * 512).contains(&appended), "{appended} B");
+    assert_eq!(check_from(writer.body(), 0), appended as u64);
+    drop(rest);
+}
+
+#[test]
+fn chunks_cover_every_slot_once() {
+    let mut expected = (0, 0);
+    for index in BODY_BLOCKS_INLINE..100_000 {
+        assert_eq!(chunk_of(index), expected);
+        expected.1 += 1;
+        if expected.1 == BODY_BLOCKS_CHUNK_FIRST << expected.0 {
+            expected = (expected.0 + 1, 0);
+        }
+    }
+    assert_eq!(chunk_of(BODY_BLOCKS_MAX - 1).0, BODY_CHUNK_COUNT - 1);
+}
+
+#[test]
+fn readers_see_every_byte_while_the_writer_appends() {
+    const LEN: u64 = 6_000_000;
+    let (arena, budget) = arena(32 * MIB);
+    for length in [Some(LEN), None] {
+        let mut writer = Body::writer(&arena, length);
+        let finished = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for reader in 0..3 {
+                let body = Arc::clone(writer.body());
+                let finished = &finished;
+                scope.spawn(move || {
+                    let mut at = 0;
+                    loop {
+                        let progress = body.progress();
+                        at = check_from(&body, at);
+                        assert!(at >= progress.len, "the published length fell");
+                        if progress.state != BodyState::Filling {
+                            assert_eq!(
+                                (progress, at),
+                                (Progress { state: BodyState::Complete, len: LEN }, LEN)
+                            );
+                            break;
+                        }
+                        // One reader lags, so that it walks finished blocks while others are at the end.
+                        if reader == 0 {
+                            std::thread::yield_now();
+                        }
+                    }
+                    assert_eq!(check_from(&body, 1), LEN, "a second read, after the trim");
+                    finished.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            let mut at = 0;
+            while at < LEN {
+                let len = (1 + at as usize * 31 % 9_001).min((LEN - at) as usize);
+                if at % 2 == 0 {
+                    assert_eq!(writer.append(&bytes(at, len)), len);
+                    at += len as u64;
+                } else {
+                    let mut tail = writer.tail(len).unwrap();
+                    let filled = tail.as_mut().len();
+                    tail.as_mut().copy_from_slice(&bytes(at, filled));
+                    writer.publish(tail, filled);
+                    at += filled as u64;
+                }
+            }
+            assert_eq!(writer.complete(), BodyState::Complete);
+        });
+        assert_eq!(finished.into_inner(), 3);
+    }
+    while arena.drain(1000) > 0 {}
+    assert_eq!(budget.used(Purpose::Payload), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Cuts: how much per step, by append or by tail, how much of the tail is filled, and where an extra reserve comes.
+    #[test]
+    fn a_body_of_any_cut_reads_back(
+        cuts in prop::collection::vec((1usize..60_000, any::<bool>(), 0usize..=100, any::<bool>()), 0..30),
+        declared in any::<bool>(),
+    ) {
+        let (arena, budget) = arena(8 * MIB);
+        let total: usize = cuts.iter().map(|cut| cut.0).sum();
+        let mut writer = Body::writer(&arena, declared.then_some(total as u64));
+        for (len, by_tail, share, reserve) in cuts {
+            let goal = writer.published() + len as u64;
+            if reserve {
+                prop_assert!(writer.reserve(len as u64 * share as u64 / 50));
+            }
+            while writer.published() < goal {
+                let at = writer.published();
+                let missing = (goal - at) as usize;
+                if by_tail {
+                    let mut tail = writer.tail(missing).unwrap();
+                    let filled = (tail.as_ref().len() * share / 100).max(1);
+                    tail.as_mut()[..filled].copy_from_slice(&bytes(at, filled));
+                    writer.publish(tail, filled);
+                } else {
+                    prop_assert_eq!(writer.append(&bytes(at, missing)), missing);
+                }
+            }
+            prop_assert_eq!(check_from(writer.body(), 0), goal);
+        }
+        let body = Arc::clone(writer.body());
+        prop_assert_eq!(writer.complete(), BodyState::Complete);
+        prop_assert_eq!(check_from(&body, 0), total as u64);
+        prop_assert_eq!(body.charged_len(), (total as u64).next_multiple_of(512));
+        drop(body);
+        while arena.drain(1000) > 0 {}
+        prop_assert_eq!(budget.used(Purpose::Payload), 0);
+        prop_assert_eq!(arena.free_len(), arena.capacity());
+    }
+}

@@ -1,0 +1,199 @@
+//! A stored response: what a cache key leads to, immutable but for a few atomics.
+//!
+//! The fill's driver makes it once head and body are there; the tier's index and, later, replica tables hold it by `Arc`; hits on
+//! any core read it. Invariants: key, head, facts and body never change (a freshened response is a new one over the same body);
+//! the atomics only ever move one way, but for the use count, which the tier's owner takes back to zero; once that count is
+//! saturated a hit writes nothing here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use aspis_cache::stored::StoredMeta;
+
+use crate::budget::{Budget, Charge, Purpose};
+use crate::limits::USE_COUNT_MAX;
+use crate::mapping::body::Body;
+
+/// What a stored response is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The hash of `key`.
+    pub hash: u128,
+    /// The canonical cache key.
+    pub key: Box<[u8]>,
+    /// The serialised response head without the fields that each hit writes anew.
+    pub head: Box<[u8]>,
+    /// The facts from which reuse is decided.
+    pub meta: StoredMeta,
+    /// The content.
+    pub body: Arc<Body>,
+    /// The invalidation number that was current when the origin request was sent.
+    pub invalidation: u64,
+}
+
+/// One stored response.
+#[derive(Debug)]
+pub struct StoredResponse {
+    /// The hash of `key`; a match of it alone proves nothing.
+    pub hash: u128,
+    /// The canonical cache key, compared in full on every hit.
+    pub key: Box<[u8]>,
+    /// The serialised response head without the fields that each hit writes anew.
+    pub head: Box<[u8]>,
+    /// The facts from which reuse is decided.
+    pub meta: StoredMeta,
+    /// The content.
+    pub body: Arc<Body>,
+    fresh_until: AtomicU64,
+    invalidation: AtomicU64,
+    use_count: AtomicU8,
+    gone: AtomicBool,
+    charge: Charge,
+}
+
+impl StoredResponse {
+    /// Makes a response that is live, unused and fresh for as long as its facts say.
+    ///
+    /// Key, head and the record itself are charged as heads; `None` when the budget refuses.
+    pub fn new(parts: Parts, budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
+        let Parts { hash, key, head, meta, body, invalidation } = parts;
+        let len = key.len() + head.len() + size_of::<StoredResponse>() + size_of::<Body>();
+        let charge = budget.reserve(Purpose::Heads, len as u64)?;
+        Some(Arc::new(StoredResponse {
+            hash,
+            key,
+            head,
+            meta,
+            body,
+            fresh_until: AtomicU64::new(meta.fresh_until()),
+            invalidation: AtomicU64::new(invalidation),
+            use_count: AtomicU8::new(0),
+            gone: AtomicBool::new(false),
+            charge,
+        }))
+    }
+
+    /// Returns the first wall second at which the response is not fresh.
+    pub fn fresh_until(&self) -> u64 {
+        self.fresh_until.load(Ordering::Relaxed)
+    }
+
+    /// Ends the response's freshness at wall second `at`, unless it ends before that anyway.
+    ///
+    /// It cannot be made longer: a response that was validated is a new one, with its own head.
+    pub fn shorten_fresh_until(&self, at: u64) {
+        self.fresh_until.fetch_min(at, Ordering::Relaxed);
+    }
+
+    /// Returns the number up to which this response was held against the invalidation rules.
+    pub fn invalidation(&self) -> u64 {
+        self.invalidation.load(Ordering::Relaxed)
+    }
+
+    /// Notes that no rule up to `number` concerns this response.
+    pub fn raise_invalidation(&self, number: u64) {
+        // The load first: on a hot response that is up to date nothing is written to the shared line.
+        if self.invalidation() < number {
+            self.invalidation.fetch_max(number, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a use; writes nothing once the count is saturated.
+    pub fn note_use(&self) {
+        let count = self.use_count.load(Ordering::Relaxed);
+        if count < USE_COUNT_MAX {
+            // Two cores at once may count one use between them; the count is a hint and stays within its bound.
+            self.use_count.store(count + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the uses counted since the last call, at most 3, and starts again; for the eviction policy.
+    pub fn take_uses(&self) -> u8 {
+        match self.use_count.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.use_count.swap(0, Ordering::Relaxed),
+        }
+    }
+
+    /// Tells whether the response may still be served: it was neither evicted, replaced nor invalidated.
+    pub fn is_live(&self) -> bool {
+        !self.gone.load(Ordering::Acquire)
+    }
+
+    /// Takes the response out of service for good; sends that run go on.
+    pub fn mark_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Returns the bytes that are charged for this response: payload, key, head and records.
+    pub fn charged_len(&self) -> u64 {
+        self.body.charged_len() + self.charge.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::arena::Arena;
+
+    fn response(budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
+        let arena = Arena::new(1, Budget::new(1 << 20)).unwrap();
+        let mut writer = Body::writer(&arena, Some(3));
+        assert_eq!(writer.append(b"abc"), 3);
+        let body = Arc::clone(writer.body());
+        writer.complete();
+        let meta =
+            StoredMeta { status: 200, generated_at: 990, received_at: 1000, initial_age: 10, lifetime: 60 };
+        let (key, head) = (b"key".to_vec().into(), b"HTTP/1.1 200 OK\r\n".to_vec().into());
+        StoredResponse::new(Parts { hash: 7, key, head, meta, body, invalidation: 5 }, budget)
+    }
+
+    #[test]
+    fn key_head_and_records_are_charged_as_heads_until_the_last_handle_goes() {
+        let budget = Budget::new(10_000);
+        let one = response(&budget).unwrap();
+        let own = (3 + 17 + size_of::<StoredResponse>() + size_of::<Body>()) as u64;
+        assert_eq!((budget.used(Purpose::Heads), one.charged_len()), (own, own + 512));
+        let other = Arc::clone(&one);
+        drop(one);
+        assert_eq!(budget.used(Purpose::Heads), own);
+        drop(other);
+        assert_eq!(budget.used_total(), 0);
+        assert!(response(&Budget::new(own - 1)).is_none());
+    }
+
+    #[test]
+    fn freshness_begins_as_the_facts_say_and_only_shrinks() {
+        let response = response(&Budget::new(10_000)).unwrap();
+        assert_eq!(response.fresh_until(), response.meta.fresh_until());
+        response.shorten_fresh_until(1020);
+        response.shorten_fresh_until(1040);
+        assert_eq!(response.fresh_until(), 1020);
+    }
+
+    #[test]
+    fn the_invalidation_number_never_falls() {
+        let response = response(&Budget::new(10_000)).unwrap();
+        response.raise_invalidation(4);
+        assert_eq!(response.invalidation(), 5);
+        response.raise_invalidation(9);
+        response.raise_invalidation(8);
+        assert_eq!(response.invalidation(), 9);
+    }
+
+    #[test]
+    fn the_use_count_saturates_and_starts_again() {
+        let response = response(&Budget::new(10_000)).unwrap();
+        assert_eq!(response.take_uses(), 0);
+        (0..9).for_each(|_| response.note_use());
+        assert_eq!((response.take_uses(), response.take_uses()), (USE_COUNT_MAX, 0));
+    }
+
+    #[test]
+    fn gone_is_for_good() {
+        let response = response(&Budget::new(10_000)).unwrap();
+        assert!(response.is_live());
+        response.mark_gone();
+        assert!(!response.is_live());
+    }
+}

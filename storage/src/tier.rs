@@ -1,0 +1,212 @@
+//! One core's stored responses: found by key, replaced, and evicted when room is needed.
+//!
+//! The owner core's driver asks and inserts; nothing here is shared with another core but the responses themselves. Invariants:
+//! a response is found only by its full key, while it is live; it has a complete body; whatever leaves the index is marked gone;
+//! each entry's fixed cost is charged as index for as long as it is there.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use crate::budget::{Budget, Charge, Purpose};
+use crate::limits::{BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL};
+use crate::mapping::arena::Arena;
+use crate::mapping::body::BodyState;
+use crate::policy::{Handle, Policy, S3Fifo};
+use crate::response::StoredResponse;
+
+/// One core's part of the cache in memory.
+#[derive(Debug)]
+pub struct RamTier<P = S3Fifo> {
+    index: HashMap<u128, Entry, PassThrough>,
+    policy: P,
+    arena: Arena,
+    budget: Arc<Budget>,
+    /// The entries' fixed costs.
+    charge: Charge,
+    len: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    response: Arc<StoredResponse>,
+    handle: Handle,
+}
+
+/// Why a response was not taken in; it is handed back.
+#[derive(Debug)]
+pub enum Refused {
+    /// The budget has no room for the entry, even after evicting.
+    NoMemory(Arc<StoredResponse>),
+    /// The body is still filling, or failed.
+    NotComplete(Arc<StoredResponse>),
+}
+
+impl<P: Policy> RamTier<P> {
+    /// Bytes charged for each entry: its place in the index and the policy's part, each at worst, just after a table doubled.
+    pub const ENTRY_COST: u64 = ((size_of::<(u128, Entry)>() + 1) * 16 / 7) as u64 + P::ENTRY_COST;
+
+    /// Makes an empty tier over an arena; the budget is asked when something is inserted.
+    pub fn new(arena: Arena, budget: Arc<Budget>) -> RamTier<P> {
+        let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
+        let capacity = arena.capacity().min(budget.limit());
+        RamTier { index: HashMap::default(), policy: P::new(capacity), arena, budget, charge, len: 0 }
+    }
+
+    /// Returns the live response stored under exactly this key, and counts a use of it.
+    pub fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
+        let response = &self.index.get(&hash)?.response;
+        // The hash does not resist crafted collisions, so the key decides.
+        if *response.key != *key || !response.is_live() {
+            return None;
+        }
+        response.note_use();
+        Some(response)
+    }
+
+    /// Takes a complete response in and returns the one that it replaces, which is gone then.
+    ///
+    /// Another key with the same hash is replaced as well: one of two such keys is enough to keep.
+    pub fn insert(&mut self, response: Arc<StoredResponse>) -> Result<Option<Arc<StoredResponse>>, Refused> {
+        if response.body.progress().state != BodyState::Complete {
+            return Err(Refused::NotComplete(response));
+        }
+        let replaced = self.take(response.hash);
+        if !self.charge.grow(Self::ENTRY_COST)
+            && !(self.make_room(Self::ENTRY_COST) && self.charge.grow(Self::ENTRY_COST))
+        {
+            return Err(Refused::NoMemory(response));
+        }
+        let len = response.charged_len();
+        self.len += len;
+        let handle = self.policy.insert(response.hash, len);
+        self.index.insert(response.hash, Entry { response, handle });
+        Ok(replaced)
+    }
+
+    /// Removes the response stored under exactly this key and returns it, gone.
+    pub fn remove(&mut self, hash: u128, key: &[u8]) -> Option<Arc<StoredResponse>> {
+        let found = self.index.get(&hash).is_some_and(|entry| *entry.response.key == *key);
+        if found { self.take(hash) } else { None }
+    }
+
+    /// Evicts until `bytes` more, rounded up to whole units, can be allocated, and tells whether they can.
+    ///
+    /// A long list of blocks may need a little more for its directory, so a caller whose next attempt brings nothing gives up.
+    /// About `bytes` of content and a bounded number of them leave in one call: those that sends still hold free nothing
+    /// yet, and evicting others instead would empty the cache without helping. A caller that is told `false` serves uncached.
+    pub fn make_room(&mut self, bytes: u64) -> bool {
+        let bytes = bytes.next_multiple_of(BLOCK_LEN_MIN as u64);
+        let mut evicted_len = 0;
+        for _ in 0..EVICTION_COUNT_PER_CALL {
+            if self.has_room(bytes) {
+                return true;
+            }
+            if evicted_len >= bytes {
+                break;
+            }
+            let Some(response) = self.evict() else { break };
+            // Heads and index are freed as well, but only payload helps the arena.
+            evicted_len += response.body.charged_len();
+        }
+        self.has_room(bytes)
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        for (_, entry) in self.index.drain() {
+            entry.response.mark_gone();
+            self.policy.remove(entry.handle);
+        }
+        self.charge.shrink(self.charge.bytes());
+        self.len = 0;
+    }
+
+    /// Returns how many responses are stored.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Tells whether nothing is stored.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Returns the bytes charged for the stored responses, without the index.
+    pub fn bytes(&self) -> u64 {
+        self.len
+    }
+
+    /// Returns the arena that bodies of this tier are filled in.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Tells whether both the budget and the arena have `bytes`, after taking back what was dropped if need be.
+    fn has_room(&self, bytes: u64) -> bool {
+        let fits = || self.budget.available() >= bytes && self.arena.free_len() >= bytes;
+        fits() || (self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE) > 0 && fits())
+    }
+
+    fn evict(&mut self) -> Option<Arc<StoredResponse>> {
+        let index = &self.index;
+        let take_uses = &mut |hash| index.get(&hash).map_or(0, |entry: &Entry| entry.response.take_uses());
+        let hash = self.policy.evict(take_uses)?;
+        let entry = self.index.remove(&hash).expect("the policy knows exactly what is in the index");
+        Some(self.leave(entry))
+    }
+
+    fn take(&mut self, hash: u128) -> Option<Arc<StoredResponse>> {
+        let entry = self.index.remove(&hash)?;
+        self.policy.remove(entry.handle);
+        Some(self.leave(entry))
+    }
+
+    /// Settles the accounts of an entry that left the index.
+    fn leave(&mut self, entry: Entry) -> Arc<StoredResponse> {
+        entry.response.mark_gone();
+        self.charge.shrink(Self::ENTRY_COST);
+        self.len -= entry.response.charged_len();
+        entry.response
+    }
+}
+
+/// Uses a key that is a hash already as its own hash.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassThrough;
+
+impl BuildHasher for PassThrough {
+    type Hasher = Folded;
+
+    fn build_hasher(&self) -> Folded {
+        Folded(0)
+    }
+}
+
+/// The low bits of what was written: hashes are uniform in every bit.
+#[derive(Clone, Copy, Debug)]
+pub struct Folded(u64);
+
+impl Hasher for Folded {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Only integers are keys here; other bytes are folded, not refused, so that the trait's promise holds.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.0 = number as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! The tier: hits by full key only, replacement, eviction for room, and accounts that end at zero.
+
+use super::*;
+use crate::limits::BLOCK_LEN_MAX;
+use crate::mapping::body::Body;
+use crate::response::Parts;
+use aspis_cache::stored::StoredMeta;
+use proptest::prelude::*;
+
+const MIB: u64 = 1024 * 1024;
+
+const META: StoredMeta =
+    StoredMeta { status: 200, generated_at: 0, received_at: 0, initial_age: 0, lifetime: 60 };
+
+/// A tier whose payload is bounded by `capacity`, and the budget of it.
+fn tier(capacity: u64, limit: u64) -> (RamTier, Arc<Budget>) {
+    let budget = Budget::new(limit);
+    let arena = Arena::new(capacity as usize, Arc::clone(&budget)).unwrap();
+    (RamTier::new(arena, Arc::clone(&budget)), budget)
+}
+
+fn key(number: u128) -> Vec<u8> {
+    format!("https://host/{number}").into_bytes()
+}
+
+/// Spreads small numbers over the hash as a real one would.
+fn hash(number: u128) -> u128 {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+}
+
+/// Fills a body of `len` bytes, evicting as the driver would; `None` when there is no room at all.
+fn fill(tier: &mut RamTier, len: u64) -> Option<Arc<Body>> {
+    let mut writer = Body::writer(tier.arena(), Some(len));
+    let chunk = vec![7u8; BLOCK_LEN_MAX.min(len as usize)];
+    let mut stuck = 0;
+    while writer.published() < len {
+        let wanted = (len - writer.published()).min(chunk.len() as u64);
+        let appended = writer.append(&chunk[..wanted as usize]) as u64;
+        stuck = if appended > 0 { 0 } else { stuck + 1 };
+        if appended < wanted && (stuck > 1 || !tier.make_room(wanted - appended)) {
+            return None;
+        }
+    }
+    let body = Arc::clone(writer.body());
+    assert_eq!(writer.complete(), BodyState::Complete);
+    Some(body)
+}
+
+fn response(tier: &mut RamTier, hash: u128, key: &[u8], len: u64) -> Option<Arc<StoredResponse>> {
+    let body = fill(tier, len)?;
+    let budget = Arc::clone(&tier.budget);
+    let make = |body: &Arc<Body>| {
+        let (key, head, body) = (key.into(), [0; 200].into(), Arc::clone(body));
+        StoredResponse::new(Parts { hash, key, head, meta: META, body, invalidation: 0 }, &budget)
+    };
+    make(&body).or_else(|| if tier.make_room(1000) { make(&body) } else { None })
+}
+
+fn store(tier: &mut RamTier, number: u128, len: u64) -> bool {
+    let Some(response) = response(tier, hash(number), &key(number), len) else { return false };
+    tier.insert(response).is_ok()
+}
+
+#[test]
+fn a_response_is_found_by_its_key() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    assert!(tier.is_empty() && tier.lookup(hash(1), &key(1)).is_none());
+    assert!(store(&mut tier, 1, 1000) && store(&mut tier, 2, 2000));
+    assert_eq!(tier.lookup(hash(1), &key(1)).unwrap().body.published(), 1000);
+    assert_eq!(tier.lookup(hash(2), &key(2)).unwrap().body.published(), 2000);
+    assert_eq!(tier.len(), 2);
+    assert!(tier.bytes() >= 3000);
+}
+
+#[test]
+fn a_lookup_counts_a_use() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    assert!(store(&mut tier, 1, 10));
+    assert_eq!(tier.lookup(hash(1), &key(1)).unwrap().take_uses(), 1);
+    assert!(tier.lookup(hash(1), &key(2)).is_none());
+    assert_eq!(tier.lookup(hash(1), &key(1)).unwrap().take_uses(), 1);
+}
+
+#[test]
+fn the_same_hash_with_another_key_is_a_miss() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    let first = response(&mut tier, 42, b"one", 10).unwrap();
+    assert!(tier.insert(Arc::clone(&first)).unwrap().is_none());
+    assert!(tier.lookup(42, b"two").is_none());
+    assert!(tier.remove(42, b"two").is_none());
+    let second = response(&mut tier, 42, b"two", 10).unwrap();
+    let replaced = tier.insert(second).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&replaced, &first) && !first.is_live());
+    assert!(tier.lookup(42, b"one").is_none() && tier.lookup(42, b"two").is_some());
+    assert_eq!(tier.len(), 1);
+}
+
+#[test]
+fn a_replaced_response_is_gone() {
+    let (mut tier, budget) = tier(2 * MIB, 8 * MIB);
+    assert!(store(&mut tier, 1, 10_000));
+    let old = Arc::clone(tier.lookup(hash(1), &key(1)).unwrap());
+    let index = budget.used(Purpose::Index);
+    let new = response(&mut tier, hash(1), &key(1), 500).unwrap();
+    let replaced = tier.insert(Arc::clone(&new)).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&replaced, &old) && !old.is_live() && new.is_live());
+    assert!(Arc::ptr_eq(tier.lookup(hash(1), &key(1)).unwrap(), &new));
+    assert_eq!((tier.len(), tier.bytes(), budget.used(Purpose::Index)), (1, new.charged_len(), index));
+    assert_eq!(old.body.piece(9_999), &[7], "a send that runs goes on");
+}
+
+#[test]
+fn a_removed_response_is_gone() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    assert!(store(&mut tier, 1, 10));
+    let removed = tier.remove(hash(1), &key(1)).unwrap();
+    assert!(!removed.is_live() && tier.is_empty() && tier.bytes() == 0);
+    assert!(tier.remove(hash(1), &key(1)).is_none());
+}
+
+#[test]
+fn a_response_marked_gone_is_not_found() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    assert!(store(&mut tier, 1, 10));
+    tier.lookup(hash(1), &key(1)).unwrap().mark_gone();
+    assert!(tier.lookup(hash(1), &key(1)).is_none());
+}
+
+#[test]
+fn only_complete_bodies_are_taken_in() {
+    let (mut tier, budget) = tier(2 * MIB, 8 * MIB);
+    let mut writer = Body::writer(tier.arena(), None);
+    assert_eq!(writer.append(b"part"), 4);
+    let (key, head, body) = (key(1).into(), [0; 9].into(), Arc::clone(writer.body()));
+    let parts = Parts { hash: hash(1), key, head, meta: META, body, invalidation: 0 };
+    let response = StoredResponse::new(parts, &budget).unwrap();
+    let Err(Refused::NotComplete(response)) = tier.insert(response) else {
+        panic!("a filling body was taken in")
+    };
+    drop(writer);
+    assert!(matches!(tier.insert(response), Err(Refused::NotComplete(_))));
+    assert!(tier.is_empty());
+}
+
+#[test]
+fn room_is_made_by_evicting_and_used_responses_stay() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    for number in 0..200 {
+        assert!(store(&mut tier, number, 20_000));
+        // Number 3 is asked for again and again, as a hot response is.
+        assert!(number < 3 || tier.lookup(hash(3), &key(3)).is_some(), "at {number}");
+    }
+    assert!((80..=104).contains(&tier.len()), "{}", tier.len());
+    assert!(tier.lookup(hash(0), &key(0)).is_none());
+}
+
+#[test]
+fn room_beyond_the_whole_tier_is_refused() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    assert!(store(&mut tier, 1, 1000));
+    assert!(!tier.make_room(3 * MIB));
+    assert!(tier.make_room(2 * MIB), "all of the arena, once the rest has left");
+    assert!(tier.is_empty());
+}
+
+#[test]
+fn pinned_responses_do_not_make_room_empty_the_tier() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    let mut pins = Vec::new();
+    for number in 0..20 {
+        assert!(store(&mut tier, number, 100_000));
+        pins.push(Arc::clone(tier.lookup(hash(number), &key(number)).unwrap()));
+    }
+    assert!(!tier.make_room(300_000), "what sends hold frees nothing yet");
+    assert!(tier.len() >= 16, "{} are left", tier.len());
+    drop(pins);
+    assert!(tier.make_room(300_000), "what was evicted came back");
+    assert!(tier.len() >= 16);
+}
+
+#[test]
+fn an_entry_that_the_budget_refuses_is_handed_back() {
+    let (mut tier, budget) = tier(2 * MIB, 8 * MIB);
+    let response = response(&mut tier, hash(1), &key(1), 10).unwrap();
+    let rest = budget.reserve(Purpose::Connections, budget.available()).unwrap();
+    let Err(Refused::NoMemory(response)) = tier.insert(response) else {
+        panic!("there was no room for the entry")
+    };
+    drop(rest);
+    assert!(tier.insert(response).is_ok());
+}
+
+#[test]
+fn memory_returns_to_zero_after_a_clear() {
+    let (mut tier, budget) = tier(4 * MIB, 8 * MIB);
+    let empty = budget.used_total();
+    for number in 0..500 {
+        assert!(store(&mut tier, number, 1 + number as u64 * 977 % 60_000));
+    }
+    let pinned = Arc::clone(tier.lookup(hash(499), &key(499)).unwrap());
+    tier.clear();
+    assert!(!pinned.is_live() && tier.is_empty() && tier.bytes() == 0);
+    drop(pinned);
+    while tier.arena().drain(1000) > 0 {}
+    assert_eq!((budget.used_total(), tier.arena().free_len()), (empty, tier.arena().capacity()));
+    assert!(store(&mut tier, 1, 100), "a cleared tier is used again");
+}
+
+/// Runs phases of different sizes through a full tier and returns, per phase, content bytes by arena bytes.
+fn utilisation_of(phases: &[(&'static str, u64, u64, u32)]) -> Vec<(&'static str, f64)> {
+    let capacity = 64 * MIB;
+    let (mut tier, budget) = tier(capacity, 2 * capacity);
+    let (mut number, mut seed) = (0, 0x2545_f491_4f6c_dd1d_u64);
+    let mut figures = Vec::new();
+    for (name, low, high, turnovers) in phases {
+        let mut written = 0;
+        while written < capacity * u64::from(*turnovers) {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Spread evenly over the orders of magnitude between the bounds.
+            let share = (seed >> 11) as f64 / (1u64 << 53) as f64;
+            let len = (*low as f64 * (*high as f64 / *low as f64).powf(share)) as u64;
+            number += 1;
+            assert!(store(&mut tier, number, len), "{name}: {len} B");
+            written += len;
+            assert!(budget.used_total() <= budget.limit());
+        }
+        let content: u64 = tier.index.values().map(|entry| entry.response.body.published()).sum();
+        let figure = content as f64 / capacity as f64;
+        println!("{name:>8}: {:5.2} % of the arena is content, {} responses", figure * 100.0, tier.len());
+        figures.push((*name, figure));
+    }
+    figures
+}
+
+#[test]
+fn the_arena_stays_full_of_content_when_sizes_shift() {
+    // One object is up to 2 MiB of 64, so up to 3 % are free just after an eviction made room for it.
+    let phases = [
+        ("medium", 8_192, 131_072, 3),
+        ("large", 262_144, 2_097_152, 3),
+        ("small", 6_144, 32_768, 2),
+        ("mixed", 4_096, 2_097_152, 3),
+        ("large", 262_144, 2_097_152, 2),
+    ];
+    for (name, figure) in utilisation_of(&phases) {
+        assert!(figure >= 0.95, "{name}: {figure}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_budget_is_never_exceeded_and_all_of_it_returns(
+        steps in prop::collection::vec((0u8..10, 0u128..60, 0u64..400_000), 1..150),
+    ) {
+        let (mut tier, budget) = tier(4 * MIB, 3 * MIB);
+        let empty = budget.used_total();
+        let mut pins = Vec::new();
+        let mut others = Vec::new();
+        for (kind, number, len) in steps {
+            match kind {
+                0..=5 => {
+                    let stored = store(&mut tier, number, len);
+                    let found = tier.lookup(hash(number), &key(number));
+                    prop_assert!(!stored || found.is_some_and(|found| found.body.published() == len));
+                }
+                6 => drop(tier.remove(hash(number), &key(number))),
+                7 => pins.extend(tier.lookup(hash(number), &key(number)).cloned()),
+                8 => pins.truncate(pins.len() / 2),
+                _ => {
+                    others.extend(budget.reserve(Purpose::Connections, len / 4));
+                    others.truncate(6);
+                }
+            }
+            prop_assert!(budget.used_total() <= budget.limit());
+            let sum: u64 = tier.index.values().map(|entry| entry.response.charged_len()).sum();
+            prop_assert_eq!(tier.bytes(), sum);
+            prop_assert!(tier.index.values().all(|entry| entry.response.is_live()));
+        }
+        tier.clear();
+        drop((pins, others));
+        while tier.arena().drain(1000) > 0 {}
+        prop_assert_eq!((budget.used_total(), tier.arena().free_len()), (empty, tier.arena().capacity()));
+    }
+}
