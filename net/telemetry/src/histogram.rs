@@ -171,8 +171,10 @@ impl TimingSnapshot {
     pub fn exported(&self) -> Vec<(f64, u64)> {
         const FIRST: u32 = 4;
         const LAST: u32 = 26;
-        let mut rows: Vec<(f64, u64)> =
-            (FIRST..=LAST).map(|power| ((1_u64 << power) as f64 / 1e6, 0)).chain([(f64::MAX, 0)]).collect();
+        let mut rows: Vec<(f64, u64)> = (FIRST..=LAST)
+            .map(|power| ((1_u64 << power) as f64 / 1e6, 0))
+            .chain([(f64::INFINITY, 0)])
+            .collect();
         let last_row = rows.len() - 1;
         for (index, &count) in self.buckets.iter().enumerate() {
             let end = bucket_end(index);

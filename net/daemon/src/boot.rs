@@ -1,0 +1,233 @@
+//! From checked settings to a serving process, in the order in which things can fail.
+//!
+//! Everything that may be wrong with the machine or the flags is found before the first viewer is accepted and said
+//! in one line that names the flag. Afterwards [`control`](crate::control) has the process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aspis_config::{AccessLog, AdminAddress, Raw, Settings};
+use aspis_shard::{Boot, Shards};
+use aspis_storage::budget::{Budget, Purpose};
+use aspis_telemetry::LogSender;
+use aspis_wire::Scheme;
+use listenfd::ListenFd;
+
+use crate::admin::{self, Admin, Readiness};
+use crate::control::{self, Control};
+use crate::dns::{Follower, OriginName};
+use crate::listeners::{self, Listeners, Wanted};
+use crate::log_writer::{self, LogWriter, Sink};
+use crate::memory;
+use crate::metrics::{Level, Metrics, Sources};
+use crate::process::ProcessFigures;
+use crate::{EXIT_FAILED, EXIT_USAGE, cores, notify, signals, stdout};
+
+/// How long the start waits for the origin's name; what takes longer goes on beside the serving.
+const FIRST_LOOKUP_WAIT: Duration = Duration::from_secs(2);
+
+/// Serves viewers until a signal ends it; returns the exit code.
+pub(crate) fn serve(raw: &Raw) -> u8 {
+    match crate::settings(raw) {
+        Ok(settings) => run(settings, |_| ()),
+        Err(code) => code,
+    }
+}
+
+/// Where we can be reached, for those who tell people.
+pub(crate) struct Announced {
+    /// The first address for viewers, unless there are Unix sockets only.
+    pub(crate) viewers: Option<SocketAddr>,
+    /// The admin server, unless it is off.
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// An exit code and what to say before exiting with it.
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+fn failed(text: impl ToString) -> Failure {
+    Failure { code: EXIT_FAILED, text: text.to_string() }
+}
+
+/// Serves with these settings. `announced` is called when viewers can come.
+pub(crate) fn run(settings: Settings, announced: impl FnOnce(Announced)) -> u8 {
+    match start(Arc::new(settings)) {
+        Ok(started) => {
+            for name in &started.names {
+                stdout::listening(name);
+            }
+            if let Some(address) = started.admin_address {
+                stdout::admin_listening(address);
+            }
+            started.control.readiness.listening();
+            notify::ready(&format!("serving on {}", started.names.join(", ")));
+            announced(Announced { viewers: started.first, admin: started.admin_address });
+            control::run(started.control, started.runtime)
+        }
+        Err(failure) => {
+            stdout::complain(&format!("error: {}\n", failure.text));
+            failure.code
+        }
+    }
+}
+
+/// What is there when everything has started.
+struct Started {
+    control: Control,
+    runtime: tokio::runtime::Runtime,
+    names: Vec<String>,
+    first: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+}
+
+fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
+    let inherited = ListenFd::from_env();
+    probe_kernel()?;
+    let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus())
+        .map_err(|text| Failure { code: EXIT_USAGE, text })?;
+    let memory = memory_limit(&settings)?;
+    let origin_tls = match settings.origin.scheme {
+        Scheme::Https => Some(
+            aspis_shard::tls::client_config(settings.origin_ca.as_deref().map(Path::new)).map_err(failed)?,
+        ),
+        Scheme::Http => None,
+    };
+    let sink = log_sink(&settings.access_log)?;
+    let wanted = Wanted { addresses: &settings.listen, unix: settings.listen_unix.as_deref() };
+    let Listeners { tcp, unix, names, first } =
+        listeners::open(&wanted, inherited, cpus.len()).map_err(failed)?;
+    let admin_listener = match settings.admin {
+        AdminAddress::Address(address) => Some(admin::bind(address).map_err(failed)?),
+        AdminAddress::Off => None,
+    };
+    let admin_address = admin_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(format!("the control thread cannot start: {error}")))?;
+    let signals = signals::listen().map_err(|error| failed(format!("signals cannot be caught: {error}")))?;
+    let (log, log_writer) = start_log(sink)?;
+    let origin = OriginName::new(&settings.origin.host, settings.origin.port);
+    let first_lookup = runtime.block_on(async {
+        let lookup = tokio::time::timeout(FIRST_LOOKUP_WAIT, origin.lookup()).await;
+        lookup.unwrap_or_else(|_| Err("no answer yet".to_owned()))
+    });
+
+    let shards = aspis_shard::start(Boot {
+        settings: Arc::clone(&settings),
+        tcp,
+        unix,
+        memory,
+        cores: cpus.iter().copied().map(Some).collect(),
+        origin_tls,
+        log,
+    })
+    .map_err(failed)?;
+    tracing::info!("{} core(s), {} MiB, origin {}", cpus.len(), memory >> 20, settings.origin);
+
+    let readiness = Arc::new(Readiness::default());
+    let metrics = Metrics::new(sources(&shards, log_writer.as_ref()));
+    let admin = Arc::new(Admin { readiness: Arc::clone(&readiness), metrics });
+    let mut control = Control {
+        settings,
+        shards,
+        origin,
+        follower: Follower::default(),
+        ask_after: None,
+        readiness,
+        admin: admin_listener.map(|listener| (listener, admin)),
+        signals,
+        log_writer,
+    };
+    // Before the first `listening on`: who waits for that line may send a request at once.
+    control.take_lookup(first_lookup);
+    Ok(Started { control, runtime, names, first, admin_address })
+}
+
+/// Says everything that the kernel lacks, each with its fix.
+fn probe_kernel() -> Result<(), Failure> {
+    match aspis_runtime::probe::probe() {
+        Ok(_) => Ok(()),
+        Err(missing) => {
+            let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            Err(failed(format!("this machine cannot run Aspis:\n  {}", lines.join("\n  "))))
+        }
+    }
+}
+
+fn memory_limit(settings: &Settings) -> Result<u64, Failure> {
+    let available = memory::available(&memory::read_file);
+    match (settings.memory, available) {
+        (Some(limit), available) => {
+            if let Some(available) = available.filter(|available| available.bytes < limit) {
+                tracing::warn!("--memory {} MiB is more than there is: {available}", limit >> 20);
+            }
+            Ok(limit)
+        }
+        (None, Some(available)) => Ok(memory::default_limit(&available)),
+        (None, None) => Err(failed("the machine's memory cannot be read from /proc; give --memory")),
+    }
+}
+
+fn log_sink(log: &AccessLog) -> Result<Option<Sink>, Failure> {
+    Ok(match log {
+        AccessLog::Off => None,
+        AccessLog::Stdout => Some(Sink::Stdout),
+        AccessLog::Path(path) => Some(
+            Sink::file(Path::new(path))
+                .map_err(|error| failed(format!("cannot write --access-log {path}: {error}")))?,
+        ),
+    })
+}
+
+fn start_log(sink: Option<Sink>) -> Result<(Option<LogSender>, Option<LogWriter>), Failure> {
+    let Some(sink) = sink else { return Ok((None, None)) };
+    let (sender, writer) =
+        log_writer::start(sink).map_err(|error| failed(format!("the log writer cannot start: {error}")))?;
+    Ok((Some(sender), Some(writer)))
+}
+
+fn sources(shards: &Shards, log_writer: Option<&LogWriter>) -> Sources {
+    let budget = Arc::clone(shards.budget());
+    Sources {
+        counters: shards
+            .counters()
+            .iter()
+            .chain(log_writer.map(LogWriter::counters))
+            .map(Arc::clone)
+            .collect(),
+        histograms: shards.histograms().to_vec(),
+        levels: Box::new(move || memory_levels(&budget)),
+    }
+}
+
+/// Returns the memory account by purpose, and how far it is from what the kernel says we use.
+fn memory_levels(budget: &Budget) -> Vec<Level> {
+    let mut levels: Vec<Level> = Purpose::ALL
+        .iter()
+        .map(|&purpose| Level {
+            name: "memory_used_bytes",
+            help: "Memory charged to the limit, by purpose.",
+            label: Some(("purpose", purpose.name())),
+            value: budget.used(purpose),
+        })
+        .collect();
+    let resident = ProcessFigures::read().resident_private_len;
+    for (name, help, value) in [
+        ("memory_limit_bytes", "The memory limit.", budget.limit()),
+        (
+            "memory_unaccounted_bytes",
+            "Resident private memory beyond what is charged to the limit.",
+            resident.saturating_sub(budget.used_total()),
+        ),
+    ] {
+        levels.push(Level { name, help, label: None, value });
+    }
+    levels
+}

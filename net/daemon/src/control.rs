@@ -1,0 +1,198 @@
+//! The control thread: the origin's name, the admin server, signals and the end.
+//!
+//! It waits; nothing here runs on a timer but the next DNS lookup, so an idle process stays idle. The shards hear of
+//! its decisions by mailbox. The end has three steps: no new viewers, the running ones finish within
+//! `--drain-timeout`, then the cores and the log writer stop. A second signal skips the rest.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aspis_config::Settings;
+use aspis_shard::Shards;
+use aspis_wire::Scheme;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::admin::{self, Admin, Readiness};
+use crate::dns::{Follower, Found, OriginName, Say};
+use crate::log_writer::LogWriter;
+use crate::notify;
+use crate::signals::Signal;
+use crate::{EXIT_DONE, EXIT_FAILED};
+
+/// How often the drain looks whether every viewer has gone.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// How long the cores may take to end when nothing runs any more.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// What the control thread holds.
+pub(crate) struct Control {
+    /// The checked settings.
+    pub(crate) settings: Arc<Settings>,
+    /// The cores.
+    pub(crate) shards: Shards,
+    /// The origin's host and port.
+    pub(crate) origin: OriginName,
+    /// What is known of its name.
+    pub(crate) follower: Follower,
+    /// When the name is asked for next; `None` for never.
+    pub(crate) ask_after: Option<Duration>,
+    /// What `/readyz` tells.
+    pub(crate) readiness: Arc<Readiness>,
+    /// The admin server's socket and answers, unless it is off.
+    pub(crate) admin: Option<(std::net::TcpListener, Arc<Admin>)>,
+    /// Signals, as they come.
+    pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
+    /// The log's writer, unless the log is off.
+    pub(crate) log_writer: Option<LogWriter>,
+}
+
+/// Runs until a signal ends it; returns the exit code.
+pub(crate) fn run(control: Control, runtime: tokio::runtime::Runtime) -> u8 {
+    let code = runtime.block_on(control.run());
+    // Tasks of the admin server may wait for their peers; nobody waits for them.
+    runtime.shutdown_background();
+    code
+}
+
+impl Control {
+    async fn run(mut self) -> u8 {
+        if let Some((listener, admin)) = self.admin.take() {
+            tokio::spawn(admin::serve(listener, admin));
+        }
+        self.serve().await;
+        self.readiness.draining();
+        notify::stopping();
+        tracing::info!("ending: no new viewers, {} connection(s) may finish", self.shards.open_viewers());
+        self.shards.stop_accepting();
+        tokio::select! {
+            () = drained(&self.shards, self.settings.drain_timeout) => {}
+            () = second_end(&mut self.signals) => return aborted(),
+        }
+        self.stop().await
+    }
+
+    /// Follows the origin's name and obeys signals until one says to end.
+    async fn serve(&mut self) {
+        let (found, mut lookups) = mpsc::channel::<Result<Found, String>>(1);
+        loop {
+            if let Some(pause) = self.ask_after.take() {
+                let (found, origin) = (found.clone(), self.origin.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    // The process ends if nobody takes it.
+                    let _ = found.send(origin.lookup().await).await;
+                });
+            }
+            tokio::select! {
+                Some(outcome) = lookups.recv() => self.take_lookup(outcome),
+                signal = self.signals.recv() => match signal {
+                    Some(Signal::Reload) => self.reload(),
+                    Some(Signal::ReopenLog) => self.reopen_log(),
+                    Some(Signal::End) | None => return,
+                },
+            }
+        }
+    }
+
+    /// Acts on a lookup: tells the shards, the operator and `/readyz`, and notes when to ask again.
+    pub(crate) fn take_lookup(&mut self, outcome: Result<Found, String>) {
+        let step = self.follower.take(outcome);
+        let host = &self.settings.origin.host;
+        match step.say {
+            Some(Say::Resolved(addresses)) => tracing::info!("origin {host} is at {addresses}"),
+            Some(Say::Recovered(addresses)) => tracing::info!("origin {host} resolves again: {addresses}"),
+            Some(Say::Failed(cause)) => tracing::warn!("origin {host} cannot be resolved: {cause}"),
+            None => {}
+        }
+        if let Some(addresses) = step.publish {
+            self.shards.set_addresses(addresses);
+        }
+        if self.follower.knows() {
+            self.readiness.origin_known();
+        }
+        self.ask_after = step.ask_after;
+    }
+
+    fn reload(&self) {
+        if self.settings.origin.scheme == Scheme::Https {
+            match aspis_shard::tls::client_config(self.settings.origin_ca.as_deref().map(Path::new)) {
+                Ok(config) => {
+                    self.shards.set_tls(config);
+                    tracing::info!("the origin's certificate authorities were read again");
+                }
+                Err(error) => tracing::error!("{error}; the authorities read before stay in use"),
+            }
+        }
+        self.reopen_log();
+    }
+
+    fn reopen_log(&self) {
+        if let Some(writer) = &self.log_writer {
+            // Lines of before the signal belong into the file of before the signal, as far as they are there.
+            self.shards.flush_logs();
+            writer.reopen();
+        }
+    }
+
+    /// Ends the cores and the log writer.
+    async fn stop(mut self) -> u8 {
+        let cut = self.shards.open_viewers();
+        if cut > 0 {
+            tracing::warn!("{cut} connection(s) did not finish within --drain-timeout and are cut");
+        }
+        self.shards.flush_logs();
+        let (done, stopped) = oneshot::channel();
+        let (shards, log_writer) = (self.shards, self.log_writer);
+        let stopper = std::thread::Builder::new().name("aspis-stop".to_owned()).spawn(move || {
+            shards.stop();
+            let is_log_written = log_writer.is_none_or(LogWriter::finish);
+            // Nobody waits any more after a second signal.
+            let _ = done.send(is_log_written);
+        });
+        if let Err(error) = stopper {
+            tracing::error!("the cores cannot be ended in order: {error}");
+            return EXIT_FAILED;
+        }
+        tokio::select! {
+            outcome = tokio::time::timeout(STOP_WAIT, stopped) => match outcome {
+                Ok(Ok(is_log_written)) => {
+                    if !is_log_written {
+                        tracing::warn!("the last lines of the access log could not be written in time");
+                    }
+                    EXIT_DONE
+                }
+                _ => {
+                    tracing::error!("a core did not end in time");
+                    EXIT_FAILED
+                }
+            },
+            () = second_end(&mut self.signals) => aborted(),
+        }
+    }
+}
+
+/// Waits until no viewer is connected, at most `patience`.
+async fn drained(shards: &Shards, patience: Duration) {
+    let end = Instant::now() + patience;
+    while shards.open_viewers() > 0 && Instant::now() < end {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+}
+
+/// Waits for another signal to end; the others mean nothing any more.
+async fn second_end(signals: &mut mpsc::UnboundedReceiver<Signal>) {
+    loop {
+        match signals.recv().await {
+            Some(Signal::End) => return,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn aborted() -> u8 {
+    tracing::warn!("second signal: ending at once");
+    EXIT_FAILED
+}

@@ -1,0 +1,261 @@
+//! The metrics page: the tables of telemetry, the memory account and the process, as Prometheus text.
+//!
+//! Everything is read at the scrape and nothing is kept between two scrapes. Names begin with `aspis_`, but for the
+//! process figures, whose names every exporter shares.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aspis_telemetry::counters::COUNTERS;
+use aspis_telemetry::histogram::TIMINGS;
+use aspis_telemetry::{CoreCounters, CoreHistograms, Kind, Snapshot, TimingSnapshot};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::process::ProcessFigures;
+
+/// A level that some other part keeps, such as the memory account.
+pub(crate) struct Level {
+    /// The family without prefix.
+    pub(crate) name: &'static str,
+    /// One sentence for operators.
+    pub(crate) help: &'static str,
+    /// One label, if the family has one.
+    pub(crate) label: Option<(&'static str, &'static str)>,
+    /// The value at the moment of the question.
+    pub(crate) value: u64,
+}
+
+/// Reads levels at a scrape. Rows of one family stand together.
+pub(crate) type Levels = dyn Fn() -> Vec<Level> + Send + Sync;
+
+/// Everything that the page is made of.
+pub(crate) struct Sources {
+    /// The counters of every core, and of the threads beside them.
+    pub(crate) counters: Vec<Arc<CoreCounters>>,
+    /// The histograms of every core.
+    pub(crate) histograms: Vec<Arc<CoreHistograms>>,
+    /// Levels that others keep.
+    pub(crate) levels: Box<Levels>,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Sources of {} counter sets", self.counters.len())
+    }
+}
+
+/// The page's maker.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Makes a page of these sources.
+    pub(crate) fn new(sources: Sources) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(sources));
+        Metrics { registry }
+    }
+
+    /// Writes the page as it is now.
+    pub(crate) fn render(&self) -> String {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry).expect("a String accepts every write");
+        page
+    }
+}
+
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_build(&mut encoder)?;
+        self.encode_counters(&mut encoder)?;
+        self.encode_timings(&mut encoder)?;
+        self.encode_levels(&mut encoder)?;
+        encode_process(&ProcessFigures::read(), &mut encoder)
+    }
+}
+
+impl Sources {
+    fn encode_build(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let build = ConstGauge::new(1_u64);
+        let mut family =
+            encoder.encode_descriptor("aspis_build_info", "The running version.", None, MetricType::Gauge)?;
+        build.encode(family.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?)
+    }
+
+    fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let snapshot = Snapshot::of(self.counters.iter().map(Arc::as_ref));
+        for family in COUNTERS.chunk_by(|left, right| left.name == right.name) {
+            let name = format!("aspis_{}", family[0].name);
+            let metric_type = match family[0].kind {
+                Kind::Monotonic => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let mut rows = encoder.encode_descriptor(&name, family[0].help, None, metric_type)?;
+            for row in family {
+                let value = snapshot.value(row.counter);
+                let labels = row.labels;
+                match row.kind {
+                    Kind::Monotonic => ConstCounter::new(value).encode(rows.encode_family(&labels)?)?,
+                    Kind::Gauge => ConstGauge::new(value).encode(rows.encode_family(&labels)?)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_timings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for family in TIMINGS.chunk_by(|left, right| left.name == right.name) {
+            let name = format!("aspis_{}", family[0].name);
+            let mut rows = encoder.encode_descriptor(
+                &name,
+                family[0].help,
+                Some(&Unit::Seconds),
+                MetricType::Histogram,
+            )?;
+            for row in family {
+                let timing = TimingSnapshot::of(self.histograms.iter().map(Arc::as_ref), row.timing);
+                let buckets = timing.exported();
+                rows.encode_family(&row.labels)?.encode_histogram::<NoLabelSet>(
+                    timing.sum_micros as f64 / 1e6,
+                    timing.count(),
+                    &buckets,
+                    None,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_levels(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let levels = (self.levels)();
+        for family in levels.chunk_by(|left, right| left.name == right.name) {
+            let name = format!("aspis_{}", family[0].name);
+            let mut rows = encoder.encode_descriptor(&name, family[0].help, None, MetricType::Gauge)?;
+            for row in family {
+                ConstGauge::new(row.value).encode(rows.encode_family(&row.label.as_slice())?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_process(figures: &ProcessFigures, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let cpu = encoder.encode_descriptor(
+        "process_cpu",
+        "User and system processor time.",
+        Some(&Unit::Seconds),
+        MetricType::Counter,
+    )?;
+    ConstCounter::new(figures.cpu_seconds).encode(cpu)?;
+    let start = encoder.encode_descriptor(
+        "process_start_time",
+        "Start of the process since the epoch.",
+        Some(&Unit::Seconds),
+        MetricType::Gauge,
+    )?;
+    ConstGauge::new(figures.started_at).encode(start)?;
+    for (name, help, value) in [
+        ("process_resident_memory_bytes", "Resident memory.", figures.resident_len),
+        (
+            "process_private_memory_bytes",
+            "Resident memory without mapped files.",
+            figures.resident_private_len,
+        ),
+        ("process_virtual_memory_bytes", "Address space.", figures.virtual_len),
+        ("process_open_fds", "Open files.", figures.open_files),
+        ("process_max_fds", "Most open files allowed.", figures.open_files_max),
+        ("process_threads", "Threads.", figures.threads),
+    ] {
+        ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use aspis_telemetry::{Counter, Timing};
+
+    pub(crate) fn sample() -> Metrics {
+        let core = Arc::new(CoreCounters::new());
+        core.add(Counter::RequestsHit, 7);
+        core.set(Counter::ViewerConnectionsOpen, 3);
+        let histograms = Arc::new(CoreHistograms::new());
+        histograms.record(Timing::RequestHit, 20);
+        histograms.record(Timing::RequestHit, 2_000_000);
+        Metrics::new(Sources {
+            counters: vec![core, Arc::new(CoreCounters::new())],
+            histograms: vec![histograms],
+            levels: Box::new(|| {
+                vec![
+                    Level {
+                        name: "memory_used_bytes",
+                        help: "Used.",
+                        label: Some(("purpose", "heads")),
+                        value: 10,
+                    },
+                    Level {
+                        name: "memory_used_bytes",
+                        help: "Used.",
+                        label: Some(("purpose", "index")),
+                        value: 20,
+                    },
+                    Level { name: "memory_limit_bytes", help: "Limit.", label: None, value: 64 },
+                ]
+            }),
+        })
+    }
+
+    #[test]
+    fn every_table_is_on_the_page() {
+        let page = sample().render();
+        for line in [
+            concat!("aspis_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "# TYPE aspis_requests counter",
+            "aspis_requests_total{result=\"Hit\"} 7",
+            "aspis_requests_total{result=\"Miss\"} 0",
+            "# TYPE aspis_viewer_connections_open gauge",
+            "aspis_viewer_connections_open 3",
+            "# TYPE aspis_request_duration_seconds histogram",
+            "aspis_request_duration_seconds_count{from=\"cache\"} 2",
+            "aspis_request_duration_seconds_bucket{le=\"1.6e-5\",from=\"cache\"} 0",
+            "aspis_request_duration_seconds_bucket{le=\"+Inf\",from=\"cache\"} 2",
+            "aspis_memory_used_bytes{purpose=\"index\"} 20",
+            "aspis_memory_limit_bytes 64",
+        ] {
+            assert!(page.lines().any(|found| found == line), "no line {line} in:\n{page}");
+        }
+        assert!(
+            page.contains("\nprocess_cpu_seconds_total ") && page.contains("\nprocess_open_fds "),
+            "{page}"
+        );
+        assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+
+    #[test]
+    fn the_page_is_well_formed() {
+        let page = sample().render();
+        let mut families = HashSet::new();
+        let mut samples = HashSet::new();
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let name = rest.split(' ').next().expect("a name");
+                assert!(families.insert(name.to_owned()), "{name} twice");
+            } else if !line.starts_with('#') {
+                let (name, value) = line.rsplit_once(' ').expect("a value");
+                assert!(samples.insert(name.to_owned()), "{name} twice");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        assert!(families.len() > 30);
+    }
+}
