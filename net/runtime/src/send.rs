@@ -245,15 +245,20 @@ impl State {
         self.push(&send.user_data(user_data(Kind::SendGather, key)));
     }
 
-    /// Queues the operations of the turn's composed sends; called right before the submission.
-    pub(crate) fn push_turn_sends(&mut self) {
+    /// Queues the operations of the turn's composed sends; called right before the submission. True if something
+    /// waits for one of them to be done, so that the core must not sleep in the same call: they complete silently.
+    pub(crate) fn push_turn_sends(&mut self) -> bool {
+        let mut awaited = false;
         let keys = std::mem::take(&mut self.turn_sends);
         for &key in &keys {
             let Some(socket) = self.sockets.get(key) else { continue };
             let InFlight::Turn(region) = socket.in_flight else { continue };
             if socket.phase == Phase::Ended {
+                awaited = true;
                 continue;
             }
+            let is_awaited = !socket.queue.is_empty() || socket.notify_sent || !socket.flushers.is_empty();
+            awaited |= is_awaited || socket.phase != Phase::Open;
             let bytes = self.turn.bytes(region);
             let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL | libc::MSG_DONTWAIT;
             let send = opcode::Send::new(socket.fd(), bytes.as_ptr(), region.len).flags(flags).build();
@@ -261,6 +266,7 @@ impl State {
             self.push(&entry);
         }
         self.turn_sends = keys;
+        awaited
     }
 
     /// A send from the turn buffer was not taken whole: the rest goes on from memory of its own, first in order.

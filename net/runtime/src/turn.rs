@@ -192,10 +192,10 @@ pub(crate) async fn run<H: Handler>(inner: Rc<Inner>, handler: Rc<H>, tick_max: 
 
 impl<H: Handler> Turn<H> {
     fn submit_and_wait(&mut self, more: More) {
-        let mut want = u32::from(more == More::Nothing);
         let mut state = self.inner.state.borrow_mut();
         state.buffers.publish();
-        state.push_turn_sends();
+        let awaited = state.push_turn_sends();
+        let mut want = u32::from(more == More::Nothing && !awaited);
         if want > 0 {
             state.arm_doorbell();
             let tick_max = (self.inner.tasks.live_count() > 0).then_some(self.tick_max);

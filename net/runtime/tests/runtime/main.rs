@@ -1,0 +1,9 @@
+//! The runtime against the real kernel: loopback sockets, real threads, no fixed ports, no sleeps but the ring's.
+#![allow(unsafe_code)] // One setsockopt in the harness: the standard library cannot shrink a receive buffer.
+
+mod harness;
+mod lifetime;
+mod receiving;
+mod sending;
+mod tasks;
+mod waking;
