@@ -20,6 +20,9 @@ pub const DRAIN_COUNT_PER_ALLOCATION: usize = 64;
 /// Most returned blocks that an allocation takes back when it would fail otherwise: about 0.2 ms of work.
 pub const DRAIN_COUNT_UNDER_PRESSURE: usize = 4096;
 
+/// Times that an allocation which may be a part asks the budget, while other cores take from it.
+pub const BUDGET_ATTEMPTS: usize = 4;
+
 /// Blocks of a body that are listed in the body itself; more of them take a directory on the heap.
 pub const BODY_BLOCKS_INLINE: usize = 4;
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::{BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL};
 use crate::mapping::arena::Arena;
-use crate::mapping::body::BodyState;
+use crate::mapping::body::{BodyState, BodyWriter, Tail};
 use crate::policy::{Handle, Policy, S3Fifo};
 use crate::response::StoredResponse;
 
@@ -72,9 +72,9 @@ impl<P: Policy> RamTier<P> {
             return Err(Refused::NotComplete(response));
         }
         let replaced = self.take(response.hash);
-        if !self.charge.grow(Self::ENTRY_COST)
-            && !(self.make_room(Self::ENTRY_COST) && self.charge.grow(Self::ENTRY_COST))
-        {
+        let charged = self.charge.grow(Self::ENTRY_COST)
+            || (self.make_room(Self::ENTRY_COST) && self.charge.grow(Self::ENTRY_COST));
+        if !charged {
             return Err(Refused::NoMemory(response));
         }
         let len = response.charged_len();
@@ -110,6 +110,23 @@ impl<P: Policy> RamTier<P> {
             evicted_len += response.body.charged_len();
         }
         self.has_room(bytes)
+    }
+
+    /// Lends the next room of a fill, after evicting for it if need be; `None` when memory is short all the same.
+    ///
+    /// Room for the whole next block is made first: a full tier would give one splinter after another otherwise.
+    pub fn tail(&mut self, writer: &mut BodyWriter, len_max: usize) -> Option<Tail> {
+        let missing = writer.missing_room(len_max);
+        if missing == 0 {
+            return writer.tail(len_max);
+        }
+        // A list of many blocks needs room for itself as well.
+        let listed = writer.directory_len_max();
+        if !self.make_room(missing + listed) {
+            // A smaller block will do too, if there is one.
+            self.make_room(BLOCK_LEN_MIN as u64 + listed);
+        }
+        writer.tail(len_max)
     }
 
     /// Removes everything.

@@ -18,7 +18,8 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use crate::buddy::{Buddy, Fit, Span};
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::{
-    ARENA_LEN_MAX, BLOCK_LEN_MAX, BLOCK_LEN_MIN, DRAIN_COUNT_PER_ALLOCATION, DRAIN_COUNT_UNDER_PRESSURE,
+    ARENA_LEN_MAX, BLOCK_LEN_MAX, BLOCK_LEN_MIN, BUDGET_ATTEMPTS, DRAIN_COUNT_PER_ALLOCATION,
+    DRAIN_COUNT_UNDER_PRESSURE,
 };
 
 /// The owner's handle of an arena; clones stay on the owner's thread.
@@ -128,13 +129,23 @@ impl Arena {
         self.take_charged(units, fit)
     }
 
+    /// Takes from the buddy and the budget; a part is as large as both allow.
     fn take_charged(&self, units: u32, fit: Fit) -> Option<Span> {
         let mut buddy = self.owner.buddy.borrow_mut();
-        let span = buddy.take(units, fit)?;
-        if self.budget().take(Purpose::Payload, span.len() as u64) {
-            return Some(span);
+        let mut units = units;
+        // Other cores take from the budget too, so a part that fitted a moment ago may not; no need to try for ever.
+        for _ in 0..BUDGET_ATTEMPTS {
+            let span = buddy.take(units, fit)?;
+            if self.budget().take(Purpose::Payload, span.len() as u64) {
+                return Some(span);
+            }
+            buddy.free(span);
+            let affordable = self.budget().available() / BLOCK_LEN_MIN as u64;
+            if fit == Fit::Whole || affordable == 0 {
+                return None;
+            }
+            units = u64::from(units).min(affordable) as u32;
         }
-        buddy.free(span);
         None
     }
 

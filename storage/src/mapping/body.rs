@@ -194,6 +194,12 @@ fn chunk_of(index: usize) -> (usize, usize) {
     (chunk, beyond - BODY_BLOCKS_CHUNK_FIRST * ((1 << chunk) - 1))
 }
 
+/// Returns the bytes that a chunk takes, the first one with the directory itself.
+fn chunk_len(chunk: usize) -> usize {
+    let table_len = if chunk == 0 { size_of::<Directory>() } else { 0 };
+    (BODY_BLOCKS_CHUNK_FIRST << chunk) * size_of::<Slot>() + table_len
+}
+
 impl Drop for Body {
     fn drop(&mut self) {
         let spans = (0..*self.slot_count.get_mut() as usize).map(|index| self.span(index));
@@ -236,6 +242,17 @@ impl BodyWriter {
             }
         }
         true
+    }
+
+    /// Returns how long the block would be that the next [`BodyWriter::tail`] has to add; 0 while there is room.
+    pub fn missing_room(&self, len_max: usize) -> u64 {
+        if self.published() < self.body.charged_len() { 0 } else { self.next_block_len(len_max) as u64 }
+    }
+
+    /// Returns the most bytes of the budget that listing one more block may take.
+    pub fn directory_len_max(&self) -> u64 {
+        let index = self.body.block_count();
+        if index < BODY_BLOCKS_INLINE { 0 } else { chunk_len(chunk_of(index).0) as u64 }
     }
 
     /// Lends unpublished room of 1 to `len_max` bytes, or `None` when there is no memory or a tail is out already.
@@ -357,11 +374,9 @@ impl BodyWriter {
         {
             return true;
         }
-        let count = BODY_BLOCKS_CHUNK_FIRST << number;
-        let table_len = if number == 0 { size_of::<Directory>() } else { 0 };
-        let len = count * size_of::<Slot>() + table_len;
-        let Some(charge) = self.arena.budget().reserve(Purpose::Heads, len as u64) else { return false };
-        let slots = (0..count).map(|_| Slot::default()).collect();
+        let len = chunk_len(number) as u64;
+        let Some(charge) = self.arena.budget().reserve(Purpose::Heads, len) else { return false };
+        let slots = (0..BODY_BLOCKS_CHUNK_FIRST << number).map(|_| Slot::default()).collect();
         let directory = self.body.more.get_or_init(Box::default);
         directory.chunks[number].set(Chunk { slots, _charge: charge }).is_ok()
     }

@@ -31,15 +31,12 @@ fn hash(number: u128) -> u128 {
 /// Fills a body of `len` bytes, evicting as the driver would; `None` when there is no room at all.
 fn fill(tier: &mut RamTier, len: u64) -> Option<Arc<Body>> {
     let mut writer = Body::writer(tier.arena(), Some(len));
-    let chunk = vec![7u8; BLOCK_LEN_MAX.min(len as usize)];
-    let mut stuck = 0;
     while writer.published() < len {
-        let wanted = (len - writer.published()).min(chunk.len() as u64);
-        let appended = writer.append(&chunk[..wanted as usize]) as u64;
-        stuck = if appended > 0 { 0 } else { stuck + 1 };
-        if appended < wanted && (stuck > 1 || !tier.make_room(wanted - appended)) {
-            return None;
-        }
+        let missing = (len - writer.published()).min(BLOCK_LEN_MAX as u64) as usize;
+        let mut tail = tier.tail(&mut writer, missing)?;
+        let filled = tail.as_ref().len();
+        tail.as_mut().fill(7);
+        writer.publish(tail, filled);
     }
     let body = Arc::clone(writer.body());
     assert_eq!(writer.complete(), BodyState::Complete);
@@ -161,6 +158,28 @@ fn room_beyond_the_whole_tier_is_refused() {
     assert!(!tier.make_room(3 * MIB));
     assert!(tier.make_room(2 * MIB), "all of the arena, once the rest has left");
     assert!(tier.is_empty());
+}
+
+#[test]
+fn a_fill_into_a_full_tier_gets_whole_blocks() {
+    let (mut tier, budget) = tier(4 * MIB, 8 * MIB);
+    for number in 0..100 {
+        assert!(store(&mut tier, number, 100_000));
+    }
+    let rest = budget.reserve(Purpose::Connections, budget.available()).unwrap();
+    let body = fill(&mut tier, 1_000_000).unwrap();
+    assert!(body.block_count() <= 40, "{} blocks", body.block_count());
+    drop(rest);
+}
+
+#[test]
+fn a_tail_without_any_memory_is_refused_at_once() {
+    let (mut tier, budget) = tier(2 * MIB, 8 * MIB);
+    let mut writer = Body::writer(tier.arena(), None);
+    let rest = budget.reserve(Purpose::Connections, budget.available()).unwrap();
+    assert!(tier.tail(&mut writer, 100).is_none());
+    drop(rest);
+    assert!(tier.tail(&mut writer, 100).is_some());
 }
 
 #[test]

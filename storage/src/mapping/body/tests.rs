@@ -35,6 +35,15 @@ fn check_from(body: &Body, mut at: u64) -> u64 {
     }
 }
 
+/// Bodies, tails and blocks cross threads; a writer and its arena do not, which `Rc` sees to.
+const _: () = {
+    const fn crosses_threads<T: Send + Sync>() {}
+    const fn moves_between_threads<T: Send>() {}
+    crosses_threads::<Body>();
+    crosses_threads::<super::super::arena::Block>();
+    moves_between_threads::<Tail>();
+};
+
 #[test]
 fn a_known_length_takes_exactly_its_units() {
     let (arena, budget) = arena(16 * MIB);
@@ -138,11 +147,12 @@ fn an_abandoned_tail_keeps_its_memory() {
     // The rest of the arena is taken by others while the "kernel" still writes.
     let mut others: Vec<_> = std::iter::from_fn(|| arena.allocate(512)).collect();
     others.iter_mut().for_each(|block| block.as_mut().fill(1));
-    let kernel = std::thread::spawn(move || {
-        tail.as_mut().fill(2);
-        assert!(tail.as_ref().iter().all(|byte| *byte == 2));
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            tail.as_mut().fill(2);
+            assert!(tail.as_ref().iter().all(|byte| *byte == 2));
+        });
     });
-    kernel.join().unwrap();
     assert!(others.iter().all(|block| block.as_ref().iter().all(|byte| *byte == 1)));
     drop(others);
     while arena.drain(1000) > 0 {}
@@ -238,6 +248,16 @@ fn a_dropped_body_gives_every_block_back() {
     while arena.drain(1000) > 0 {}
     assert_eq!((budget.used(Purpose::Payload), budget.used(Purpose::Heads)), (0, 0));
     assert_eq!(arena.free_len(), arena.capacity());
+}
+
+#[test]
+fn a_budget_with_little_left_gives_a_smaller_block() {
+    let (arena, budget) = arena(4 * MIB);
+    let rest = budget.reserve(Purpose::Connections, budget.available() - 5_000).unwrap();
+    let mut writer = Body::writer(&arena, Some(MIB as u64));
+    assert_eq!(writer.append(&bytes(0, 10_000)), 4_608);
+    assert_eq!(writer.body().block_count(), 1);
+    drop(rest);
 }
 
 #[test]
