@@ -1,0 +1,18 @@
+//! End to end: the real binary on loopback, before scripted origins, asked over raw sockets.
+//!
+//! One test crate, so that the harness is compiled and linked once; run one noun with `cargo test --test e2e cache::`.
+
+mod support;
+
+mod bodies;
+mod cache;
+mod cloudfront;
+mod fields;
+mod lifecycle;
+mod limits;
+mod origin_failures;
+mod protocol_errors;
+mod proxy;
+mod real_programs;
+mod tls_origin;
+mod tunnel;

@@ -1,0 +1,283 @@
+//! The real binary as a child process, found by what it prints and ended with the value.
+
+use super::{PATIENCE, Response, Viewer, eventually, pause};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a start may take on a machine that runs many tests at once.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A command line of `aspis serve` in the making.
+pub(crate) struct Launch {
+    flags: Vec<String>,
+    listens: bool,
+    cores: String,
+    memory: String,
+}
+
+impl Launch {
+    /// One core, 64 MiB, port 0 for viewers and for the admin side.
+    pub(crate) fn before(origin_url: &str) -> Self {
+        Self {
+            flags: vec!["--origin".to_owned(), origin_url.to_owned()],
+            listens: false,
+            cores: "1".to_owned(),
+            memory: "64MiB".to_owned(),
+        }
+    }
+
+    pub(crate) fn with(mut self, flag: &str, value: &str) -> Self {
+        match flag {
+            "--cores" => value.clone_into(&mut self.cores),
+            "--memory" => value.clone_into(&mut self.memory),
+            _ => self.flags.extend([flag.to_owned(), value.to_owned()]),
+        }
+        self.listens |= flag == "--listen";
+        self
+    }
+
+    pub(crate) fn switch(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    fn command(self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aspis"));
+        command.arg("serve").args(self.flags).args(["--cores", &self.cores, "--memory", &self.memory]);
+        command.args(["--admin", "127.0.0.1:0"]);
+        if !self.listens {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command
+    }
+
+    /// Starts the server and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start(self) -> Aspis {
+        Aspis::start(self.command())
+    }
+
+    /// Runs a server that is expected not to start, and returns how it ended.
+    #[track_caller]
+    pub(crate) fn fail(self) -> Output {
+        finished(self.command())
+    }
+}
+
+/// Runs the binary with these arguments until it ends by itself.
+#[track_caller]
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aspis"));
+    command.args(arguments);
+    finished(command)
+}
+
+#[track_caller]
+fn finished(mut command: Command) -> Output {
+    let shown = format!("{command:?}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary can be started");
+    let deadline = Instant::now() + START_PATIENCE;
+    while child.try_wait().expect("our own child").is_none() {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let output = child.wait_with_output().expect("our own child");
+            panic!("{shown} did not end by itself: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        pause();
+    }
+    child.wait_with_output().expect("our own child")
+}
+
+/// A running server.
+pub(crate) struct Aspis {
+    child: Child,
+    listeners: Vec<String>,
+    admin: SocketAddr,
+    output: Arc<Lines>,
+    errors: Arc<Lines>,
+}
+
+/// The lines that came through one pipe so far.
+#[derive(Default)]
+struct Lines {
+    state: Mutex<(Vec<String>, bool)>,
+    changed: Condvar,
+}
+
+impl Lines {
+    fn collect(pipe: impl Read + Send + 'static) -> Arc<Self> {
+        let lines = Arc::new(Self::default());
+        let collecting = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                collecting.state.lock().expect("plain pushes do not panic").0.push(line);
+                collecting.changed.notify_all();
+            }
+            collecting.state.lock().expect("plain pushes do not panic").1 = true;
+            collecting.changed.notify_all();
+        });
+        lines
+    }
+
+    fn so_far(&self) -> Vec<String> {
+        self.state.lock().expect("plain pushes do not panic").0.clone()
+    }
+
+    /// Waits until `probe` finds what it looks for among the lines; `None` when the pipe ends or the time is up.
+    fn wait<T>(&self, patience: Duration, mut probe: impl FnMut(&[String]) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.state.lock().expect("plain pushes do not panic");
+        loop {
+            if let Some(found) = probe(&state.0) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.1 || left.is_zero() {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, left).expect("plain pushes do not panic").0;
+        }
+    }
+}
+
+impl Aspis {
+    #[track_caller]
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary can be started");
+        let output = Lines::collect(child.stdout.take().expect("piped"));
+        let errors = Lines::collect(child.stderr.take().expect("piped"));
+        let found = output.wait(START_PATIENCE, |lines| {
+            let admin = lines.iter().find_map(|line| line.strip_prefix("admin listening on "))?;
+            let listeners = lines.iter().filter_map(|line| line.strip_prefix("listening on "));
+            Some((admin.to_owned(), listeners.map(str::to_owned).collect::<Vec<_>>()))
+        });
+        let Some((admin, listeners)) = found else {
+            let _ = child.kill();
+            let status = child.wait();
+            panic!(
+                "{command:?} did not come up ({status:?})\nstdout: {:#?}\nstderr: {:#?}",
+                output.so_far(),
+                errors.so_far()
+            );
+        };
+        let admin = admin.parse().expect("the admin side listens on an address and port");
+        Self { child, listeners, admin, output, errors }
+    }
+
+    /// The first viewer address.
+    #[track_caller]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listeners[0].parse().unwrap_or_else(|_| panic!("not an address and port: {:?}", self.listeners))
+    }
+
+    /// What stands after `listening on`, in order.
+    pub(crate) fn listeners(&self) -> &[String] {
+        &self.listeners
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// GETs a page of the admin side.
+    #[track_caller]
+    pub(crate) fn ask_admin(&self, target: &str) -> Response {
+        let mut viewer = Viewer::to(self.admin);
+        viewer.get_with(target, "Connection: close\r\n")
+    }
+
+    /// Every line on standard output so far.
+    pub(crate) fn output(&self) -> Vec<String> {
+        self.output.so_far()
+    }
+
+    /// Every line on standard error so far.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.errors.so_far()
+    }
+
+    /// Waits for a line on standard output that has `part` in it.
+    #[track_caller]
+    pub(crate) fn wait_for_output(&self, part: &str) -> String {
+        self.output
+            .wait(PATIENCE, |lines| lines.iter().find(|line| line.contains(part)).cloned())
+            .unwrap_or_else(|| panic!("no {part:?} on standard output: {:#?}", self.output()))
+    }
+
+    /// Waits for a line on standard error that has `part` in it.
+    #[track_caller]
+    pub(crate) fn wait_for_error(&self, part: &str) -> String {
+        self.errors
+            .wait(PATIENCE, |lines| lines.iter().find(|line| line.contains(part)).cloned())
+            .unwrap_or_else(|| panic!("no {part:?} on standard error: {:#?}", self.errors()))
+    }
+
+    /// Sends the process a signal by its name without SIG.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.id())]).status();
+        assert!(sent.expect("a shell is there").success(), "signal {name} could not be sent");
+    }
+
+    /// Waits for the process to end.
+    #[track_caller]
+    pub(crate) fn wait_for_exit(&mut self) -> ExitStatus {
+        eventually("the process ends", || self.child.try_wait().expect("our own child"))
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_none()
+    }
+
+    /// One number of `/proc/PID/status` in bytes, such as `RssAnon`.
+    #[track_caller]
+    pub(crate) fn memory(&self, name: &str) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the process is alive");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(name)).expect("a name of the status file");
+        let kilobytes = line.trim_matches(|each: char| !each.is_ascii_digit());
+        kilobytes.parse::<u64>().expect("a number of kB") * 1024
+    }
+
+    /// How many file descriptors the process has open.
+    #[track_caller]
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the process is alive").count()
+    }
+}
+
+impl Drop for Aspis {
+    fn drop(&mut self) {
+        let before = self.child.try_wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // The pipe's end follows the process's; waiting for it makes the text complete.
+        self.errors.wait(PATIENCE, |_| None::<()>);
+        let errors = self.errors.so_far();
+        if std::thread::panicking() {
+            eprintln!("--- aspis ({before:?}), standard error:\n{}\n---", errors.join("\n"));
+            return;
+        }
+        let panicked = errors.iter().any(|line| line.contains("panicked at"));
+        assert!(!panicked, "the server panicked:\n{}", errors.join("\n"));
+    }
+}
