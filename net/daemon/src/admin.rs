@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics};
 
 /// Most admin connections at a time; further ones wait in the listener's queue.
 const CONNECTION_COUNT_MAX: usize = 64;
@@ -102,7 +102,8 @@ pub(crate) async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) {
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let response = admin.answer(request.method(), request.uri().path());
+                let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+                let response = admin.answer(request.method(), request.uri().path(), accept);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
@@ -118,7 +119,7 @@ pub(crate) async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) {
 
 impl Admin {
     /// Answers one request.
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    fn answer(&self, method: &Method, path: &str, accept: Option<&str>) -> Response<Full<Bytes>> {
         const TEXT: &str = "text/plain; charset=utf-8";
         if !matches!(path, "/healthz" | "/readyz" | "/metrics") {
             return response(StatusCode::NOT_FOUND, TEXT, "not found: try /healthz, /readyz or /metrics\n");
@@ -131,7 +132,10 @@ impl Admin {
         match path {
             "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" => self.ready(),
-            _ => response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render()),
+            _ => {
+                let format = Format::accepted(accept);
+                response(StatusCode::OK, format.content_type(), self.metrics.render(format))
+            }
         }
     }
 
@@ -166,7 +170,7 @@ mod tests {
 
     fn ask(admin: &Admin, method: Method, path: &str) -> (u16, String) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let response = admin.answer(&method, path);
+        let response = admin.answer(&method, path, None);
         let status = response.status().as_u16();
         let body = runtime.block_on(response.into_body().collect()).expect("a body in memory").to_bytes();
         (status, String::from_utf8(body.to_vec()).expect("text"))

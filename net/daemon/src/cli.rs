@@ -234,8 +234,10 @@ fn explain(error: &clap::Error, args: &[OsString]) -> String {
             }
             text
         }
-        ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => {
-            let given = context(ContextKind::InvalidSubcommand);
+        kind @ (ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand) => {
+            // For a missing one clap's context has the program's own name.
+            let given =
+                context(ContextKind::InvalidSubcommand).filter(|_| kind == ErrorKind::InvalidSubcommand);
             let names: Vec<String> =
                 command().get_subcommands().map(|known| known.get_name().to_owned()).collect();
             let problem = match given {

@@ -10,7 +10,7 @@ use aspis_telemetry::counters::COUNTERS;
 use aspis_telemetry::histogram::TIMINGS;
 use aspis_telemetry::{CoreCounters, CoreHistograms, Kind, Snapshot, TimingSnapshot};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -64,11 +64,62 @@ impl Metrics {
     }
 
     /// Writes the page as it is now.
-    pub(crate) fn render(&self) -> String {
+    pub(crate) fn render(&self, format: Format) -> String {
         let mut page = String::new();
         text::encode(&mut page, &self.registry).expect("a String accepts every write");
-        page
+        match format {
+            Format::OpenMetrics => page,
+            Format::Classic => classic(&page),
+        }
     }
+}
+
+/// The two texts that scrapers read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// `text/plain; version=0.0.4`, what everybody reads.
+    Classic,
+    /// `application/openmetrics-text; version=1.0.0`, for those who ask for it.
+    OpenMetrics,
+}
+
+impl Format {
+    /// Chooses by the scraper's `Accept` field.
+    pub(crate) fn accepted(accept: Option<&str>) -> Self {
+        match accept {
+            Some(text) if text.contains("application/openmetrics-text") => Format::OpenMetrics,
+            _ => Format::Classic,
+        }
+    }
+
+    /// The `Content-Type` of the page.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Format::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// Turns OpenMetrics text into the classic one, which names counters with their suffix and knows no unit or end.
+fn classic(page: &str) -> String {
+    let mut out = String::with_capacity(page.len());
+    let mut help = "";
+    for line in page.lines() {
+        if line.starts_with("# HELP ") {
+            help = line;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, "untyped"));
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let words =
+                help.strip_prefix("# HELP ").and_then(|text| text.strip_prefix(name)).unwrap_or_default();
+            out.push_str(&format!("# HELP {name}{suffix}{words}\n# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with('#') {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
 }
 
 impl Collector for Sources {
@@ -97,15 +148,16 @@ impl Sources {
                 Kind::Monotonic => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
             };
-            let mut rows = encoder.encode_descriptor(&name, family[0].help, None, metric_type)?;
-            for row in family {
-                let value = snapshot.value(row.counter);
-                let labels = row.labels;
-                match row.kind {
-                    Kind::Monotonic => ConstCounter::new(value).encode(rows.encode_family(&labels)?)?,
-                    Kind::Gauge => ConstGauge::new(value).encode(rows.encode_family(&labels)?)?,
-                }
-            }
+            let rows = encoder.encode_descriptor(&name, family[0].help, None, metric_type)?;
+            encode_rows(
+                rows,
+                family,
+                |row| row.labels,
+                |row, encoder| match row.kind {
+                    Kind::Monotonic => ConstCounter::new(snapshot.value(row.counter)).encode(encoder),
+                    Kind::Gauge => ConstGauge::new(snapshot.value(row.counter)).encode(encoder),
+                },
+            )?;
         }
         Ok(())
     }
@@ -113,22 +165,22 @@ impl Sources {
     fn encode_timings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for family in TIMINGS.chunk_by(|left, right| left.name == right.name) {
             let name = format!("aspis_{}", family[0].name);
-            let mut rows = encoder.encode_descriptor(
+            let rows = encoder.encode_descriptor(
                 &name,
                 family[0].help,
                 Some(&Unit::Seconds),
                 MetricType::Histogram,
             )?;
-            for row in family {
-                let timing = TimingSnapshot::of(self.histograms.iter().map(Arc::as_ref), row.timing);
-                let buckets = timing.exported();
-                rows.encode_family(&row.labels)?.encode_histogram::<NoLabelSet>(
-                    timing.sum_micros as f64 / 1e6,
-                    timing.count(),
-                    &buckets,
-                    None,
-                )?;
-            }
+            encode_rows(
+                rows,
+                family,
+                |row| row.labels,
+                |row, mut encoder| {
+                    let timing = TimingSnapshot::of(self.histograms.iter().map(Arc::as_ref), row.timing);
+                    let sum = timing.sum_micros as f64 / 1e6;
+                    encoder.encode_histogram::<NoLabelSet>(sum, timing.count(), &timing.exported(), None)
+                },
+            )?;
         }
         Ok(())
     }
@@ -137,13 +189,33 @@ impl Sources {
         let levels = (self.levels)();
         for family in levels.chunk_by(|left, right| left.name == right.name) {
             let name = format!("aspis_{}", family[0].name);
-            let mut rows = encoder.encode_descriptor(&name, family[0].help, None, MetricType::Gauge)?;
-            for row in family {
-                ConstGauge::new(row.value).encode(rows.encode_family(&row.label.as_slice())?)?;
-            }
+            let rows = encoder.encode_descriptor(&name, family[0].help, None, MetricType::Gauge)?;
+            encode_rows(
+                rows,
+                family,
+                |row| row.label.as_slice(),
+                |row, encoder| ConstGauge::new(row.value).encode(encoder),
+            )?;
         }
         Ok(())
     }
+}
+
+type Labels = [(&'static str, &'static str)];
+
+/// Writes the rows of a family with their labels; a family of one row without labels is written without braces.
+fn encode_rows<R>(
+    mut encoder: MetricEncoder<'_>,
+    rows: &[R],
+    labels: impl Fn(&R) -> &Labels,
+    write: impl Fn(&R, MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
+    if let [row] = rows
+        && labels(row).is_empty()
+    {
+        return write(row, encoder);
+    }
+    rows.iter().try_for_each(|row| write(row, encoder.encode_family(&labels(row))?))
 }
 
 fn encode_process(figures: &ProcessFigures, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -217,7 +289,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_table_is_on_the_page() {
-        let page = sample().render();
+        let page = sample().render(Format::OpenMetrics);
         for line in [
             concat!("aspis_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "# TYPE aspis_requests counter",
@@ -227,7 +299,7 @@ pub(crate) mod tests {
             "aspis_viewer_connections_open 3",
             "# TYPE aspis_request_duration_seconds histogram",
             "aspis_request_duration_seconds_count{from=\"cache\"} 2",
-            "aspis_request_duration_seconds_bucket{le=\"1.6e-5\",from=\"cache\"} 0",
+            "aspis_request_duration_seconds_bucket{le=\"0.000016\",from=\"cache\"} 0",
             "aspis_request_duration_seconds_bucket{le=\"+Inf\",from=\"cache\"} 2",
             "aspis_memory_used_bytes{purpose=\"index\"} 20",
             "aspis_memory_limit_bytes 64",
@@ -242,20 +314,39 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_page_is_well_formed() {
-        let page = sample().render();
-        let mut families = HashSet::new();
-        let mut samples = HashSet::new();
-        for line in page.lines() {
-            if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let name = rest.split(' ').next().expect("a name");
-                assert!(families.insert(name.to_owned()), "{name} twice");
-            } else if !line.starts_with('#') {
-                let (name, value) = line.rsplit_once(' ').expect("a value");
-                assert!(samples.insert(name.to_owned()), "{name} twice");
-                assert!(value.parse::<f64>().is_ok(), "{line}");
+    fn both_texts_are_well_formed() {
+        for format in [Format::Classic, Format::OpenMetrics] {
+            let page = sample().render(format);
+            let mut families = HashSet::new();
+            let mut samples = HashSet::new();
+            for line in page.lines() {
+                if let Some(rest) = line.strip_prefix("# TYPE ") {
+                    let name = rest.split(' ').next().expect("a name");
+                    assert!(families.insert(name.to_owned()), "{name} twice");
+                } else if !line.starts_with('#') {
+                    let (name, value) = line.rsplit_once(' ').expect("a value");
+                    assert!(samples.insert(name.to_owned()), "{name} twice");
+                    assert!(value.parse::<f64>().is_ok() && !name.contains("{}"), "{line}");
+                }
             }
+            assert!(families.len() > 30);
         }
-        assert!(families.len() > 30);
+    }
+
+    #[test]
+    fn the_classic_text_types_counters_by_their_full_name() {
+        let page = sample().render(Format::accepted(Some("text/plain")));
+        assert!(page.contains(
+            "# HELP aspis_requests_total Requests answered, by result type.\n# TYPE aspis_requests_total counter\n\
+             aspis_requests_total{result=\"Hit\"} 7\n"
+        ));
+        assert!(
+            page.contains("# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total "),
+            "{page}"
+        );
+        assert!(!page.contains("# EOF") && !page.contains("# UNIT"), "{page}");
+        let accept = Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+        assert_eq!(Format::accepted(accept), Format::OpenMetrics);
+        assert_eq!(Format::accepted(None), Format::Classic);
     }
 }
