@@ -19,6 +19,9 @@ pub(crate) mod request_body;
 pub(crate) mod stream;
 pub(crate) mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use aspis_config::Settings;
