@@ -12,7 +12,6 @@ use aspis_config::{AccessLog, AdminAddress, Raw, Settings};
 use aspis_shard::{Boot, Shards};
 use aspis_storage::budget::{Budget, Purpose};
 use aspis_telemetry::LogSender;
-use aspis_wire::Scheme;
 use listenfd::ListenFd;
 
 use crate::admin::{self, Admin, Readiness};
@@ -23,7 +22,7 @@ use crate::log_writer::{self, LogWriter, Sink};
 use crate::memory;
 use crate::metrics::{Level, Metrics, Sources};
 use crate::process::ProcessFigures;
-use crate::{EXIT_FAILED, EXIT_USAGE, cores, notify, signals, stdout};
+use crate::{EXIT_FAILED, EXIT_USAGE, cores, notify, origin_tls, signals, stdout};
 
 /// How long the start waits for the origin's name; what takes longer goes on beside the serving.
 const FIRST_LOOKUP_WAIT: Duration = Duration::from_secs(2);
@@ -91,12 +90,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus())
         .map_err(|text| Failure { code: EXIT_USAGE, text })?;
     let memory = memory_limit(&settings)?;
-    let origin_tls = match settings.origin.scheme {
-        Scheme::Https => Some(
-            aspis_shard::tls::client_config(settings.origin_ca.as_deref().map(Path::new)).map_err(failed)?,
-        ),
-        Scheme::Http => None,
-    };
+    let origin_tls = origin_tls::config(&settings).map_err(failed)?;
     let sink = log_sink(&settings.access_log)?;
     let wanted = Wanted { addresses: &settings.listen, unix: settings.listen_unix.as_deref() };
     let Listeners { tcp, unix, names, first } =

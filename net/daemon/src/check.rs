@@ -8,17 +8,15 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aspis_config::{Raw, Settings};
 use aspis_runtime::probe::KernelReport;
-use aspis_wire::Scheme;
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::dns::OriginName;
-use crate::{EXIT_DONE, EXIT_FAILED, cores, memory, stdout};
+use crate::{EXIT_DONE, EXIT_FAILED, cores, memory, origin_tls, stdout};
 
 /// Most addresses of the origin that are tried.
 const ADDRESS_COUNT_MAX: usize = 8;
@@ -134,14 +132,9 @@ fn kernel_text(kernel: &KernelReport) -> String {
 }
 
 fn check_origin(settings: &Settings, report: &mut Report) {
-    let tls = match settings.origin.scheme {
-        Scheme::Http => None,
-        Scheme::Https => {
-            match aspis_shard::tls::client_config(settings.origin_ca.as_deref().map(Path::new)) {
-                Ok(config) => Some(config),
-                Err(error) => return report.add(Verdict::Bad, "trust", error.to_string()),
-            }
-        }
+    let tls = match origin_tls::config(settings) {
+        Ok(tls) => tls,
+        Err(text) => return report.add(Verdict::Bad, "trust", text),
     };
     let name = OriginName::new(&settings.origin.host, settings.origin.port);
     let addresses = match look_up(&name) {

@@ -178,7 +178,7 @@ fn argument(setting: &'static Setting) -> Arg {
         .long(setting.flag)
         .help_heading(heading(setting.flag))
         .help(format!("{} [default: {default}]", setting.summary))
-        .long_help(format!("{}.\n{}\nDefault: {default}.", setting.summary, setting.detail));
+        .long_help(format!("{}\n{}\nDefault: {default}.", sentence(setting.summary), setting.detail));
     if setting.value_name.is_empty() {
         return arg.action(ArgAction::SetTrue);
     }
@@ -186,6 +186,11 @@ fn argument(setting: &'static Setting) -> Arg {
     let arg = arg.value_name(setting.value_name).value_parser(ValueParser::string());
     let arg = if setting.flag == "access-log" { arg.allow_hyphen_values(true) } else { arg };
     arg.action(if setting.repeat { ArgAction::Append } else { ArgAction::Set })
+}
+
+/// Ends a summary with a full stop, unless it ends with dots of its own.
+fn sentence(summary: &str) -> String {
+    if summary.ends_with('.') { summary.to_owned() } else { format!("{summary}.") }
 }
 
 /// Returns the heading of the group to which a flag belongs: that of the last group which begins at or before it.

@@ -4,13 +4,11 @@
 //! its decisions by mailbox. The end has three steps: no new viewers, the running ones finish within
 //! `--drain-timeout`, then the cores and the log writer stop. A second signal skips the rest.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aspis_config::Settings;
 use aspis_shard::Shards;
-use aspis_wire::Scheme;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -18,6 +16,7 @@ use crate::admin::{self, Admin, Readiness};
 use crate::dns::{Follower, Found, OriginName, Say};
 use crate::log_writer::LogWriter;
 use crate::notify;
+use crate::origin_tls;
 use crate::signals::Signal;
 use crate::{EXIT_DONE, EXIT_FAILED};
 
@@ -116,14 +115,13 @@ impl Control {
     }
 
     fn reload(&self) {
-        if self.settings.origin.scheme == Scheme::Https {
-            match aspis_shard::tls::client_config(self.settings.origin_ca.as_deref().map(Path::new)) {
-                Ok(config) => {
-                    self.shards.set_tls(config);
-                    tracing::info!("the origin's certificate authorities were read again");
-                }
-                Err(error) => tracing::error!("{error}; the authorities read before stay in use"),
+        match origin_tls::config(&self.settings) {
+            Ok(None) => {}
+            Ok(Some(config)) => {
+                self.shards.set_tls(config);
+                tracing::info!("the origin's certificate authorities were read again");
             }
+            Err(error) => tracing::error!("{error}; the authorities read before stay in use"),
         }
         self.reopen_log();
     }

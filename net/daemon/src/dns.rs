@@ -23,6 +23,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// More addresses of one name than this are ignored.
 const ADDRESS_COUNT_MAX: usize = 64;
 
+const NO_ADDRESS: &str = "DNS and the hosts file know no address of it";
+
 /// The origin's host and port as the operator gave them.
 #[derive(Clone, Debug)]
 pub(crate) struct OriginName {
@@ -63,11 +65,13 @@ impl OriginName {
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = 0;
         let resolver = builder.build().map_err(|error| format!("resolver settings: {error}"))?;
-        let answer = resolver.lookup_ip(self.host.as_str()).await.map_err(|error| error.to_string())?;
+        let answer = resolver.lookup_ip(self.host.as_str()).await.map_err(|error| {
+            if error.is_no_records_found() { NO_ADDRESS.to_owned() } else { error.to_string() }
+        })?;
         let ttl = answer.valid_until().saturating_duration_since(Instant::now());
         let addresses = ordered(answer.iter(), self.port, &has_route);
         if addresses.is_empty() {
-            Err("the name has no address".to_owned())
+            Err(NO_ADDRESS.to_owned())
         } else {
             Ok(Found { addresses, ttl: Some(ttl) })
         }

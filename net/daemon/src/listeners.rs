@@ -37,7 +37,7 @@ pub(crate) struct ListenError {
 
 impl fmt::Display for ListenError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "cannot listen on {}: {}", self.what, self.error)?;
+        write!(out, "{}: {}", self.what, self.error)?;
         match self.error.kind() {
             io::ErrorKind::AddrInUse => write!(out, "; another program listens there (`ss -ltnp` names it)"),
             io::ErrorKind::PermissionDenied => {

@@ -2,21 +2,24 @@
 //!
 //! It takes full buffers from the cores and writes them to a file or to standard output. A disk that fails never
 //! stops serving: the failure is said once, counted, and the file is opened anew for later lines. Reopening
-//! (signals HUP and USR1) happens between two buffers, so that a rotated file ends with a whole line.
+//! (signals HUP and USR1) happens between two buffers, so that a rotated file ends with a whole line, and a moment
+//! after the signal, so that lines of before it are in it.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aspis_telemetry::log_buffer::Received;
 use aspis_telemetry::{CoreCounters, Counter, LogReceiver, LogSender, log_channel};
 use crossbeam::channel::{Receiver, bounded};
 
 /// How long the writer waits for lines before it looks whether the log should be reopened.
-const WAIT: Duration = Duration::from_millis(500);
+const WAIT: Duration = Duration::from_millis(200);
+/// How long lines of before a rotation may still come for the old file.
+const LATE_LINES_WAIT: Duration = Duration::from_millis(100);
 /// How long the end of the process waits for the last lines: a blocked pipe must not keep us alive.
 const LAST_LINES_WAIT: Duration = Duration::from_secs(2);
 
@@ -143,9 +146,15 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self) {
-        loop {
-            let received = self.receiver.next(WAIT);
+        while self.take(WAIT) {
             if self.reopen.swap(false, Ordering::AcqRel) {
+                let end = Instant::now() + LATE_LINES_WAIT;
+                loop {
+                    let rest = end.saturating_duration_since(Instant::now());
+                    if rest.is_zero() || !self.take(rest) {
+                        break;
+                    }
+                }
                 match self.sink.reopen() {
                     Ok(()) => tracing::info!("access log reopened"),
                     Err(error) => {
@@ -153,14 +162,19 @@ impl Writer {
                     }
                 }
             }
-            match received {
-                Received::Lines(lines) => {
-                    self.write(&lines);
-                    self.receiver.give_back(lines);
-                }
-                Received::Nothing => {}
-                Received::Finished => return,
+        }
+    }
+
+    /// Waits for lines and writes them; `false` when no more will come.
+    fn take(&mut self, wait: Duration) -> bool {
+        match self.receiver.next(wait) {
+            Received::Lines(lines) => {
+                self.write(&lines);
+                self.receiver.give_back(lines);
+                true
             }
+            Received::Nothing => true,
+            Received::Finished => false,
         }
     }
 
@@ -231,9 +245,9 @@ mod tests {
     }
 
     fn wait_until(condition: impl Fn() -> bool) {
-        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(10);
         while !condition() {
-            assert!(std::time::Instant::now() < end, "waited too long");
+            assert!(Instant::now() < end, "waited too long");
             std::thread::yield_now();
         }
     }
@@ -258,12 +272,14 @@ mod tests {
         let rotated = folder.0.join("access.log.1");
         std::fs::rename(&path, &rotated).expect("a file can be renamed");
         writer.reopen();
+        buffer.record(&record(b"/late"), &counters);
+        buffer.flush(&counters);
         wait_until(|| path.exists());
         buffer.record(&record(b"/two"), &counters);
         buffer.flush(&counters);
         drop(buffer);
         assert!(writer.finish());
-        assert_eq!(targets(&rotated), ["/one"]);
+        assert_eq!(targets(&rotated), ["/one", "/late"]);
         assert_eq!(targets(&path), ["/two"]);
     }
 

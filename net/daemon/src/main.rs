@@ -16,6 +16,7 @@ mod log_writer;
 mod memory;
 mod metrics;
 mod notify;
+mod origin_tls;
 mod process;
 mod signals;
 mod stdout;
