@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 /// A server has so long to say where it listens.
 const START: Duration = Duration::from_secs(20);
+/// A server that is no longer wanted has so long to end in order.
+const DROP: Duration = Duration::from_secs(5);
 /// Lines of standard error that are kept.
 const ERROR_LINES_MAX: usize = 2000;
 
-/// A running server; dropping it kills the process.
+/// A running server; dropping it ends the process and its children.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -154,12 +156,16 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Children first: a killed nginx master leaves its workers behind.
-        for id in tree(self.id()).into_iter().filter(|id| *id != self.id()) {
-            drop(Command::new("sh").args(["-c", &format!("kill -KILL {id} 2>/dev/null")]).status());
+        // In order first: a master that is killed leaves its workers behind, and one whose workers are killed makes new ones.
+        let family = tree(self.id());
+        if self.runs() {
+            drop(self.terminate(DROP));
         }
-        drop(self.child.kill());
-        drop(self.child.wait());
+        for id in family.into_iter().filter(|id| *id != self.id()) {
+            if stat_field(id, 4).is_some() {
+                drop(Command::new("sh").args(["-c", &format!("kill -KILL {id} 2>/dev/null")]).status());
+            }
+        }
     }
 }
 
