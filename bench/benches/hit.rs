@@ -4,9 +4,7 @@
 use aspis_cache::key::{hash, write_key};
 use aspis_cache::stored::StoredMeta;
 use aspis_config::{Behavior, Raw, check};
-use aspis_exchange::response_head::{
-    Connection, HitFraming, HitTail, TAIL_LEN_MAX, finish_hit, write_stored,
-};
+use aspis_exchange::response_head::{HIT_TAIL_LEN_MAX, HitTail, finish_hit, write_stored};
 use aspis_exchange::{Action, Event, Exchange, Now, ViewerFacts};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
@@ -16,7 +14,7 @@ use aspis_storage::tier::RamTier;
 use aspis_wire::limits::HeadLimits;
 use aspis_wire::request::parse_request;
 use aspis_wire::response::parse_response;
-use aspis_wire::{FieldSlots, Method, Scheme};
+use aspis_wire::{FieldSlots, Method, Scheme, Version};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -48,7 +46,7 @@ fn prefix(behavior: &Behavior) -> Vec<u8> {
         .expect("the head is sound")
         .expect("the head is whole");
     let mut out = Vec::new();
-    write_stored(behavior, &head, Some(1024), NOW.wall, &mut out);
+    write_stored(behavior, &head, NOW, &mut out);
     out
 }
 
@@ -118,11 +116,10 @@ fn hit(criterion: &mut Criterion) {
     });
 
     let prefix = prefix(&behavior);
-    let mut out = vec![0; prefix.len() + TAIL_LEN_MAX];
-    let tail =
-        HitTail { age: 60, ttl: 3540, framing: HitFraming::InPrefix, connection: Connection::Persistent };
+    let mut out = vec![0; prefix.len() + HIT_TAIL_LEN_MAX];
+    let tail = HitTail { age: 60, ttl: 3540, content_len: 1024, version: Version::Http11, keep_alive: true };
     group.bench_function("response head", |bencher| {
-        bencher.iter(|| finish_hit(black_box(&prefix), black_box(&tail), &mut out));
+        bencher.iter(|| finish_hit(&behavior, black_box(&prefix), black_box(&tail), &mut out));
     });
 
     let limits = HeadLimits::default();
@@ -144,9 +141,9 @@ fn hit(criterion: &mut Criterion) {
             else {
                 unreachable!("a fresh response is sent")
             };
-            let connection = Connection::of(&behavior, head.version, head.keep_alive);
-            let tail = HitTail { age, ttl, framing: HitFraming::InPrefix, connection };
-            finish_hit(&response.head, &tail, &mut out)
+            let content_len = response.body.published();
+            let tail = HitTail { age, ttl, content_len, version: head.version, keep_alive: head.keep_alive };
+            finish_hit(&behavior, &response.head, &tail, &mut out)
         });
     });
     group.finish();
