@@ -38,5 +38,8 @@ pub(crate) const MAILBOX_LEN: usize = 4096;
 /// Messages handled in one turn, so that mail cannot starve viewers.
 pub(crate) const MAIL_PER_TURN: usize = 256;
 
+/// Arena blocks taken back from the return stack in one turn.
+pub(crate) const RETURNED_BLOCKS_PER_TURN: usize = 64;
+
 /// How often connections are checked against their deadlines and pools against theirs.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);

@@ -23,7 +23,7 @@ use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer};
 use aspis_wire::limits::HeadLimits;
 use slab::Slab;
 
-use crate::limits::{LINGER, MAIL_PER_TURN, SWEEP_INTERVAL};
+use crate::limits::{LINGER, MAIL_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL};
 use crate::messages::Message;
 use crate::origin::OriginClient;
 use crate::viewer::{Deadline, Viewer, ViewerState};
@@ -170,17 +170,11 @@ impl Shard {
 
     /// Space for the next bytes of a fill; stored responses are evicted for it. `None` when memory is short all the same.
     pub(crate) fn reserve_tail(&self, writer: &mut BodyWriter, len_max: usize) -> Option<Tail> {
-        loop {
-            if let Some(tail) = writer.tail(len_max) {
-                return Some(tail);
-            }
-            let before = self.store.borrow().len();
-            let made = self.store.borrow_mut().make_room(len_max as u64);
-            self.counters.add(Counter::CacheEvicted, (before - self.store.borrow().len()) as u64);
-            if !made {
-                return None;
-            }
-        }
+        let mut store = self.store.borrow_mut();
+        let before = store.len();
+        let tail = store.tail(writer, len_max);
+        self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
+        tail
     }
 
     /// Notes a fetch whose answer may be stored.
@@ -245,6 +239,7 @@ impl Shard {
     fn drain_mail(&self) {
         for _ in 0..MAIL_PER_TURN {
             let Some(message) = self.mail.pop() else { return };
+            self.counters.add(Counter::CoreMails, 1);
             match message {
                 Message::Addresses(addresses) => self.origin.set_addresses(addresses),
                 Message::Tls(config) => self.origin.set_tls(config),
@@ -292,7 +287,8 @@ impl Shard {
 
     /// Arms the sweep if something has a deadline. An idle core without connections arms nothing.
     fn arm_sweep(&self) {
-        let anything = self.viewer_count.get() > 0 || self.origin.idle_len() > 0;
+        let anything =
+            self.viewer_count.get() > 0 || self.origin.idle_len() > 0 || self.ring.live_tasks() > 0;
         if anything && !self.sweep_armed.replace(true) {
             self.ring.arm_timer(SWEEP_INTERVAL, SWEEP);
         }
@@ -301,7 +297,7 @@ impl Shard {
     /// Ends connections whose deadline has passed, closes idle origin connections, ships the log.
     fn sweep(&self) {
         self.origin.sweep();
-        self.counters.set(Counter::OriginConnectionsIdle, self.origin.idle_len() as u64);
+        self.show_levels();
         let now = self.ring.now_millis();
         for viewer in self.all_viewers() {
             if viewer.deadline.get() == Deadline::None || now < viewer.deadline_at.get() {
@@ -310,6 +306,20 @@ impl Shard {
             self.end_late(&viewer, now);
         }
         self.flush_log();
+    }
+
+    /// Copies the levels that others keep to where the control thread reads them.
+    fn show_levels(&self) {
+        let (counters, ring, store) = (&self.counters, &self.ring, self.store.borrow());
+        counters.set(Counter::OriginConnectionsIdle, self.origin.idle_len() as u64);
+        counters.set(Counter::CacheResponses, store.len() as u64);
+        counters.set(Counter::CacheBodyBytes, store.bytes());
+        counters.set(Counter::CoreTasks, ring.live_tasks() as u64);
+        counters.set(Counter::CoreSockets, ring.live_sockets() as u64);
+        let stats = ring.stats();
+        counters.set(Counter::CoreTurns, stats.turns);
+        counters.set(Counter::CoreLongTurns, stats.long_turns);
+        counters.set(Counter::CoreEnters, stats.enters);
     }
 
     fn end_late(&self, viewer: &Rc<Viewer>, now: u64) {
@@ -430,6 +440,8 @@ impl Handler for Shard {
     fn on_turn(&self) -> bool {
         self.drain_mail();
         self.flush_outbox();
+        // What readers on this or other cores dropped goes back to the arena, a little each turn.
+        self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         !self.mail.is_empty()
     }
 

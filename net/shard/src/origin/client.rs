@@ -86,8 +86,10 @@ impl OriginClient {
         }
     }
 
-    /// Replaces the origin's addresses. Without any, a fetch that needs a connection fails as unresolvable.
+    /// Replaces the origin's addresses. Connections to an address that is gone serve no further request; without any
+    /// address a fetch fails as unresolvable.
     pub fn set_addresses(&self, addresses: Arc<[SocketAddr]>) {
+        self.pool.set_addresses(Arc::clone(&addresses));
         self.connector.set_addresses(addresses);
     }
 

@@ -11,6 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +110,7 @@ pub(crate) struct Pool {
     offered: RefCell<VecDeque<Connection>>,
     waiters: RefCell<HashMap<u64, oneshot::Sender<Granted>>>,
     next_ticket: Cell<u64>,
+    addresses: RefCell<Arc<[SocketAddr]>>,
     generation: Cell<u64>,
     home: Option<RefCell<HomeQueue>>,
     /// Messages of this core to itself that wait until the running one is handled.
@@ -137,6 +139,7 @@ impl Pool {
             offered: RefCell::new(VecDeque::new()),
             waiters: RefCell::new(HashMap::new()),
             next_ticket: Cell::new(0),
+            addresses: RefCell::new(Arc::from([])),
             generation: Cell::new(0),
             home,
             local: RefCell::new(VecDeque::new()),
@@ -211,6 +214,18 @@ impl Pool {
     pub(crate) fn close_idle(&self) {
         let all = std::mem::take(&mut *self.idle.borrow_mut());
         close_all(all);
+        self.count_idle();
+    }
+
+    /// Replaces the addresses. Connections to others are closed when they are not in use.
+    pub(crate) fn set_addresses(&self, addresses: Arc<[SocketAddr]>) {
+        *self.addresses.borrow_mut() = addresses;
+        let gone = self
+            .idle
+            .borrow_mut()
+            .extract_if(.., |kept| !self.is_current(&kept.connection))
+            .collect::<Vec<_>>();
+        close_all(gone);
         self.count_idle();
     }
 
@@ -355,9 +370,11 @@ impl Pool {
         }
     }
 
-    /// Tells whether `connection` was made under the TLS settings of today.
+    /// Tells whether `connection` was made under the TLS settings of today and to an address that the name still has.
     fn is_current(&self, connection: &Connection) -> bool {
-        connection.generation == self.generation.get()
+        let addresses = self.addresses.borrow();
+        let is_address = |address| addresses.contains(&address);
+        connection.generation == self.generation.get() && connection.stream.address().is_some_and(is_address)
     }
 
     fn keep(&self, connection: Connection) {
@@ -365,6 +382,7 @@ impl Pool {
             close(connection);
             return;
         }
+        connection.stream.rest();
         let since_millis = self.ring.now_millis();
         self.idle.borrow_mut().push(Idle { connection, since_millis });
         self.count_idle();

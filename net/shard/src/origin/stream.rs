@@ -8,10 +8,11 @@
 //! read that was given up half-way may have lost bytes, so its stream must be closed. Dropping the stream closes it.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aspis_runtime::{Close, Quiet, Ring, SocketId};
+use aspis_runtime::{Close, Peer, Quiet, Ring, SocketId};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
@@ -46,7 +47,7 @@ struct Tls {
 /// Ciphertext that was received and not yet fed to the session.
 #[derive(Default)]
 struct Incoming {
-    /// `None` while a receive owns it.
+    /// `None` while a receive owns it, empty while the stream rests.
     buffer: Option<Vec<u8>>,
     filled: Range<usize>,
     is_ended: bool,
@@ -65,7 +66,7 @@ impl Stream {
         name: ServerName<'static>,
     ) -> Result<Self, StreamError> {
         let session = Session::new(config, name).map_err(|_| StreamError::Tls)?;
-        let incoming = Incoming { buffer: Some(vec![0; TLS_RECEIVE_LEN]), ..Incoming::default() };
+        let incoming = Incoming { buffer: Some(Vec::new()), ..Incoming::default() };
         self.tls = Some(Tls { session: RefCell::new(session), incoming: RefCell::new(incoming) });
         self.handshake().await?;
         Ok(self)
@@ -131,6 +132,24 @@ impl Stream {
         !has_unread && self.ring.is_quiet(self.socket) == Quiet::Yes
     }
 
+    /// Gives back memory that a stream without work does not need.
+    pub(crate) fn rest(&self) {
+        if let Some(tls) = &self.tls {
+            let mut incoming = tls.incoming.borrow_mut();
+            if incoming.filled.is_empty() && incoming.buffer.is_some() {
+                incoming.buffer = Some(Vec::new());
+            }
+        }
+    }
+
+    /// The address that it is connected to.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self.ring.peer(self.socket)? {
+            Peer::Inet(address) => Some(address),
+            Peer::Unix => None,
+        }
+    }
+
     /// Says that nothing is under way: when it is dropped, a TLS session closes with its alert.
     pub(crate) fn finish(&self) {
         // A plain stream has nothing left to say: closing it is all the origin waits for.
@@ -187,10 +206,11 @@ impl Stream {
 
     async fn receive(&self, tls: &Tls) -> Result<(), StreamError> {
         let buffer = tls.incoming.borrow_mut().buffer.take();
-        let Some(buffer) = buffer else {
+        let Some(mut buffer) = buffer else {
             debug_assert!(false, "two readers, or a reader after one that was given up");
             return Err(StreamError::Tls);
         };
+        buffer.resize(TLS_RECEIVE_LEN, 0);
         let whole = 0..buffer.len();
         let (received, buffer) = self.ring.receive_into(self.socket, buffer, whole).await;
         let mut incoming = tls.incoming.borrow_mut();

@@ -192,7 +192,6 @@ impl Shard {
                     self.counters.add(Counter::LookupsFound, 1);
                     let action = exchange.step(&self.behavior, Event::Found(&stored.meta), now);
                     if let Action::RespondStored { age, ttl, send_body } = action {
-                        stored.note_use();
                         let keep_alive = head.keep_alive && !self.draining.get();
                         let tail = HitTail {
                             age,

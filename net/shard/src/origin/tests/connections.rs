@@ -11,7 +11,9 @@ use aspis_telemetry::Counter;
 use aspis_wire::Method;
 use aspis_wire::request::RequestFraming;
 
-use super::rig::{GET, Origin, Pieces, Rig, end, fetch, get, ok, read_head, read_rest, request, settings};
+use super::rig::{
+    GET, Origin, Pieces, Rig, end, fetch, get, ok, read_all, read_head, read_rest, request, settings,
+};
 use crate::origin::{NoBody, OriginRequest, OriginSettings};
 
 #[test]
@@ -278,6 +280,28 @@ fn addresses_are_taken_in_turn() {
         }
     });
     assert_eq!(origins.iter().map(Origin::connections).collect::<Vec<_>>(), [2, 2, 2]);
+}
+
+#[test]
+fn connections_to_an_address_that_is_gone_are_not_used_again() {
+    let [old, new] = [b"old", b"new"].map(|content| Origin::answering(move |_| ok(content)));
+    let rig = Rig::one(settings(), old.address);
+    let (before, kept) = (old.address, new.address);
+    let answers = rig.run(0, move |client, _| async move {
+        let mut answers = vec![get(&client).await];
+        client.set_addresses(Arc::from([kept, before]));
+        assert_eq!(client.idle_len(), 1, "the address is still one of the origin's");
+        // One connection is in use while its address goes.
+        let response = client.fetch(request(GET, Method::Get), None::<NoBody>, &mut |_| {}).await;
+        client.set_addresses(Arc::from([kept]));
+        let mut response = response.expect("the old address answers");
+        answers.push(read_all(&mut response.body).await.map(|content| (200, content)));
+        assert_eq!(client.idle_len(), 0);
+        answers.push(get(&client).await);
+        answers
+    });
+    let expected = [b"old", b"old", b"new"].map(|content| Ok((200, content.to_vec())));
+    assert_eq!(answers, expected);
 }
 
 #[test]

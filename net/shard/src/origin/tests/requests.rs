@@ -119,6 +119,26 @@ fn an_early_refusal_is_an_answer() {
 }
 
 #[test]
+fn an_early_refusal_that_ends_in_a_reset_is_an_answer_too() {
+    let origin = Origin::start(|mut stream, _| {
+        read_head(&mut stream);
+        let mut some = [0; 5000];
+        stream.read_exact(&mut some).expect("content comes");
+        stream
+            .write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
+            .expect("the client reads");
+        // Closed with content unread: the kernel says so with a reset.
+    });
+    let rig = Rig::one(settings(), origin.address);
+    for _ in 0..20 {
+        let answer = rig.run(0, |client, ring| async move {
+            fetch(&client, post(CHUNKED, RequestFraming::Chunked), Some(Endless(ring))).await
+        });
+        assert_eq!(answer, Ok((413, Vec::new())));
+    }
+}
+
+#[test]
 fn an_answer_may_go_along_with_the_content() {
     // Each piece is answered before the next is sent: neither direction can wait for the other to end.
     struct Answered {
