@@ -7,6 +7,7 @@ mod support;
 mod bodies;
 mod cache;
 mod cloudfront;
+mod corpus;
 mod fields;
 mod lifecycle;
 mod limits;
