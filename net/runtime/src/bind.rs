@@ -144,6 +144,13 @@ pub(crate) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Gives a listener that others made, such as a service manager, what ours have.
+pub(crate) fn prepare_listener(descriptor: &OwnedFd) {
+    set_blocking(descriptor);
+    // Refused by Unix sockets, which have no such option and no need of it.
+    let _ = set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+}
+
 /// Makes sure that io_uring waits on the descriptor.
 pub(crate) fn set_blocking(descriptor: &OwnedFd) {
     // SAFETY: takes no pointers; the descriptor is alive.

@@ -99,8 +99,9 @@ pub fn spawn_core<H: Handler, F: FnOnce(Ring) -> Rc<H> + Send + 'static>(
     make: F,
 ) -> Result<CoreThread, StartError> {
     let (report, started) = mpsc::sync_channel(1);
+    let builder = thread::Builder::new().name(options.name.clone());
     let body = move || run_core(&options, doorbell, make, &report);
-    let thread = thread::Builder::new().name("core".to_owned()).spawn(body).map_err(StartError::Thread)?;
+    let thread = builder.spawn(body).map_err(StartError::Thread)?;
     match started.recv() {
         Ok(Ok(())) => Ok(CoreThread { thread }),
         Ok(Err(error)) => Err(error),

@@ -187,19 +187,17 @@ impl Inner {
 
     /// Wakes tasks and drops foreign memory that waited until nothing was borrowed.
     pub(crate) fn settle(&self) {
-        let (mut wakers, sends, memory) = {
-            let mut state = self.state.borrow_mut();
-            if state.wakers.is_empty() && state.dead_sends.is_empty() && state.dead_memory.is_empty() {
-                return;
-            }
-            let sends = std::mem::take(&mut state.dead_sends);
-            (std::mem::take(&mut state.wakers), sends, std::mem::take(&mut state.dead_memory))
-        };
-        drop((sends, memory));
-        wakers.drain(..).for_each(Waker::wake);
-        let mut state = self.state.borrow_mut();
-        if state.wakers.is_empty() {
-            state.wakers = wakers;
+        loop {
+            let (wakers, sends, memory) = {
+                let mut state = self.state.borrow_mut();
+                if state.wakers.is_empty() && state.dead_sends.is_empty() && state.dead_memory.is_empty() {
+                    return;
+                }
+                let sends = std::mem::take(&mut state.dead_sends);
+                (std::mem::take(&mut state.wakers), sends, std::mem::take(&mut state.dead_memory))
+            };
+            drop((sends, memory));
+            wakers.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -227,7 +225,7 @@ pub struct Ring {
 impl Ring {
     /// Accepts connections on a listening socket until [`Ring::stop_listening`].
     pub fn listen(&self, descriptor: OwnedFd) -> ListenerId {
-        bind::set_blocking(&descriptor);
+        bind::prepare_listener(&descriptor);
         ListenerId(self.inner.state.borrow_mut().add_listener(descriptor))
     }
 

@@ -18,11 +18,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 type Job = Box<dyn FnOnce(&Ring) + Send>;
 type Hook<A> = Box<dyn FnMut(&Ring, A)>;
+type ReceiveHook = Box<dyn FnMut(&Ring, SocketId, &[u8])>;
 
 /// What the handler does; by default nothing.
 pub(crate) struct Hooks {
     pub(crate) accept: Hook<(ListenerId, SocketId, Peer)>,
-    pub(crate) receive: Box<dyn FnMut(&Ring, SocketId, &[u8])>,
+    pub(crate) receive: ReceiveHook,
     pub(crate) end: Hook<(SocketId, ReceiveEnd)>,
     pub(crate) sent: Hook<(SocketId, Result<(), i32>)>,
     pub(crate) timer: Hook<u64>,
@@ -137,7 +138,7 @@ impl TestCore {
     }
 
     /// Asks the core until it says yes.
-    pub(crate) fn wait_until(&self, what: &str, mut ask: impl FnMut(&Ring) -> bool + Send + Clone + 'static) {
+    pub(crate) fn wait_until(&self, what: &str, ask: impl FnMut(&Ring) -> bool + Send + Clone + 'static) {
         let started = Instant::now();
         loop {
             let mut ask_once = ask.clone();
@@ -148,7 +149,6 @@ impl TestCore {
                 return;
             }
             assert!(started.elapsed() < PATIENCE, "never came true: {what}");
-            let _ = &mut ask;
         }
     }
 
