@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use aspis_config::{Behavior, Raw, check};
 use aspis_exchange::response_head::{
-    OriginAnswer, Stored, ViewerFraming, write_interim, write_origin, write_switching,
+    HIT_TAIL_LEN_MAX, HitTail, OriginAnswer, Stored, ViewerFraming, finish_hit, write_interim, write_origin,
+    write_stored, write_switching,
 };
-use aspis_exchange::{ForwardReason, ResultType, ViewerFacts, origin_request};
+use aspis_exchange::{ForwardReason, Now, ResultType, ViewerFacts, origin_request};
 use aspis_fuzz::{check_head, values};
 use aspis_wire::request::{RequestFraming, parse_request};
-use aspis_wire::response::{ResponseFraming, parse_response};
+use aspis_wire::response::{ResponseFraming, ResponseHead, parse_response};
 use aspis_wire::{FieldSlots, HeadLimits, Method, Scheme, Version};
 use libfuzzer_sys::fuzz_target;
 
@@ -87,6 +88,9 @@ fn check_response(bytes: &[u8], behavior: &Behavior, choice: u8) {
     if head.fields.len() > FIELDS_MAX {
         return;
     }
+    if head.framing != ResponseFraming::None {
+        check_hit(&head, behavior, choice);
+    }
     let mut out = Vec::new();
     if head.is_interim() {
         if !write_interim(&head, version, &mut out) {
@@ -134,4 +138,22 @@ fn check_response(bytes: &[u8], behavior: &Behavior, choice: u8) {
     if version == Version::Http10 {
         assert!(values(sent.fields, "transfer-encoding").is_empty());
     }
+}
+
+/// A hit's head, made of the prefix that was written at storing time, is one head with the stored length.
+fn check_hit(head: &ResponseHead<'_, '_>, behavior: &Behavior, choice: u8) {
+    let now = Now { wall: 1_000_000_000, millis: 0 };
+    let mut prefix = Vec::new();
+    write_stored(behavior, head, now, &mut prefix);
+    let tail =
+        HitTail { age: 7, ttl: -5, content_len: 12, version: Version::Http11, keep_alive: choice & 16 == 0 };
+    let mut out = vec![0; prefix.len() + HIT_TAIL_LEN_MAX];
+    let len = finish_hit(behavior, &prefix, &tail, &mut out);
+    let mut slots = FieldSlots::new();
+    let parsed = parse_response(&out[..len], &mut slots, &HeadLimits::default(), Method::Get);
+    let sent = parsed.expect("a response").expect("complete");
+    assert_eq!((sent.len, sent.status, sent.keep_alive), (len, head.status, tail.keep_alive));
+    check_head(&out[..len], sent.fields);
+    assert_eq!(sent.framing, ResponseFraming::Length(12));
+    assert!(values(sent.fields, "age").len() == 1 && values(sent.fields, "x-cache").len() == 1);
 }
