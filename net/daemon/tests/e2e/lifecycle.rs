@@ -13,10 +13,13 @@ fn plain() -> Origin {
     Origin::fixed(&[("Cache-Control", "max-age=60")], b"ok")
 }
 
-/// An origin that sends half of an answer and the rest when the gate opens.
+/// An origin that sends half of an answer to `/slow` and the rest when the gate opens.
 fn held(gate: &Gate) -> Origin {
     let gate = gate.clone();
     Origin::start(move |reply| {
+        if reply.request.target() != "/slow" {
+            return reply.answer(200, &[("Cache-Control", "no-store")], b"quick");
+        }
         reply.head(200, &[("Content-Length", "8"), ("Cache-Control", "no-store")]);
         reply.send(b"half");
         gate.wait("the test lets the answer go on");
@@ -54,7 +57,7 @@ fn sigterm_drains_and_exits_with_0() {
     eventually("new connections are refused or closed", || match TcpStream::connect(address) {
         Err(_) => Some(()),
         Ok(socket) => {
-            let mut late = Viewer { connection: crate::support::Connection::plain(socket).ok()? };
+            let mut late = Viewer::over(crate::support::Connection::plain(socket).ok()?);
             late.ask_if_open("/late");
             matches!(late.try_response(), Err(Broken::Closed | Broken::Failed(_))).then_some(())
         }
