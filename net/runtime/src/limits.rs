@@ -29,6 +29,9 @@ pub const YIELD_COUNT_MAX: u32 = 4;
 /// housekeeping costs about 100 microseconds a time on an idle core.
 pub const EXECUTOR_REST: Duration = Duration::from_secs(1);
 
+/// The longest time that the executor sleeps by mistake (see `executor.rs`).
+pub const EXECUTOR_PARK_MAX: Duration = Duration::from_millis(10);
+
 /// Turns longer than this are counted as long.
 pub const LONG_TURN: Duration = Duration::from_millis(2);
 

@@ -399,6 +399,11 @@ impl Ring {
         self.inner.state.borrow().sockets.len()
     }
 
+    /// Returns how many listeners are alive, stopping ones included.
+    pub fn live_listeners(&self) -> usize {
+        self.inner.state.borrow().listeners.len()
+    }
+
     /// Returns how many timers are armed, sleeps included.
     pub fn live_timers(&self) -> usize {
         self.inner.state.borrow().timers.len()

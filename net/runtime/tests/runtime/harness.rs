@@ -197,6 +197,12 @@ pub(crate) fn shrink_receive_buffer(stream: &impl AsRawFd) {
     assert_eq!(result, 0);
 }
 
+/// Makes a listening socket take next to no connection that is not accepted.
+pub(crate) fn shrink_backlog(listener: &impl AsRawFd) {
+    // SAFETY: takes no pointers.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+}
+
 pub(crate) fn round_trip(stream: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
     stream.write_all(bytes).unwrap();
     let mut back = vec![0; bytes.len()];

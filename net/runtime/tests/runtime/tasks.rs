@@ -45,6 +45,21 @@ fn a_task_that_waits_twice_answers_within_a_millisecond() {
     assert!(times[250] < Duration::from_millis(1), "p50 is {:?}", times[250]);
 }
 
+/// A preempt timer this short fires before the executor's first task nearly always, and the executor parks though the
+/// ring's task is runnable. Without a remedy the core stands still for ever.
+#[test]
+fn an_executor_that_parks_by_mistake_goes_on() {
+    let options = CoreOptions { executor_preempt: Duration::from_micros(20), ..CoreOptions::default() };
+    let core = TestCore::with_options(options, Hooks::default);
+    for _ in 0..100 {
+        core.block(|ring| async move {
+            let (send, receive) = oneshot::channel();
+            ring.spawn(async move { send.send(1).unwrap() });
+            assert_eq!(receive.await, Ok(1));
+        });
+    }
+}
+
 /// Each task wakes the next; no link of the chain waits for a tick, however long it is.
 #[test]
 fn a_chain_of_wakes_does_not_wait_for_ticks() {
@@ -96,26 +111,28 @@ fn timers_fire_in_order_and_on_time() {
         timer: Box::new(move |_, token| told.send((token, Instant::now())).unwrap()),
         ..Hooks::default()
     });
-    let started = core.call(|ring| {
-        for token in [300, 20, 150, 90, 20, 0] {
-            ring.arm_timer(Duration::from_millis(token), token);
+    let round = || {
+        let started = core.call(|ring| {
+            for token in [300, 20, 150, 90, 20, 0] {
+                ring.arm_timer(Duration::from_millis(token), token);
+            }
+            Instant::now()
+        });
+        let (mut lateness, mut order) = (Vec::new(), Vec::new());
+        for _ in 0..6 {
+            let (token, at) = hear.recv_timeout(PATIENCE).unwrap();
+            let (due, after) = (Duration::from_millis(token), at - started);
+            assert!(after + Duration::from_millis(1) >= due, "{token} ms fired after {after:?}");
+            lateness.push(after.saturating_sub(due));
+            order.push(token);
         }
-        Instant::now()
-    });
-    let mut lateness = Vec::new();
-    let mut order = Vec::new();
-    for _ in 0..6 {
-        let (token, at) = hear.recv_timeout(PATIENCE).unwrap();
-        let due = Duration::from_millis(token);
-        let after = at - started;
-        assert!(after + Duration::from_millis(1) >= due, "{token} ms fired after {after:?}");
-        lateness.push(after.saturating_sub(due));
-        order.push(token);
-    }
-    assert_eq!(order, [0, 20, 20, 90, 150, 300]);
-    lateness.sort();
-    // A slot is 10 ms; the rest is the scheduler of a busy machine.
-    assert!(lateness[3] < Duration::from_millis(30), "{lateness:?}");
+        assert_eq!(order, [0, 20, 20, 90, 150, 300]);
+        lateness.sort();
+        lateness[3]
+    };
+    // A slot is 10 ms; a busy machine may spoil some rounds, but not all.
+    let best = (0..5).map(|_| round()).min().unwrap();
+    assert!(best < Duration::from_millis(20), "timers are {best:?} late at best");
 }
 
 #[test]
