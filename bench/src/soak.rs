@@ -66,11 +66,14 @@ pub(crate) struct Options {
     pub(crate) length: Duration,
     pub(crate) seed: u64,
     pub(crate) viewers: u64,
+    /// Names of scenarios, separated by commas; empty for all.
+    pub(crate) only: String,
     pub(crate) aspis: Option<String>,
 }
 
 /// Runs the soak and prints what happened; false on any fault.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
+    let scenarios = viewer::scenarios(&options.only).map_err(io::Error::other)?;
     let origin = Mutex::new(Origin::start()?);
     let (origin_address, outages) = {
         let origin = held(&origin);
@@ -92,6 +95,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         let viewers: Vec<_> = (1..=options.viewers)
             .map(|number| {
                 let mut viewer = viewer(product.address, options.seed, number, &tally, outages.clone());
+                viewer.scenarios.clone_from(&scenarios);
                 scope.spawn(move || viewer.run(end))
             })
             .collect();
@@ -140,7 +144,7 @@ fn viewer<'t>(
     outages: crate::origin::Outages,
 ) -> Viewer<'t> {
     let random = Random::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(number));
-    Viewer { address, seed, random, tally, outages, next_id: number << 32 }
+    Viewer { address, seed, random, tally, outages, next_id: number << 32, scenarios: Vec::new() }
 }
 
 /// Takes the origin down and up again at random.
