@@ -46,6 +46,10 @@ pub struct Behavior {
     pub origin_age: OriginAge,
     /// The shape of answers that Aspis makes itself.
     pub error_page: ErrorPage,
+    /// `Server` of those answers: the name, or CloudFront's word (H-6).
+    pub server: String,
+    /// The status for a request head over the limit: 431 (RFC 6585 §5), or 494 (H-16).
+    pub oversized_head_status: u16,
 }
 
 /// How `Via` is written toward viewers.
@@ -138,6 +142,8 @@ impl From<&Settings> for Behavior {
             min_ttl_outranks: if cloudfront { MinTtlOutranks::Directives } else { MinTtlOutranks::Lifetime },
             origin_age: if cloudfront { OriginAge::Ignored } else { OriginAge::Counts },
             error_page: if cloudfront { ErrorPage::Html } else { ErrorPage::Text },
+            server: if cloudfront { "CloudFront".to_owned() } else { settings.name.clone() },
+            oversized_head_status: if cloudfront { 494 } else { 431 },
         }
     }
 }

@@ -307,6 +307,13 @@ impl Ring {
         self.inner.state.borrow_mut().open_socket(socket.0).and_then(|s| bind::local_address(&s.descriptor))
     }
 
+    /// Ends our side of an open socket; the peer's side goes on. For after a [`Ring::flush`]: what is still queued fails.
+    pub fn shut_sending(&self, socket: SocketId) {
+        if let Some(socket) = self.inner.state.borrow_mut().open_socket(socket.0) {
+            bind::shut_write(&socket.descriptor);
+        }
+    }
+
     /// Whether the socket is open with nothing to read. A look at the kernel's queue, without waiting.
     pub fn is_quiet(&self, socket: SocketId) -> Quiet {
         match self.inner.state.borrow_mut().open_socket(socket.0) {

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
 
 use aspis_config::Settings;
 use aspis_runtime::mailbox::{self, Post};
@@ -182,19 +181,6 @@ impl Shards {
     /// Closes the listeners and idle viewer connections; answers in flight go on and end their connections.
     pub fn stop_accepting(&self) {
         self.tell_all(|| Message::StopAccepting);
-    }
-
-    /// Waits until no viewer connection is open, at most `patience`. `true` if none is.
-    pub fn drain(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        while self.open_viewers() > 0 {
-            if Instant::now() >= end {
-                return false;
-            }
-            // The control thread has nothing else to do now; nobody unparks it.
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        true
     }
 
     /// Viewer connections open on all cores.

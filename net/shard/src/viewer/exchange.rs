@@ -30,7 +30,7 @@ use aspis_wire::response::{ResponseHead, parse_response};
 
 use crate::fill::{self, Candidate, Fill};
 use crate::limits::LINGER;
-use crate::log::Ended;
+use crate::log::{Answered, Ended};
 use crate::origin::{LentBody, OriginBody, OriginRequest, OriginResponse};
 use crate::shard::Shard;
 use crate::viewer::body::{BodyFault, ViewerBody};
@@ -64,7 +64,7 @@ enum Afterwards {
 struct Progress {
     status: Cell<u16>,
     sent_len: Cell<u64>,
-    answered: Cell<Option<Instant>>,
+    answered: Cell<Answered>,
 }
 
 /// Runs one parked request to its end.
@@ -252,6 +252,9 @@ impl Work<'_> {
         flight: Option<FlightGuard<'_>>,
     ) -> Afterwards {
         let fits = origin.length().is_none_or(|length| length <= self.shard.object_len_max);
+        if store.is_some() && !fits {
+            self.shard.counters.add(Counter::CacheNotStoredSize, 1);
+        }
         let store = store.filter(|_| fits).zip(flight);
         let mut out = Vec::with_capacity(1024);
         let stored = if store.is_some() { Stored::Yes } else { Stored::No };
@@ -343,6 +346,8 @@ impl Work<'_> {
     /// The viewer's content did not come whole.
     fn answer_fault(&self, fault: BodyFault) -> Afterwards {
         self.step(Event::OriginFailed(OriginFailure::ViewerGone), self.shard.now());
+        // Where the next request would begin is not known.
+        self.request_whole.set(false);
         fault.status().map_or(Afterwards::Reset, |status| self.answer_error(status, None))
     }
 
@@ -382,8 +387,8 @@ impl Work<'_> {
     fn send(&self, bytes: Vec<u8>) {
         let progress = self.progress;
         progress.sent_len.set(progress.sent_len.get() + bytes.len() as u64);
-        if progress.answered.get().is_none() {
-            progress.answered.set(Some(Instant::now()));
+        if progress.answered.get() == Answered::Never {
+            progress.answered.set(Answered::At(Instant::now()));
         }
         self.shard.ring.send_owned(self.viewer.socket, bytes);
     }

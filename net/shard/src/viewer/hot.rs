@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aspis_exchange::response_head::error::refusal_status;
 use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
 use aspis_exchange::{Action, Event, Exchange, ResultType, ViewerFacts};
 use aspis_runtime::{Close, SocketId, Source};
@@ -20,7 +21,7 @@ use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::{FieldSlots, Scheme};
 
 use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
-use crate::log::Ended;
+use crate::log::{Answered, Ended};
 use crate::shard::Shard;
 use crate::viewer::exchange::{self, Parked};
 use crate::viewer::relay::BodySource;
@@ -121,7 +122,7 @@ impl Shard {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    self.refuse(viewer, None, error.status(), started);
+                    self.refuse(viewer, None, refusal_status(&self.behavior, error), started);
                     return;
                 }
             }
@@ -208,7 +209,7 @@ impl Shard {
                             result: ResultType::Hit,
                             forward: None,
                             started,
-                            answered: Some(started),
+                            answered: Answered::Last,
                         };
                         self.record(viewer, Some(head), &ended);
                         drop(store);
@@ -289,7 +290,7 @@ impl Shard {
             result: ResultType::Error,
             forward: None,
             started,
-            answered: Some(started),
+            answered: Answered::Last,
         };
         self.ring.send_owned(viewer.socket, out);
         self.record(viewer, head, &ended);
