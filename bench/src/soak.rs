@@ -42,9 +42,11 @@ const FLAGS: &[&str] = &[
     "--drain-timeout",
     "10s",
 ];
-/// The memory limit above, and what the process may have beside it: binary, stacks, rings and the allocator's slack.
+/// The memory limit above; what the process may have beside it, which is its size at the start and the allocator's slack; and what it may
+/// have for each viewer: buffers of both sides.
 const MEMORY: u64 = 128 << 20;
-const MEMORY_BASE: u64 = 64 << 20;
+const MEMORY_BASE: u64 = 48 << 20;
+const MEMORY_PER_VIEWER: u64 = 1 << 20;
 /// Growth between the second and the last quarter of the run that is not yet a leak.
 const GROWTH_MAX: u64 = 24 << 20;
 /// The server has so long to become quiet: longer than each of its timeouts.
@@ -115,7 +117,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         tally.fault("origin's view", complaint);
     }
     let resident = resident.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    memory(&resident, before.resident, &tally);
+    memory(&resident, before.resident, options.viewers, &tally);
     if options.only.is_empty() && tally.whole_count() < options.viewers {
         tally.fault("driver", "next to nothing was answered, so nothing was shown".into());
     }
@@ -255,7 +257,7 @@ fn last_request(product: &Aspis, seed: u64, scenario: &'static str, tally: &Tall
 }
 
 /// Judges resident memory over the run.
-fn memory(samples: &[u64], before: u64, tally: &Tally) {
+fn memory(samples: &[u64], before: u64, viewers: u64, tally: &Tally) {
     let most = |samples: &[u64]| samples.iter().copied().max().unwrap_or(0);
     let quarter = samples.len() / 4;
     let peak = most(samples);
@@ -268,8 +270,9 @@ fn memory(samples: &[u64], before: u64, tally: &Tally) {
         mib(late),
         mib(peak)
     );
-    if peak > MEMORY + MEMORY_BASE {
-        tally.fault("memory", format!("peak of {:.1} MiB at --memory {:.0} MiB", mib(peak), mib(MEMORY)));
+    let bound = MEMORY + MEMORY_BASE + viewers * MEMORY_PER_VIEWER;
+    if peak > bound {
+        tally.fault("memory", format!("peak of {:.1} MiB, at most {:.0}", mib(peak), mib(bound)));
     }
     // A short run is all warming up.
     if samples.len() >= 120 && late > early + GROWTH_MAX {
