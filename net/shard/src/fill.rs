@@ -164,6 +164,12 @@ fn admit(shard: &Rc<Shard>, fill: &Fill, candidate: Candidate) {
         body: Arc::clone(&fill.body),
         invalidation: candidate.invalidation,
     };
+    // Fetches of one key may run side by side: the one that was answered later stays.
+    let newer = shard.store.borrow().lookup(parts.hash, &parts.key).map(|kept| kept.meta.received_at);
+    if newer.is_some_and(|newer| newer > parts.meta.received_at) {
+        shard.counters.add(Counter::CacheNotStoredFailed, 1);
+        return;
+    }
     let stored = StoredResponse::new(parts, &shard.budget)
         .is_some_and(|stored| shard.store.borrow_mut().insert(stored).is_ok());
     let counter = if stored { Counter::CacheStored } else { Counter::CacheNotStoredMemory };
