@@ -143,6 +143,36 @@ fn responses_that_must_not_be_stored_are_fetched_each_time() {
     }
 }
 
+/// The first cache stores no response that sets a cookie: who gets it is a policy of its own (profile rule 8).
+#[test]
+fn cookie_set_for_one_viewer_reaches_no_other() {
+    let origin = Origin::start(|reply| {
+        let cookie = format!("id={}", reply.before);
+        reply.answer(200, &[("Cache-Control", "max-age=60"), ("Set-Cookie", &cookie)], cookie.as_bytes());
+    });
+    let aspis = before(&origin);
+    for number in 0..3 {
+        let cookie = format!("id={number}");
+        let response = Viewer::connect(&aspis).get("/a").expect_cached("Miss", cookie.as_bytes());
+        assert_eq!(response.all("set-cookie"), [cookie]);
+    }
+}
+
+/// An answer that only its close ends cannot be told from one that was cut: it passes whole and is not stored.
+#[test]
+fn answers_that_end_with_the_connection_are_not_stored() {
+    let origin = Origin::start(|reply| {
+        reply.head(200, &[("Cache-Control", "max-age=60"), ("Connection", "close")]);
+        reply.send(&pattern(0, 100_000));
+        reply.close();
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    for _ in 0..2 {
+        viewer.get("/a").expect_cached("Miss", &pattern(0, 100_000));
+    }
+}
+
 /// A response selected by one language never answers a request for another.
 #[test]
 fn vary_never_gives_another_variant() {
@@ -343,7 +373,7 @@ fn truncated_answers_are_visible_and_not_stored() {
     }
 }
 
-/// An answer that only its close ends is complete when a FIN ends it, and Aspis's own framing says so.
+/// A chunked answer has no length until its end, and is stored with one then.
 #[test]
 fn chunked_answers_are_served_whole_from_the_store() {
     let origin = Origin::start(|reply| {
@@ -443,8 +473,7 @@ fn two_cores_store_one_object_at_most_twice() {
     assert_eq!(origin.count("/a") - before, misses);
 }
 
-/// Profile rule 8 keeps a request's cookie out of the decision; one that is set is never given to another viewer by
-/// default in this version.
+/// Profile rule 8: a Cookie in the request does not prevent reuse.
 #[test]
 fn request_cookies_do_not_prevent_reuse() {
     let origin = numbered(&[("Cache-Control", "max-age=60")]);
