@@ -287,6 +287,13 @@ impl Ring {
         self.inner.state.borrow().sockets.get(socket.0).map_or(0, |socket| socket.queued_len)
     }
 
+    /// Returns how many bytes the peer has acknowledged; 0 where the kernel does not tell. A system call, for telling a
+    /// slow reader from a stuck one: the queue alone shrinks only when a whole send has found room in the kernel.
+    pub fn acknowledged_len(&self, socket: SocketId) -> u64 {
+        let mut state = self.inner.state.borrow_mut();
+        state.open_socket(socket.0).map_or(0, |socket| bind::acknowledged(&socket.descriptor))
+    }
+
     /// Asks for one `on_sent` when the send queue is empty (in this turn if it is now) or sending fails.
     pub fn notify_sent(&self, socket: SocketId) {
         self.inner.state.borrow_mut().notify_sent(socket.0);
