@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use aspis_config::Settings;
 use aspis_runtime::mailbox::{self, Post};
@@ -104,6 +104,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         (0..cores).map(|_| Arena::new(arena_len, Arc::clone(&budget))).collect();
     drop(trial.map_err(StartError::Memory)?);
     let invalidation_number = Arc::new(AtomicU64::new(0));
+    let viewers_everywhere = Arc::new(AtomicUsize::new(0));
     let counters: Vec<_> = (0..cores).map(|_| Arc::new(CoreCounters::new())).collect();
     let histograms: Vec<_> = (0..cores).map(|_| Arc::new(CoreHistograms::new())).collect();
 
@@ -134,6 +135,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         let log = boot.log.clone().map(LogBuffer::new);
         let post = post.clone();
         let invalidation_number = Arc::clone(&invalidation_number);
+        let viewers_everywhere = Arc::clone(&viewers_everywhere);
         let thread = aspis_runtime::spawn_core(options, Some(doorbell), move |ring| {
             let arena =
                 Arena::new(arena_len, Arc::clone(&budget)).expect("all arenas could be mapped a moment ago");
@@ -154,6 +156,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
                     mail,
                     post,
                     invalidation_number,
+                    viewers_everywhere,
                 },
             );
             for fd in fds {

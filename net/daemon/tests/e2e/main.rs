@@ -15,5 +15,6 @@ mod origin_failures;
 mod protocol_errors;
 mod proxy;
 mod real_programs;
+mod review;
 mod tls_origin;
 mod tunnel;

@@ -90,7 +90,7 @@ pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
     let afterwards = match race(work.perform(parked.action), viewer_gone(&viewer)).await {
         Either::Left(afterwards) => afterwards,
         Either::Right(()) => {
-            shard.counters.add(Counter::ViewerAborts, 1);
+            shard.count_abort(&viewer);
             Afterwards::Reset
         }
     };
@@ -334,7 +334,10 @@ impl Work<'_> {
 
     /// The 101 goes to the viewer, then bytes go both ways.
     async fn tunnel(&self, head: &ResponseHead<'_, '_>, origin: OriginBody) -> Afterwards {
-        let Some(tunnel) = origin.into_tunnel() else { return Afterwards::Reset };
+        // Content that was still on its way to the origin would run into the tunnel as bytes of the new protocol.
+        let Some(tunnel) = origin.into_tunnel().filter(|_| self.request_whole.get()) else {
+            return Afterwards::Reset;
+        };
         let mut out = Vec::with_capacity(512);
         response_head::write_switching(&self.shard.behavior, head, &mut out);
         self.progress.status.set(head.status);

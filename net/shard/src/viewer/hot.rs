@@ -55,6 +55,7 @@ impl Shard {
                 inbox.extend_from_slice(bytes);
                 self.serve_inbox(viewer, inbox);
             }
+            ViewerState::Leaving => {}
         }
     }
 
@@ -66,13 +67,15 @@ impl Shard {
         if !inbox.is_empty() {
             self.serve_inbox(viewer, inbox);
         }
-        if viewer.gone.get() || viewer.state.get() != ViewerState::Idle {
-            return;
-        }
-        if viewer.ended.get() || (self.draining.get() && viewer.inbox.borrow().is_empty()) {
-            self.close_viewer(viewer, Close::Linger(LINGER));
-        } else {
-            self.unpause(viewer);
+        match viewer.state.get() {
+            ViewerState::Idle
+                if viewer.ended.get() || (self.draining.get() && viewer.inbox.borrow().is_empty()) =>
+            {
+                self.close_viewer(viewer, Close::Linger(LINGER));
+            }
+            // A task waits for the viewer's bytes, or wants to know that it left.
+            ViewerState::Idle | ViewerState::Busy => self.unpause(viewer),
+            ViewerState::ExpectProxyHeader | ViewerState::Stalled | ViewerState::Leaving => {}
         }
     }
 
@@ -113,7 +116,11 @@ impl Shard {
                 Ok(Some(head)) => {
                     let len = head.len;
                     match self.answer(viewer, &head, &bytes[at..at + len], started) {
-                        Served::Next => at += len,
+                        Served::Next => {
+                            at += len;
+                            // The next head, if it has begun, has its own time.
+                            viewer.expect(Deadline::None, 0);
+                        }
                         Served::Taken => {
                             at += len;
                             break;
@@ -127,38 +134,19 @@ impl Shard {
                 }
             }
         }
-        if at < bytes.len() && !viewer.gone.get() {
+        if viewer.is_ending() {
+            return;
+        }
+        if at < bytes.len() {
             viewer.inbox.borrow_mut().extend_from_slice(&bytes[at..]);
         }
         if viewer.state.get() == ViewerState::Idle {
+            if at > 0 {
+                // The time of a head that was answered says nothing about the next one.
+                viewer.deadline.set(Deadline::None);
+            }
             self.wait_for_viewer(viewer);
         }
-    }
-
-    /// Sets the deadline of a connection that has no task.
-    fn wait_for_viewer(&self, viewer: &Viewer) {
-        let now = self.ring.now_millis();
-        let queued = self.ring.queued_len(viewer.socket);
-        if !viewer.inbox.borrow().is_empty() {
-            if viewer.deadline.get() != Deadline::Head {
-                viewer.expect(Deadline::Head, now + self.settings.head_timeout.as_millis() as u64);
-            }
-        } else if queued > 0 {
-            viewer.queued_before.set(queued);
-            viewer.expect(Deadline::Send, now + self.send_timeout());
-        } else {
-            viewer.expect(Deadline::Idle, now + self.idle_timeout());
-        }
-    }
-
-    fn stall(&self, viewer: &Viewer) {
-        viewer.state.set(ViewerState::Stalled);
-        if !viewer.paused.replace(true) {
-            self.ring.pause_receive(viewer.socket);
-        }
-        viewer.queued_before.set(self.ring.queued_len(viewer.socket));
-        viewer.expect(Deadline::Send, self.ring.now_millis() + self.send_timeout());
-        self.ring.notify_sent(viewer.socket);
     }
 
     /// Asks the machine what one request needs and does what can be done at once.

@@ -14,6 +14,7 @@ use crate::limits::{RELAY_BUFFER_LEN, SEND_WINDOW, TUNNEL_IDLE};
 use crate::origin::OriginTunnel;
 use crate::shard::Shard;
 use crate::viewer::Viewer;
+use crate::viewer::relay::take_front;
 
 /// How one direction of a tunnel came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,28 +81,26 @@ async fn to_origin(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel
 }
 
 async fn to_viewer(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel, sent: &Cell<u64>) -> End {
-    let ring = &shard.ring;
+    let mut buffer = Vec::new();
     loop {
-        let read = ring.timeout(TUNNEL_IDLE, tunnel.read(vec![0; RELAY_BUFFER_LEN])).await;
-        let Ok((read, mut bytes)) = read else { return End::Broken };
+        buffer.resize(RELAY_BUFFER_LEN, 0);
+        let read = shard.ring.timeout(TUNNEL_IDLE, tunnel.read(buffer)).await;
+        let Ok((read, returned)) = read else { return End::Broken };
+        buffer = returned;
         let count = match read {
             Ok(0) => break,
             Ok(count) => count,
             Err(_) => return End::Broken,
         };
-        bytes.truncate(count);
         sent.set(sent.get() + count as u64);
-        ring.send_owned(viewer.socket, bytes);
-        if ring.queued_len(viewer.socket) > SEND_WINDOW {
-            let flushed = ring.timeout(shard.settings.send_timeout, ring.flush(viewer.socket)).await;
-            if !matches!(flushed, Ok(Ok(()))) {
-                return End::Broken;
-            }
+        shard.ring.send_owned(viewer.socket, take_front(&mut buffer, count));
+        if shard.ring.queued_len(viewer.socket) > SEND_WINDOW && shard.flush(viewer).await.is_err() {
+            return End::Broken;
         }
     }
-    match ring.timeout(shard.settings.send_timeout, ring.flush(viewer.socket)).await {
-        Ok(Ok(())) => ring.shut_sending(viewer.socket),
-        Ok(Err(_)) | Err(_) => return End::Broken,
+    if shard.flush(viewer).await.is_err() {
+        return End::Broken;
     }
+    shard.ring.shut_sending(viewer.socket);
     End::Orderly
 }
