@@ -144,7 +144,7 @@ fn quick_heads_that_straddle_arrivals_are_not_late() {
     viewer.send(first);
     for _ in 0..24 {
         crate::support::pause();
-        viewer.send(&format!("{rest}{first}"));
+        viewer.send(format!("{rest}{first}"));
         viewer.response().expect_cached("Hit", b"ok");
     }
 }
