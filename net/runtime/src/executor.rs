@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
-use crate::limits::EXECUTOR_PARK_MAX;
+use crate::limits::EXECUTOR_PREEMPT;
 use crate::mailbox::Doorbell;
 use crate::ring::{Handler, Inner, Ring, State};
 use crate::turn;
@@ -25,9 +25,6 @@ pub struct CoreOptions {
     pub cpu: Option<usize>,
     /// The longest sleep while a task is alive. Default 50 ms. Shorter costs an idle core about 20 microseconds each.
     pub tick_max: Duration,
-    /// How long the executor runs tasks before it looks at its own rings again. Default 100 ms: nothing of ours is
-    /// in them, and a look costs about 100 microseconds.
-    pub executor_preempt: Duration,
     /// Entries of the submission queue, a power of two. The completion queue has four times as many.
     /// Cost: 128 bytes each per core.
     pub ring_entries: u32,
@@ -43,7 +40,6 @@ impl Default for CoreOptions {
             name: "core".to_owned(),
             cpu: None,
             tick_max: Duration::from_millis(50),
-            executor_preempt: Duration::from_millis(100),
             ring_entries: 1024,
             receive_buffer_count: 256,
             receive_buffer_len: 16 * 1024,
@@ -122,7 +118,7 @@ fn run_core<H: Handler, F: FnOnce(Ring) -> Rc<H>>(
 ) {
     let executor = LocalExecutorBuilder::new(options.cpu.map_or(Placement::Unbound, Placement::Fixed))
         .name(&options.name)
-        .preempt_timer(options.executor_preempt)
+        .preempt_timer(EXECUTOR_PREEMPT)
         // The executor's rings carry no data here: the least memory and depth that it takes.
         .io_memory(64 * 1024)
         .ring_depth(32)
@@ -139,21 +135,8 @@ fn run_core<H: Handler, F: FnOnce(Ring) -> Rc<H>>(
         };
         let handler = make(Ring { inner: inner.clone() });
         answer(report, Ok(()));
-        glommio::spawn_local(keep_from_parking()).detach();
         turn::run(inner, handler, options.tick_max).await;
     });
-}
-
-/// Ends a park of the executor, which must never sleep: the ring does.
-///
-/// The executor parks without looking for runnable tasks if its preempt timer fires between its look at the rings and
-/// its first task (glommio 0.9, `run_task_queues` then says that nothing ran). On a busy machine that happens, and
-/// nothing would ever wake it. A park lasts until the executor's next timer, so there is always one.
-/// Test: `an_executor_that_parks_by_mistake_goes_on`.
-async fn keep_from_parking() {
-    loop {
-        glommio::timer::sleep(EXECUTOR_PARK_MAX).await;
-    }
 }
 
 /// The caller waits for exactly one answer; if it is gone nobody cares.

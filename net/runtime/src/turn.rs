@@ -18,7 +18,7 @@ use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
 use crate::bind;
-use crate::limits::{ACCEPT_RETRY, EXECUTOR_REST, LONG_TURN, STOP_WAIT, YIELD_COUNT_MAX};
+use crate::limits::{ACCEPT_RETRY, LONG_TURN, STOP_WAIT, YIELD_COUNT_MAX};
 use crate::op::{Kind, parse_user_data, plain, user_data};
 use crate::receive::Received;
 use crate::ring::{Event, Handler, Inner, State, duration_millis};
@@ -163,13 +163,12 @@ struct Turn<H> {
     completions: Vec<cqueue::Entry>,
     due: Vec<Due>,
     tick_max: u64,
-    yielded_at: u64,
 }
 
 /// Runs turns until [`crate::Ring::stop`].
 pub(crate) async fn run<H: Handler>(inner: Rc<Inner>, handler: Rc<H>, tick_max: Duration) {
     let tick_max = duration_millis(tick_max).max(1);
-    let mut turn = Turn { inner, handler, completions: Vec::new(), due: Vec::new(), tick_max, yielded_at: 0 };
+    let mut turn = Turn { inner, handler, completions: Vec::new(), due: Vec::new(), tick_max };
     let mut more = More::Work;
     let _leak = LeakOnPanic(turn.inner.clone());
     while !turn.inner.stopping.get() {
@@ -320,22 +319,16 @@ impl<H: Handler> Turn<H> {
     }
 
     /// Makes waiting calls and gives woken tasks their turn, until neither brings about more or the turn is long
-    /// enough. The executor also gets its turn now and then for its own sake.
+    /// enough.
     async fn run_tasks(&mut self) -> More {
-        let now = self.inner.turn_millis.get();
-        let due = now >= self.yielded_at + EXECUTOR_REST.as_millis() as u64;
-        let mut woke = due && self.inner.tasks.live_count() > 0;
         for _ in 0..YIELD_COUNT_MAX {
             let calls = self.call_waiting();
             self.inner.settle();
-            woke |= take_woke_any();
-            if !woke {
+            if !take_woke_any() {
                 return calls;
             }
             self.inner.state.borrow_mut().stats.yields += 1;
-            self.yielded_at = now;
             glommio::executor().yield_now().await;
-            woke = false;
         }
         // What is left is looked at by the next turn, which does not sleep before it. The wake flag stays up.
         self.inner.settle();

@@ -54,21 +54,6 @@ fn a_task_that_waits_twice_answers_within_a_millisecond() {
     assert!(times[7] < Duration::from_millis(1), "p50 is {:?}", times[7]);
 }
 
-/// A preempt timer this short fires before the executor's first task nearly always, and the executor parks though the
-/// ring's task is runnable. Without a remedy the core stands still for ever.
-#[test]
-fn an_executor_that_parks_by_mistake_goes_on() {
-    let options = CoreOptions { executor_preempt: Duration::from_micros(20), ..CoreOptions::default() };
-    let core = TestCore::with_options(options, Hooks::default);
-    for _ in 0..100 {
-        core.block(|ring| async move {
-            let (send, receive) = oneshot::channel();
-            ring.spawn(async move { send.send(1).unwrap() });
-            assert_eq!(receive.await, Ok(1));
-        });
-    }
-}
-
 /// Each task wakes the next; no link of the chain waits for a tick, however long it is.
 #[test]
 fn a_chain_of_wakes_does_not_wait_for_ticks() {
