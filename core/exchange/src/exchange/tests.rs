@@ -12,7 +12,7 @@ const VIEWER: ViewerFacts =
     ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false };
 const NOW: Now = Now { wall: 1000, millis: 0 };
 const META: StoredMeta =
-    StoredMeta { status: 200, generated_at: 990, received_at: 990, initial_age: 5, lifetime: 60 };
+    StoredMeta { generated_at: 990, received_at: 990, initial_age: 5, lifetime: 60, ..StoredMeta::PLAIN };
 const FRESH: &str = "HTTP/1.1 200 OK\nCache-Control: max-age=60\nContent-Length: 5\n\n";
 
 fn behavior(flags: &[(&str, &str)]) -> Behavior {
