@@ -21,6 +21,7 @@ pub(crate) struct Options {
     pub(crate) tests: Tests,
     pub(crate) only: Option<String>,
     pub(crate) runs: u64,
+    pub(crate) cores: u64,
     pub(crate) folder: Option<PathBuf>,
     pub(crate) aspis: Option<String>,
     pub(crate) flags: Vec<String>,

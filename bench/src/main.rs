@@ -68,6 +68,7 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             },
             only: arguments.get_one::<String>("only").cloned(),
             runs: number(arguments, "runs"),
+            cores: number(arguments, "cores"),
             folder: arguments.get_one::<PathBuf>("folder").cloned(),
             aspis,
             flags: arguments.get_many::<String>("flags").into_iter().flatten().cloned().collect(),
@@ -179,6 +180,13 @@ fn conformance_command() -> Command {
                 .help("Runs one test, and shows its messages at the client and at the origin"),
         )
         .arg(number_flag("runs", "N", "1", "Runs, each with a new origin and product", 1..=100))
+        .arg(number_flag(
+            "cores",
+            "N",
+            "1",
+            "Cores of the product; each keeps what it stored to itself so far",
+            1..=64,
+        ))
         .arg(
             Arg::new("folder")
                 .long("folder")
