@@ -95,8 +95,9 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         Tests::Suite => LeftOut::read(&suite.text("left-out.json")?)?,
         Tests::Supplement => LeftOut::nothing(),
     };
-    let flags: Vec<&str> =
-        (options.semantics.flags().iter().copied()).chain(options.flags.iter().map(String::as_str)).collect();
+    let cores = options.cores.to_string();
+    let fixed = options.semantics.flags().iter().copied().chain(["--cores", &cores]);
+    let flags: Vec<&str> = fixed.chain(options.flags.iter().map(String::as_str)).collect();
     let mut held = true;
     for run in 1..=options.runs {
         let mut origin = suite.origin()?;
