@@ -754,6 +754,11 @@ fn freshened_meta(
         authorization: facts.authorization,
         requested_at: sent.requested_at,
     };
+    // A response that varies by other fields than it was stored under would be found by requests that it was not chosen for.
+    let old: Vec<Field<'_>> = stored_fields(stored.head).collect();
+    if vary::varies(&old) != vary::varies(fields) {
+        return Err(NotStored::Vary);
+    }
     let meta = storable(behavior, request, &head, now.wall)?;
     // The targeted field is not among the stored ones, so what it said lasts until another comes.
     let said_before = stored.meta.targeted && !meta.targeted;

@@ -10,10 +10,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aspis_cache::stored::StoredMeta;
+use aspis_cache::vary::{self, Varies};
+use aspis_config::behavior::VaryRule;
+use aspis_exchange::response_head;
 use aspis_runtime::sync::Notify;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
-use aspis_storage::response::{Parts, StoredResponse};
+use aspis_storage::response::{Parts, StoredResponse, VariantOf};
 use aspis_telemetry::Counter;
+use aspis_wire::request::RequestHead;
+use aspis_wire::response::ResponseHead;
 
 use crate::limits::{FILL_RECEIVE_LEN as RECEIVE_LEN, FILL_WITHOUT_VIEWER_MISSING_MAX};
 use crate::origin::OriginBody;
@@ -30,6 +35,55 @@ pub(crate) struct Candidate {
     pub(crate) invalidation: u64,
     /// The fetch in the shard's table of fetches, where an invalidation marks it.
     pub(crate) flight: usize,
+    /// Of which URI it is a variant.
+    pub(crate) variant: Option<VariantOf>,
+}
+
+/// A response that may be stored, as its head comes.
+pub(crate) struct Filling<'f> {
+    pub(crate) head: &'f ResponseHead<'f, 'f>,
+    pub(crate) request: &'f RequestHead<'f, 'f>,
+    /// Hash and bytes of the primary key.
+    pub(crate) key: &'f (u128, Box<[u8]>),
+    pub(crate) meta: StoredMeta,
+    pub(crate) flight: usize,
+    pub(crate) invalidation: u64,
+}
+
+/// Begins to store a response: the returned fill grows by itself. Hands the stream back if the request selects no variant that can be kept.
+pub(crate) fn begin(shard: &Rc<Shard>, filling: Filling<'_>, origin: OriginBody) -> Result<Rc<Fill>, OriginBody> {
+    let (hash, key) = (filling.key.0, &filling.key.1);
+    let names = match (shard.behavior.vary, vary::varies(filling.head.fields)) {
+        (VaryRule::Ignore, _) | (VaryRule::Origin, Varies::No | Varies::Always) => "".into(),
+        (VaryRule::Origin, Varies::By(names)) => names,
+    };
+    // What one variant depends on is asked of all, so that none is served to a request that it was not chosen for.
+    let before: Box<str> = shard.store.borrow().vary_names(hash, key).unwrap_or_default().into();
+    let names = vary::union(&names, &before);
+    let mut selected = key.to_vec();
+    let variant = if names.is_empty() {
+        None
+    } else if vary::extend_key(&shard.behavior, &names, filling.request.fields, &mut selected) {
+        Some(VariantOf { primary: hash, primary_len: key.len(), names })
+    } else {
+        return Err(origin);
+    };
+    let mut stored_head = Vec::with_capacity(1024);
+    // The length is stated by each hit: it may not be known yet.
+    response_head::write_stored(&shard.behavior, filling.head, shard.now(), &mut stored_head);
+    let writer = Body::writer(&shard.arena, origin.length());
+    let fill = Fill::new(Arc::clone(writer.body()));
+    let candidate = Candidate {
+        hash: if variant.is_some() { aspis_cache::key::hash(&selected) } else { hash },
+        key: selected.into(),
+        head: stored_head.into(),
+        meta: filling.meta,
+        invalidation: filling.invalidation,
+        flight: filling.flight,
+        variant,
+    };
+    shard.ring.spawn(run(Rc::clone(shard), Rc::clone(&fill), origin, writer, candidate));
+    Ok(fill)
 }
 
 /// One running fill.
@@ -163,7 +217,18 @@ fn admit(shard: &Rc<Shard>, fill: &Fill, candidate: Candidate) {
         meta: candidate.meta,
         body: Arc::clone(&fill.body),
         invalidation: candidate.invalidation,
+        variant: candidate.variant,
     };
+    // A rule that grew meanwhile selects by more than this response was chosen by.
+    let outgrown = parts.variant.as_ref().is_some_and(|variant| {
+        let store = shard.store.borrow();
+        let now = store.vary_names(variant.primary, &parts.key[..variant.primary_len]);
+        now.is_some_and(|now| !vary::covers(&variant.names, now))
+    });
+    if outgrown || (parts.variant.is_none() && shard.store.borrow().vary_names(parts.hash, &parts.key).is_some()) {
+        shard.counters.add(Counter::CacheNotStoredFailed, 1);
+        return;
+    }
     let stored = StoredResponse::new(parts, &shard.budget)
         .is_some_and(|stored| shard.store.borrow_mut().insert(stored).is_ok());
     let counter = if stored { Counter::CacheStored } else { Counter::CacheNotStoredMemory };

@@ -14,6 +14,7 @@ mod body;
 mod exchange;
 mod hot;
 mod relay;
+mod stored;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
