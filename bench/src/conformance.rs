@@ -128,3 +128,26 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     }
     Ok(held || !options.assert)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bound_is_held_and_missed() {
+        let misses = |semantics: Semantics, tests, score: Score| semantics.misses(tests, &score).len();
+        assert_eq!(misses(Semantics::Rfc9111, Tests::Suite, Score::example(142, 79, (143, 79))), 0);
+        assert_eq!(misses(Semantics::Rfc9111, Tests::Suite, Score::example(141, 79, (143, 79))), 1);
+        assert_eq!(misses(Semantics::Rfc9111, Tests::Suite, Score::example(142, 78, (142, 78))), 3);
+        assert_eq!(misses(Semantics::Cloudfront, Tests::Suite, Score::example(122, 0, (0, 0))), 0);
+        assert_eq!(misses(Semantics::Cloudfront, Tests::Suite, Score::example(121, 81, (165, 95))), 1);
+        assert_eq!(misses(Semantics::Rfc9111, Tests::Supplement, Score::example(142, 81, (0, 0))), 0);
+        assert_eq!(misses(Semantics::Rfc9111, Tests::Supplement, Score::example(142, 80, (0, 0))), 1);
+    }
+
+    #[test]
+    fn semantics_have_names() {
+        assert_eq!(Semantics::named("cloudfront"), Some(Semantics::Cloudfront));
+        assert_eq!(Semantics::named("squid"), None);
+    }
+}

@@ -195,6 +195,24 @@ impl Score {
     }
 }
 
+#[cfg(test)]
+impl Score {
+    /// Returns a score with these figures passed, of the pinned suite's totals.
+    pub(super) fn example(required: usize, optimal: usize, whole: (usize, usize)) -> Self {
+        let tally = |passed, total| Tally { passed, total };
+        Self {
+            required: tally(required, REMAIN.0),
+            optimal: tally(optimal, REMAIN.1),
+            check: Tally::default(),
+            whole_required: tally(whole.0, 165),
+            whole_optimal: tally(whole.1, 95),
+            left_out: Vec::new(),
+            results: RESULTS,
+            failures: Vec::new(),
+        }
+    }
+}
+
 /// Returns why a test does not count: what went wrong in it, or the first of what it depends on that does not count.
 fn fault<'t>(
     test: &'t Test,
