@@ -61,7 +61,9 @@ impl Semantics {
     fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Rfc9111 => &["--semantics", "rfc9111"],
-            Self::Cloudfront => &["--semantics", "cloudfront", "--min-ttl", "0", "--default-ttl", "0"],
+            Self::Cloudfront => {
+                &["--semantics", "cloudfront", "--min-ttl", "0", "--default-ttl", "0", "--error-ttl", "0"]
+            }
         }
     }
 

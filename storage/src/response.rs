@@ -159,8 +159,13 @@ mod tests {
         assert_eq!(writer.append(b"abc"), 3);
         let body = Arc::clone(writer.body());
         writer.complete();
-        let meta =
-            StoredMeta { generated_at: 990, received_at: 1000, initial_age: 10, lifetime: 60, ..StoredMeta::PLAIN };
+        let meta = StoredMeta {
+            generated_at: 990,
+            received_at: 1000,
+            initial_age: 10,
+            lifetime: 60,
+            ..StoredMeta::PLAIN
+        };
         let (key, head) = (b"key".to_vec().into(), b"HTTP/1.1 200 OK\r\n".to_vec().into());
         StoredResponse::new(Parts { hash: 7, key, head, meta, body, invalidation: 5, variant: None }, budget)
     }

@@ -53,7 +53,15 @@ impl<P: Policy> RamTier<P> {
     pub fn new(arena: Arena, budget: Arc<Budget>) -> RamTier<P> {
         let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
         let capacity = arena.capacity().min(budget.limit());
-        RamTier { index: HashMap::default(), vary: VaryTable::new(&budget), policy: P::new(capacity), arena, budget, charge, len: 0 }
+        RamTier {
+            index: HashMap::default(),
+            vary: VaryTable::new(&budget),
+            policy: P::new(capacity),
+            arena,
+            budget,
+            charge,
+            len: 0,
+        }
     }
 
     /// Returns the live response stored under exactly this key, and counts a use of it.

@@ -55,7 +55,10 @@ impl VaryTable {
     ///
     /// `None` when the budget has no room for the rule.
     pub fn admit(&mut self, key: &[u8], variant: &VariantOf, hash: u128) -> Option<Vec<u128>> {
-        let same = self.rules.get(&variant.primary).is_some_and(|rule| *rule.key == *key && rule.names == variant.names);
+        let same = self
+            .rules
+            .get(&variant.primary)
+            .is_some_and(|rule| *rule.key == *key && rule.names == variant.names);
         let mut outdated = Vec::new();
         if !same {
             outdated = self.remove(variant.primary);

@@ -63,7 +63,11 @@ pub fn evaluate(request: &[Field<'_>], stored: &Validators<'_>) -> Verdict {
     }
     if has("if-none-match") {
         let matches = |tag: &[u8]| stored.etag.is_some_and(|own| opaque(own) == opaque(tag));
-        return if any_tag(request, "if-none-match", matches) { Verdict::NotModified } else { Verdict::Proceed };
+        return if any_tag(request, "if-none-match", matches) {
+            Verdict::NotModified
+        } else {
+            Verdict::Proceed
+        };
     }
     match single_date(request, "if-modified-since") {
         Some(since) if modified_at(stored) <= since => Verdict::NotModified,

@@ -64,7 +64,8 @@ pub fn is_withheld(head: &[Field<'_>], name: &str) -> bool {
     fields::named(head, "cache-control").flat_map(fields::list).any(|member| {
         let Some(at) = member.iter().position(|&byte| byte == b'=') else { return false };
         let directive = member[..at].trim_ascii();
-        let restricts = directive.eq_ignore_ascii_case(b"no-cache") || directive.eq_ignore_ascii_case(b"private");
+        let restricts =
+            directive.eq_ignore_ascii_case(b"no-cache") || directive.eq_ignore_ascii_case(b"private");
         restricts
             && unquoted(member[at + 1..].trim_ascii())
                 .split(|&byte| byte == b',')

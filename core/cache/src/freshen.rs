@@ -37,7 +37,12 @@ pub enum HeadAnswer {
 }
 
 /// Compares validators and length of a 200 to HEAD with what is stored.
-pub fn head_answer(stored: &Validators<'_>, stored_len: u64, update: &[Field<'_>], update_len: Option<u64>) -> HeadAnswer {
+pub fn head_answer(
+    stored: &Validators<'_>,
+    stored_len: u64,
+    update: &[Field<'_>],
+    update_len: Option<u64>,
+) -> HeadAnswer {
     let new = Validators::of(update, 0);
     let differs = |old: Option<&[u8]>, new: Option<&[u8]>| old.is_some() && new.is_some() && old != new;
     if differs(stored.etag, new.etag)
@@ -57,9 +62,8 @@ pub fn head_answer(stored: &Validators<'_>, stored_len: u64, update: &[Field<'_>
 pub fn merged<'b>(stored: impl Iterator<Item = Field<'b>>, update: &[Field<'b>]) -> Vec<Field<'b>> {
     let taken: Vec<Field<'b>> =
         fields::end_to_end(update).filter(|field| !describes_content(field.name)).copied().collect();
-    let mut all: Vec<Field<'b>> = stored
-        .filter(|old| !taken.iter().any(|new| new.name.eq_ignore_ascii_case(old.name)))
-        .collect();
+    let mut all: Vec<Field<'b>> =
+        stored.filter(|old| !taken.iter().any(|new| new.name.eq_ignore_ascii_case(old.name))).collect();
     all.extend(taken);
     all
 }
@@ -96,7 +100,8 @@ mod tests {
     /// RFC 9111 §3.2.
     #[test]
     fn updates_replace_fields_but_not_those_of_the_content() {
-        let stored = fields_of(&[("A", "1"), ("B", "1"), ("B", "2"), ("Content-Encoding", "gzip"), ("C", "1")]);
+        let stored =
+            fields_of(&[("A", "1"), ("B", "1"), ("B", "2"), ("Content-Encoding", "gzip"), ("C", "1")]);
         let update = fields_of(&[
             ("b", "3"),
             ("Content-Encoding", "br"),

@@ -133,7 +133,9 @@ mod tests {
         assert_eq!(ask(&[("error-ttl", "7s")], 404, false), Some(100));
         assert_eq!(ask(&[("error-ttl", "7s")], 403, false), None);
         let cloudfront: &[(&str, &str)] = &[("semantics", "cloudfront")];
-        for (status, expected) in [(200, Some(86_400)), (302, Some(86_400)), (307, None), (404, Some(10)), (403, None)] {
+        for (status, expected) in
+            [(200, Some(86_400)), (302, Some(86_400)), (307, None), (404, Some(10)), (403, None)]
+        {
             assert_eq!(ask(cloudfront, status, false), expected, "{status}");
         }
     }

@@ -53,8 +53,9 @@ pub fn request_directives(head: &[Field<'_>]) -> RequestDirectives {
         }
     }
     if !has_cache_control {
-        found.no_cache =
-            fields::named(head, "pragma").flat_map(fields::list).any(|member| member.eq_ignore_ascii_case(b"no-cache"));
+        found.no_cache = fields::named(head, "pragma")
+            .flat_map(fields::list)
+            .any(|member| member.eq_ignore_ascii_case(b"no-cache"));
     }
     found
 }

@@ -191,8 +191,7 @@ mod tests {
 
     #[test]
     fn a_response_is_stale_in_the_second_its_lifetime_ends() {
-        let meta =
-            StoredMeta { received_at: 100, initial_age: 10, lifetime: 60, ..StoredMeta::PLAIN };
+        let meta = StoredMeta { received_at: 100, initial_age: 10, lifetime: 60, ..StoredMeta::PLAIN };
         assert_eq!(reuse(&meta, 100), Reuse::Fresh { age: 10, ttl: 50 });
         assert_eq!(reuse(&meta, 149), Reuse::Fresh { age: 59, ttl: 1 });
         assert_eq!(reuse(&meta, 150), Reuse::Stale { age: 60, ttl: 0 });
@@ -205,8 +204,14 @@ mod tests {
     fn stale_responses_are_served_only_within_their_windows() {
         let behavior = crate::storable::tests::behavior(&[("max-ttl", "1000s")]);
         let meta = StoredMeta { lifetime: 60, stale_while_revalidate: 10, ..StoredMeta::PLAIN };
-        let while_revalidating = |age: u32| serves_while_revalidating(&behavior, &meta, age, 60 - i64::from(age));
-        assert!(!while_revalidating(59) && while_revalidating(60) && while_revalidating(69) && !while_revalidating(70));
+        let while_revalidating =
+            |age: u32| serves_while_revalidating(&behavior, &meta, age, 60 - i64::from(age));
+        assert!(
+            !while_revalidating(59)
+                && while_revalidating(60)
+                && while_revalidating(69)
+                && !while_revalidating(70)
+        );
         let on_error = |stale_if_error, age: u32| {
             let meta = StoredMeta { stale_if_error, ..meta };
             serves_on_error(&behavior, &meta, age, 60 - i64::from(age))

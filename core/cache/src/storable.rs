@@ -11,7 +11,9 @@ use aspis_wire::{Field, fields};
 use crate::age::{AGE_MAX, initial_age};
 use crate::conditional::Validators;
 use crate::directives::{Extent, ResponseDirectives, response_directives};
-use crate::freshness::{clamped, explicit_lifetime, generated_at, implicit_lifetime, is_cached_error};
+use crate::freshness::{
+    clamped, explicit_lifetime, generated_at, implicit_lifetime, is_cached_error, is_heuristic,
+};
 use crate::stored::{StaleIfError, StoredMeta};
 use crate::targeted::{CDN_CACHE_CONTROL, SURROGATE_CONTROL, targeted_directives};
 use crate::vary::varies_always;
@@ -112,7 +114,8 @@ impl Control {
     /// A valid targeted field takes the place of Cache-Control and Expires (rule 17, RFC 9213 §2.2).
     fn of(behavior: &Behavior, head: &[Field<'_>]) -> Self {
         let cdn = || targeted_directives(head, CDN_CACHE_CONTROL).filter(|_| behavior.targeted.is_on());
-        let surrogate = || targeted_directives(head, SURROGATE_CONTROL).filter(|_| behavior.surrogate.is_on());
+        let surrogate =
+            || targeted_directives(head, SURROGATE_CONTROL).filter(|_| behavior.surrogate.is_on());
         match cdn().or_else(surrogate) {
             Some(directives) => Self { directives, targeted: true },
             None => Self { directives: response_directives(head), targeted: false },
@@ -141,9 +144,17 @@ fn lifetime(
     let explicit = check_status(behavior, head.status, explicit)?;
     check_cookie(behavior, head.fields, explicit)?;
     let generated_at = date.unwrap_or(received_at);
-    let implicit =
-        || implicit_lifetime(behavior, head.status, head.fields, directives, generated_at).filter(|_| !request.explicit_only);
+    let implicit = || {
+        implicit_lifetime(behavior, head.status, head.fields, directives, generated_at)
+            .filter(|_| !request.explicit_only)
+    };
     let seconds = explicit.or_else(implicit);
+    // RFC 9111 §3: neither told nor allowed to be kept without being told; the minimum TTL does not change that.
+    let may_be_kept =
+        is_heuristic(head.status) || directives.public || behavior.statuses == Statuses::Cloudfront;
+    if seconds.is_none() && !may_be_kept {
+        return Err(NotStored::NotFresh);
+    }
     let must_validate = directives.no_cache == Extent::Whole && !forced;
     let ttl = if must_validate { 0 } else { clamped(behavior, seconds) };
     let initial_age = initial_age(head.field("age"), date, request.requested_at, received_at);
@@ -154,7 +165,8 @@ fn lifetime(
         OriginAge::Ignored => 0,
     };
     let stale_if_error = stale_if_error(behavior, directives);
-    let may_be_stale = stale_if_error != StaleIfError::Forbidden || behavior.stale_on_error == StaleOnError::Cloudfront;
+    let may_be_stale =
+        stale_if_error != StaleIfError::Forbidden || behavior.stale_on_error == StaleOnError::Cloudfront;
     let meta = StoredMeta {
         status: head.status,
         generated_at,
@@ -225,8 +237,11 @@ fn check_status(behavior: &Behavior, status: u16, explicit: Option<u32>) -> Resu
     if behavior.statuses == Statuses::Rfc9111 || status < 400 {
         return Ok(explicit);
     }
-    let least = behavior.error_ttl.map_or(0, |ttl| u32::try_from(ttl).map_or(AGE_MAX, |ttl| ttl.min(AGE_MAX)));
+    let least =
+        behavior.error_ttl.map_or(0, |ttl| u32::try_from(ttl).map_or(AGE_MAX, |ttl| ttl.min(AGE_MAX)));
     match (status, explicit) {
+        // With an error TTL of 0 the origin alone decides.
+        (_, Some(_)) if least == 0 => Ok(explicit),
         (400 | 403 | 405 | 412 | 415, Some(seconds)) => Ok(Some(seconds.max(least))),
         (status, Some(seconds)) if is_cached_error(status) => Ok(Some(seconds.max(least))),
         (status, None) if is_cached_error(status) && least > 0 => Ok(Some(least)),

@@ -203,7 +203,9 @@ fn trim_spaces(mut text: &[u8]) -> &[u8] {
 /// Takes one member over; `None` if a directive that we know has another type than its own.
 fn apply(found: &mut ResponseDirectives, key: &[u8], value: Value) -> Option<()> {
     let seconds = || match value {
-        Value::Integer(number) if number >= 0 => Some(Some(u32::try_from(number).map_or(AGE_MAX, |n| n.min(AGE_MAX)))),
+        Value::Integer(number) if number >= 0 => {
+            Some(Some(u32::try_from(number).map_or(AGE_MAX, |n| n.min(AGE_MAX))))
+        }
         _ => None,
     };
     let flag = || match value {
@@ -256,9 +258,30 @@ mod tests {
     #[test]
     fn anything_else_is_ignored_as_a_whole() {
         for line in [
-            "", " ", ",", "max-age=60,", "max-age=60 no-store", "Max-Age=60", "max-age=\"60\"", "max-age=60.0", "max-age",
-            "max-age=-1", "max-age=a", "max-age=", "max-age =60", "max-age= 60", "no-store=1", "private=\"a\"",
-            "max-age=1234567890123456", "a=(1", "a=\"x", "a=?2", "a=:x", "&", "max-age=60;", "max-age=60;A",
+            "",
+            " ",
+            ",",
+            "max-age=60,",
+            "max-age=60 no-store",
+            "Max-Age=60",
+            "max-age=\"60\"",
+            "max-age=60.0",
+            "max-age",
+            "max-age=-1",
+            "max-age=a",
+            "max-age=",
+            "max-age =60",
+            "max-age= 60",
+            "no-store=1",
+            "private=\"a\"",
+            "max-age=1234567890123456",
+            "a=(1",
+            "a=\"x",
+            "a=?2",
+            "a=:x",
+            "&",
+            "max-age=60;",
+            "max-age=60;A",
         ] {
             assert_eq!(read(&[line]), None, "{line}");
         }

@@ -50,7 +50,9 @@ pub fn varies(head: &[Field<'_>]) -> Varies {
 
 /// Returns the names of both lists: what one variant depends on is asked of all.
 pub fn union(one: &str, other: &str) -> Box<str> {
-    joined(one.split(',').chain(other.split(',')).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    joined(
+        one.split(',').chain(other.split(',')).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+    )
 }
 
 /// Tells whether every name of `part` is in `whole`.
@@ -139,7 +141,8 @@ fn language(member: &[u8]) -> &[u8] {
 fn quality(member: &[u8]) -> u32 {
     let Some(weight) = fields::parameters(member).nth(1) else { return 1000 };
     let weight = weight.strip_prefix(b"q=").or_else(|| weight.strip_prefix(b"Q="));
-    let parsed = weight.and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| text.parse::<f32>().ok());
+    let parsed =
+        weight.and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| text.parse::<f32>().ok());
     parsed.filter(|value| (0.0..=1.0).contains(value)).map_or(0, |value| (value * 1000.0).round() as u32)
 }
 
@@ -194,7 +197,11 @@ mod tests {
             (&[("Other", "1")], &[("Other", "2")]),
         ];
         for (one, other) in same {
-            assert_eq!(key(&[], "accept-language,foo", one), key(&[], "accept-language,foo", other), "{one:?}");
+            assert_eq!(
+                key(&[], "accept-language,foo", one),
+                key(&[], "accept-language,foo", other),
+                "{one:?}"
+            );
         }
         let different: &[(&[(&str, &str)], &[(&str, &str)])] = &[
             (&[("Foo", "1")], &[("Foo", "2")]),
@@ -205,7 +212,11 @@ mod tests {
             (&[("Accept-Language", "en, de")], &[("Accept-Language", "de, en")]),
         ];
         for (one, other) in different {
-            assert_ne!(key(&[], "accept-language,foo", one), key(&[], "accept-language,foo", other), "{one:?}");
+            assert_ne!(
+                key(&[], "accept-language,foo", one),
+                key(&[], "accept-language,foo", other),
+                "{one:?}"
+            );
         }
     }
 

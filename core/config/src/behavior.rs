@@ -227,7 +227,7 @@ impl From<&Settings> for Behavior {
             body_on_get: if cloudfront { BodyOnGet::Refuse } else { BodyOnGet::Pass },
             invalidate_on_unsafe: settings.invalidate_on_unsafe.is_on(),
             min_ttl_outranks: if cloudfront { MinTtlOutranks::Directives } else { MinTtlOutranks::Lifetime },
-            origin_age: if cloudfront { OriginAge::Ignored } else { OriginAge::Counts },
+            origin_age: settings.origin_age,
             error_page: if cloudfront { ErrorPage::Html } else { ErrorPage::Text },
             error_ttl: settings.error_ttl.map(|ttl| ttl.as_secs()),
             statuses: if cloudfront { Statuses::Cloudfront } else { Statuses::Rfc9111 },

@@ -64,6 +64,7 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
         max_ttl: ttl.max,
         error_ttl: error_ttl(raw, semantics)?,
         heuristic: by_semantics(raw, "heuristic-freshness", semantics, values::switch)?,
+        origin_age: one(raw, "origin-age", values::origin_age)?,
         vary: by_semantics(raw, "vary", semantics, values::vary)?,
         language_match: one(raw, "language-match", values::language_match)?,
         store_set_cookie: one(raw, "store-set-cookie", values::switch)?,
@@ -133,7 +134,11 @@ fn request_directives(raw: &Raw) -> Result<RequestDirectives, SettingError> {
         match value {
             RequestDirectives::From(more) => blocks.extend(more),
             RequestDirectives::Off | RequestDirectives::On => {
-                return Err(refused(raw, "request-directives", "off, on, or address blocks alone".to_string()));
+                return Err(refused(
+                    raw,
+                    "request-directives",
+                    "off, on, or address blocks alone".to_string(),
+                ));
             }
         }
     }

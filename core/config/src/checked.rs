@@ -10,7 +10,7 @@ use std::time::Duration;
 use aspis_wire::Scheme;
 use ipnet::IpNet;
 
-use crate::behavior::{LanguageMatch, StaleOnError, Switch, VaryRule};
+use crate::behavior::{LanguageMatch, OriginAge, StaleOnError, Switch, VaryRule};
 
 /// Every setting of one Aspis process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Settings {
     pub error_ttl: Option<Duration>,
     /// Whether freshness is guessed from Last-Modified.
     pub heuristic: Switch,
+    /// What the age that the origin reports does to the lifetime.
+    pub origin_age: OriginAge,
     /// Whether Vary selects among stored responses.
     pub vary: VaryRule,
     /// How values of Accept-Language are compared.

@@ -276,6 +276,16 @@ pub static SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        flag: "origin-age",
+        value_name: "counts|ignored",
+        default: Some("counts"),
+        kind: Kind::Choice(&["counts", "ignored"]),
+        summary: "Whether the Age that the origin sends uses up the lifetime",
+        detail: "`counts`: what another cache before the origin used up is gone, so that tiers never add up their lifetimes. `ignored`: \
+                 the lifetime runs from arrival, as CloudFront documents nothing else; viewers may see a version twice as old.",
+        ..PLAIN
+    },
+    Setting {
         flag: "vary",
         value_name: "origin|ignore",
         default_note: "origin with rfc9111, ignore with cloudfront",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use aspis_wire::Scheme;
 use ipnet::IpNet;
 
-use crate::behavior::{LanguageMatch, StaleOnError, Switch, VaryRule};
+use crate::behavior::{LanguageMatch, OriginAge, StaleOnError, Switch, VaryRule};
 use crate::checked::{
     AccessLog, AdminAddress, Cores, ListenAddress, OriginHost, OriginUrl, RequestDirectives, Semantics,
 };
@@ -296,6 +296,15 @@ pub fn switch(text: &str) -> Result<Switch, Accepted> {
         "on" => Ok(Switch::On),
         "off" => Ok(Switch::Off),
         _ => Err("on or off".to_string()),
+    }
+}
+
+/// Reads what the origin's Age does.
+pub fn origin_age(text: &str) -> Result<OriginAge, Accepted> {
+    match text {
+        "counts" => Ok(OriginAge::Counts),
+        "ignored" => Ok(OriginAge::Ignored),
+        _ => Err("counts or ignored".to_string()),
     }
 }
 

@@ -322,7 +322,8 @@ impl Exchange {
         };
         let mut exchange = Self::new();
         exchange.reason = Some(ForwardReason::Stale);
-        exchange.state = State::Forwarded(facts, Sent { requested_at: now.wall, conditions: Conditions::Stored });
+        exchange.state =
+            State::Forwarded(facts, Sent { requested_at: now.wall, conditions: Conditions::Stored });
         exchange
     }
 
@@ -336,7 +337,9 @@ impl Exchange {
             (State::LookingUp(facts, Asking::Primary), Event::Varies { names, head, key_buffer }) => {
                 self.varies(behavior, facts, names, head, key_buffer, now)
             }
-            (State::LookingUp(facts, _), Event::Found { stored, head }) => self.found(behavior, facts, stored, head, now),
+            (State::LookingUp(facts, _), Event::Found { stored, head }) => {
+                self.found(behavior, facts, stored, head, now)
+            }
             (State::LookingUp(facts, asking), Event::NotFound) => {
                 let reason = match asking {
                     Asking::Primary => ForwardReason::UriMiss,
@@ -474,7 +477,8 @@ impl Exchange {
         let Aged { age, ttl } = aged;
         let fields: Vec<Field<'_>> = stored_fields(stored.head).collect();
         let validators = Validators::of(&fields, stored.meta.generated_at);
-        let asked = facts.directives.map_or(Asked::AsItIs, |directives| directives.judge(stored.meta, age, ttl));
+        let asked =
+            facts.directives.map_or(Asked::AsItIs, |directives| directives.judge(stored.meta, age, ttl));
         let serves_stale = ttl <= 0
             && !facts.guarded
             && facts.method == MethodKind::Get
@@ -487,7 +491,14 @@ impl Exchange {
         if served {
             let kind = answer_kind(facts, stored.meta.status, &validators, head, stored.len);
             let refresh = serves_stale && asked == Asked::AsItIs;
-            return Action::Answer(self.from_stored(facts, stored.meta.status, kind, aged, ResultType::Hit, refresh));
+            return Action::Answer(self.stored_answer(
+                facts,
+                stored.meta.status,
+                kind,
+                aged,
+                ResultType::Hit,
+                refresh,
+            ));
         }
         let reason = if ttl > 0 { ForwardReason::Request } else { ForwardReason::Stale };
         // A HEAD brings no content, and If-Match is for the origin to judge: both go as they came.
@@ -497,7 +508,7 @@ impl Exchange {
     }
 
     /// Notes an answer from the cache and says how it is sent.
-    fn from_stored(
+    fn stored_answer(
         &mut self,
         facts: Facts,
         status: u16,
@@ -555,7 +566,8 @@ impl Exchange {
             store: store.ok(),
             body: facts.method != MethodKind::Head && head.framing != ResponseFraming::None,
             invalidate: invalidates(behavior, facts.method.representative(), head.status),
-            found: stored.map_or(FoundChange::Keep, |stored| found_change(behavior, facts, sent, stored, head, now)),
+            found: stored
+                .map_or(FoundChange::Keep, |stored| found_change(behavior, facts, sent, stored, head, now)),
         }
     }
 
@@ -581,11 +593,17 @@ impl Exchange {
         let fields = freshen::merged(old.into_iter(), head.fields);
         let store = freshened_meta(behavior, facts, sent, stored, &fields, head, now);
         self.not_stored = store.err();
-        let meta = store.unwrap_or(StoredMeta { received_at: now.wall, lifetime: 0, initial_age: 0, ..*stored.meta });
+        let meta = store.unwrap_or(StoredMeta {
+            received_at: now.wall,
+            lifetime: 0,
+            initial_age: 0,
+            ..*stored.meta
+        });
         let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = reuse::reuse(&meta, now.wall);
         let validators = Validators::of(&fields, meta.generated_at);
         let kind = answer_kind(facts, meta.status, &validators, request, stored.len);
-        let answer = self.from_stored(facts, meta.status, kind, Aged { age, ttl }, ResultType::RefreshHit, false);
+        let answer =
+            self.stored_answer(facts, meta.status, kind, Aged { age, ttl }, ResultType::RefreshHit, false);
         Action::Freshen { store: store.ok(), answer }
     }
 
@@ -625,7 +643,14 @@ impl Exchange {
         let kind = answer_kind(facts, stored.meta.status, &validators, request, stored.len);
         self.on_error = true;
         // H-2: RefreshHit is also the word where stale was served because the origin failed.
-        Some(self.from_stored(facts, stored.meta.status, kind, Aged { age, ttl }, ResultType::RefreshHit, false))
+        Some(self.stored_answer(
+            facts,
+            stored.meta.status,
+            kind,
+            Aged { age, ttl },
+            ResultType::RefreshHit,
+            false,
+        ))
     }
 
     /// Step 4 for 101: joins the connections if the viewer asked for it (RFC 9110 §7.8).
@@ -822,7 +847,12 @@ impl Facts {
     }
 
     /// What `storable` needs of the request.
-    fn storing(&self, sent: Sent, head: &ResponseHead<'_, '_>, request: &RequestHead<'_, '_>) -> RequestFacts {
+    fn storing(
+        &self,
+        sent: Sent,
+        head: &ResponseHead<'_, '_>,
+        request: &RequestHead<'_, '_>,
+    ) -> RequestFacts {
         let post = self.method == MethodKind::Post && names_itself(head, request);
         RequestFacts {
             may_store: self.may_store() || post,
@@ -842,7 +872,9 @@ fn names_itself(head: &ResponseHead<'_, '_>, request: &RequestHead<'_, '_>) -> b
     };
     head.status == 200
         && path.starts_with('/')
-        && [aspis_wire::Scheme::Http, aspis_wire::Scheme::Https].iter().any(|scheme| own(*scheme).as_deref() == Some(path))
+        && [aspis_wire::Scheme::Http, aspis_wire::Scheme::Https]
+            .iter()
+            .any(|scheme| own(*scheme).as_deref() == Some(path))
 }
 
 impl MethodKind {

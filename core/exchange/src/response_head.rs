@@ -16,7 +16,9 @@ pub use aspis_cache::status::Stored;
 
 use aspis_cache::directives::is_withheld;
 use aspis_cache::freshen::merged;
-use aspis_cache::status::{ForwardReason, ResultType, write_detail, write_forwarded, write_hit_open, write_x_cache};
+use aspis_cache::status::{
+    ForwardReason, ResultType, write_detail, write_forwarded, write_hit_open, write_x_cache,
+};
 use aspis_cache::storable::NotStored;
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::targeted::{CDN_CACHE_CONTROL, SURROGATE_CONTROL};
@@ -140,7 +142,8 @@ pub struct Sending {
 pub fn write_stored(behavior: &Behavior, head: &ResponseHead<'_, '_>, now: Now, out: &mut Vec<u8>) {
     HeadWriter::new(out).status_line(head.status);
     // The hit states the current age, so the origin's is not repeated (RFC 9111 §5.1).
-    let keep = |field: &Field<'_>| !field.name.eq_ignore_ascii_case("age") && !is_withheld(head.fields, field.name);
+    let keep =
+        |field: &Field<'_>| !field.name.eq_ignore_ascii_case("age") && !is_withheld(head.fields, field.name);
     write_passing(behavior, head, now.wall, keep, out);
     write_x_cache_line(&behavior.name, ResultType::Hit, out);
     if behavior.cache_status {

@@ -50,8 +50,14 @@ pub(crate) struct Filling<'f> {
     pub(crate) invalidation: u64,
 }
 
-/// Begins to store a response: the returned fill grows by itself. Hands the stream back if the request selects no variant that can be kept.
-pub(crate) fn begin(shard: &Rc<Shard>, filling: Filling<'_>, origin: OriginBody) -> Result<Rc<Fill>, OriginBody> {
+/// Begins to store a response: the returned fill grows by itself.
+///
+/// The origin's stream is taken exactly if there is a fill; there is none if the request selects no variant that can be kept.
+pub(crate) fn begin(
+    shard: &Rc<Shard>,
+    filling: Filling<'_>,
+    origin: &mut Option<OriginBody>,
+) -> Option<Rc<Fill>> {
     let (hash, key) = (filling.key.0, &filling.key.1);
     let names = match (shard.behavior.vary, vary::varies(filling.head.fields)) {
         (VaryRule::Ignore, _) | (VaryRule::Origin, Varies::No | Varies::Always) => "".into(),
@@ -66,11 +72,12 @@ pub(crate) fn begin(shard: &Rc<Shard>, filling: Filling<'_>, origin: OriginBody)
     } else if vary::extend_key(&shard.behavior, &names, filling.request.fields, &mut selected) {
         Some(VariantOf { primary: hash, primary_len: key.len(), names })
     } else {
-        return Err(origin);
+        return None;
     };
     let mut stored_head = Vec::with_capacity(1024);
     // The length is stated by each hit: it may not be known yet.
     response_head::write_stored(&shard.behavior, filling.head, shard.now(), &mut stored_head);
+    let origin = origin.take()?;
     let writer = Body::writer(&shard.arena, origin.length());
     let fill = Fill::new(Arc::clone(writer.body()));
     let candidate = Candidate {
@@ -83,7 +90,7 @@ pub(crate) fn begin(shard: &Rc<Shard>, filling: Filling<'_>, origin: OriginBody)
         variant,
     };
     shard.ring.spawn(run(Rc::clone(shard), Rc::clone(&fill), origin, writer, candidate));
-    Ok(fill)
+    Some(fill)
 }
 
 /// One running fill.
@@ -225,7 +232,9 @@ fn admit(shard: &Rc<Shard>, fill: &Fill, candidate: Candidate) {
         let now = store.vary_names(variant.primary, &parts.key[..variant.primary_len]);
         now.is_some_and(|now| !vary::covers(&variant.names, now))
     });
-    if outgrown || (parts.variant.is_none() && shard.store.borrow().vary_names(parts.hash, &parts.key).is_some()) {
+    if outgrown
+        || (parts.variant.is_none() && shard.store.borrow().vary_names(parts.hash, &parts.key).is_some())
+    {
         shard.counters.add(Counter::CacheNotStoredFailed, 1);
         return;
     }

@@ -76,7 +76,8 @@ impl Shard {
             invalidation,
             variant: stored.variant.clone(),
         };
-        let placed = StoredResponse::new(parts, &self.budget).is_some_and(|fresh| store.insert(fresh).is_ok());
+        let placed =
+            StoredResponse::new(parts, &self.budget).is_some_and(|fresh| store.insert(fresh).is_ok());
         let counter = if placed { Counter::CacheFreshened } else { Counter::CacheNotStoredMemory };
         self.counters.add(counter, 1);
         head
@@ -98,7 +99,9 @@ async fn run(shard: Rc<Shard>, refresh: Refresh, flight: usize, invalidation: u6
 /// Returns whether a fill took the flight over.
 async fn work(shard: &Rc<Shard>, refresh: &Refresh, flight: usize, invalidation: u64) -> bool {
     let mut slots = FieldSlots::new();
-    let Ok(Some(request)) = parse_request(&refresh.head, &mut slots, &shard.head_limits) else { return false };
+    let Ok(Some(request)) = parse_request(&refresh.head, &mut slots, &shard.head_limits) else {
+        return false;
+    };
     let mut exchange = Exchange::refreshing(&request, shard.now());
     let mut conditions = Conditions::Stored;
     loop {
@@ -107,7 +110,8 @@ async fn work(shard: &Rc<Shard>, refresh: &Refresh, flight: usize, invalidation:
             Err(_) => return false,
         };
         let mut slots = FieldSlots::new();
-        let Ok(Some(head)) = parse_response(&response.head, &mut slots, &shard.head_limits, Method::Get) else {
+        let Ok(Some(head)) = parse_response(&response.head, &mut slots, &shard.head_limits, Method::Get)
+        else {
             return false;
         };
         let stored = &refresh.stored;
@@ -123,8 +127,9 @@ async fn work(shard: &Rc<Shard>, refresh: &Refresh, flight: usize, invalidation:
                 return false;
             }
             Action::RespondOrigin { store: Some(meta), .. } => {
-                let filling = Filling { head: &head, request: &request, key: &refresh.key, meta, flight, invalidation };
-                return fill::begin(shard, filling, response.body).is_ok();
+                let filling =
+                    Filling { head: &head, request: &request, key: &refresh.key, meta, flight, invalidation };
+                return fill::begin(shard, filling, &mut Some(response.body)).is_some();
             }
             _ => return false,
         }
@@ -144,6 +149,7 @@ async fn fetch(
         Conditions::Viewer | Conditions::None => Preconditions::None,
     };
     origin_request::write_as(request, Method::Get, &refresh.facts, &shard.behavior, preconditions, &mut head);
-    let request = OriginRequest { head: &head, method: Method::Get, framing: request.framing, upgrade: false };
+    let request =
+        OriginRequest { head: &head, method: Method::Get, framing: request.framing, upgrade: false };
     shard.origin.fetch(request, None::<NoBody>, &mut |_| {}).await
 }

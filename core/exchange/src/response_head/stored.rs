@@ -114,7 +114,12 @@ fn content_range(range: ByteRange, len: u64) -> String {
 }
 
 /// Appends the head of an answer from a stored response. Not for 412 and 416, which are errors of ours.
-pub fn write_stored_reply(behavior: &Behavior, exchange: &Exchange, reply: &StoredReply<'_>, out: &mut Vec<u8>) {
+pub fn write_stored_reply(
+    behavior: &Behavior,
+    exchange: &Exchange,
+    reply: &StoredReply<'_>,
+    out: &mut Vec<u8>,
+) {
     let StoredReply { answer, .. } = *reply;
     let mut writer = HeadWriter::new(out);
     writer.status_line(answer.kind.status(reply.status));
@@ -146,7 +151,10 @@ pub fn write_stored_reply(behavior: &Behavior, exchange: &Exchange, reply: &Stor
         AnswerKind::Whole if reply.status != 204 => {
             writer.field_number("Content-Length", reply.len);
         }
-        AnswerKind::Whole | AnswerKind::NotModified | AnswerKind::Unsatisfiable | AnswerKind::PreconditionFailed => {}
+        AnswerKind::Whole
+        | AnswerKind::NotModified
+        | AnswerKind::Unsatisfiable
+        | AnswerKind::PreconditionFailed => {}
     }
     writer.field_number("Age", u64::from(answer.age));
     write_via(behavior, Version::Http11, out);
@@ -167,7 +175,8 @@ fn write_cache_status(behavior: &Behavior, exchange: &Exchange, ttl: i64, out: &
             out.extend_from_slice(ttl.to_string().as_bytes());
         }
         Some(reason) => {
-            let status = exchange.forward_status().map_or(String::new(), |status| format!("; fwd-status={status}"));
+            let status =
+                exchange.forward_status().map_or(String::new(), |status| format!("; fwd-status={status}"));
             let line = format!("{}; fwd={reason}{status}; ttl={ttl}", behavior.name);
             out.extend_from_slice(line.as_bytes());
             if exchange.is_stale_on_error() {

@@ -21,16 +21,16 @@ use aspis_exchange::forwarded::write_request_key;
 use aspis_exchange::origin_request::{self, Preconditions};
 use aspis_exchange::response_head::{self, ErrorAnswer, OriginAnswer, ViewerFraming, stored_fields};
 use aspis_exchange::{
-    Action, Conditions, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Stored, StoredAnswer, ViewerFacts,
-    invalidation,
+    Action, Conditions, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Stored, StoredAnswer,
+    ViewerFacts, invalidation,
 };
 use aspis_runtime::Close;
 use aspis_runtime::future::{Either, race};
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
-use aspis_wire::{Field, FieldSlots};
 use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::response::{ResponseHead, parse_response};
+use aspis_wire::{Field, FieldSlots};
 
 use crate::fill::{self, Fill, Filling};
 use crate::limits::LINGER;
@@ -148,7 +148,11 @@ struct FlightGuard<'g> {
 
 impl<'g> FlightGuard<'g> {
     fn new(shard: &'g Rc<Shard>, hash: u128) -> Self {
-        FlightGuard { shard, flight: shard.begin_flight(hash, None), invalidation: shard.invalidation_number() }
+        FlightGuard {
+            shard,
+            flight: shard.begin_flight(hash, None),
+            invalidation: shard.invalidation_number(),
+        }
     }
 
     /// The fill ends the flight from now on.
@@ -288,7 +292,11 @@ impl Work<'_> {
 
     /// What was found, as the machine looks at it.
     fn view(&self) -> Option<Stored<'_>> {
-        self.stored.map(|stored| Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() })
+        self.stored.map(|stored| Stored {
+            meta: &stored.meta,
+            head: &stored.head,
+            len: stored.body.published(),
+        })
     }
 
     /// The answer to a HEAD may concern what was found (RFC 9111 §4.3.5).
@@ -406,16 +414,9 @@ impl Work<'_> {
         let invalidation = flight.invalidation;
         let number = flight.flight;
         let filling = Filling { head, request: self.head, key, meta, flight: number, invalidation };
-        match fill::begin(self.shard, filling, origin.take()?) {
-            Ok(fill) => {
-                flight.hand_over();
-                Some(fill)
-            }
-            Err(back) => {
-                *origin = Some(back);
-                None
-            }
-        }
+        let fill = fill::begin(self.shard, filling, origin)?;
+        flight.hand_over();
+        Some(fill)
     }
 
     /// Whether the connection can take another request behind this answer. An answer that came before the request's

@@ -227,7 +227,8 @@ impl Shard {
                             status: stored.meta.status,
                             body: &stored.body,
                         };
-                        let sent = self.send_answer(viewer.socket, head, &exchange, &material, answer, keep_alive);
+                        let sent =
+                            self.send_answer(viewer.socket, head, &exchange, &material, answer, keep_alive);
                         if answer.refresh {
                             kept = Some(Arc::clone(stored));
                         }
@@ -265,7 +266,10 @@ impl Shard {
             Action::Refuse { status } => self.refuse(viewer, Some(head), status, started),
             action => {
                 let key = key.map(|(hash, len)| (hash, scratch.key[..len].into()));
-                self.park(viewer, Parked { exchange, action, facts, head: raw.into(), key, stored: kept, started });
+                self.park(
+                    viewer,
+                    Parked { exchange, action, facts, head: raw.into(), key, stored: kept, started },
+                );
             }
         }
         Served::Taken

@@ -130,7 +130,9 @@ impl Shard {
 /// The parts that the request asks for; the exchange saw that there are several.
 fn multipart(request: &RequestHead<'_, '_>, material: &Material<'_>, len: u64) -> Option<Multipart> {
     match range::select(request.fields, len) {
-        Selection::Parts(ranges) => Some(Multipart::new(material.head, len, ranges.as_slice(), material.hash)),
+        Selection::Parts(ranges) => {
+            Some(Multipart::new(material.head, len, ranges.as_slice(), material.hash))
+        }
         Selection::Whole | Selection::Unsatisfiable => None,
     }
 }
