@@ -33,7 +33,10 @@ if (only !== undefined) {
   all.forEach(test => { test.dump = test.id === only })
 }
 
-await runTests(suites, which === 'supplement' ? fetcher(all) : fetch, false, base)
+// A cache that does not answer fails the test, not the run.
+const timeout = 20_000
+const patient = (url, init) => fetch(url, { ...init, timeout })
+await runTests(suites, which === 'supplement' ? fetcher(all, timeout) : patient, false, base)
 fs.writeFileSync(output, JSON.stringify({ tests, results: getResults() }))
 // A connection that a test left open must not keep this process.
 process.exit(0)

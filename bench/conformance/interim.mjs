@@ -4,10 +4,11 @@ import http from 'node:http'
 import { Response } from 'node-fetch'
 
 // Does what `fetch` does, as far as the suite asks, and compares the interim responses with those that the test expects.
-export function fetcher (tests) {
+// An exchange fails after `timeout` milliseconds without a byte.
+export function fetcher (tests, timeout) {
   const byId = new Map(tests.map(test => [test.id, test]))
   return async (url, init = {}) => {
-    const { response, interim } = await exchange(url, init)
+    const { response, interim } = await exchange(url, init, timeout)
     const expected = requestOf(byId, init)?.expected_interim_responses
     if (expected !== undefined) compare(expected, interim)
     return response
@@ -21,12 +22,13 @@ function requestOf (byId, init) {
   return byId.get(fields.get('test-id'))?.requests[number - 1]
 }
 
-function exchange (url, init) {
+function exchange (url, init, timeout) {
   return new Promise((resolve, reject) => {
     const interim = []
     const headers = { Connection: 'close' }
     for (const [name, value] of init.headers ?? []) headers[name] = value
-    const request = http.request(url, { method: init.method ?? 'GET', headers, agent: false })
+    const request = http.request(url, { method: init.method ?? 'GET', headers, agent: false, timeout })
+    request.on('timeout', () => request.destroy(new Error(`no answer for ${timeout} ms`)))
     request.on('information', ({ statusCode, headers }) => interim.push([statusCode, headers]))
     request.on('error', reject)
     request.on('response', incoming => {

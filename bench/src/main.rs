@@ -81,6 +81,7 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             length: Duration::from_secs(number(arguments, "seconds")),
             seed: number(arguments, "seed"),
             viewers: number(arguments, "viewers"),
+            only: text(arguments, "only").to_owned(),
             aspis,
         }),
         _ => Err(io::Error::other("no such command")),
@@ -152,6 +153,13 @@ fn command() -> Command {
                 .arg(number_flag("seconds", "S", "180", "Length of the run", 1..=86_400))
                 .arg(number_flag("seed", "N", "1", "Repeats the choices of a run", 0..=u64::MAX))
                 .arg(number_flag("viewers", "N", "48", "Viewers at the same time", 1..=1000))
+                .arg(
+                    Arg::new("only")
+                        .long("only")
+                        .value_name("LIST")
+                        .default_value("")
+                        .help("Plays these scenarios only, to narrow a fault down"),
+                )
                 .arg(aspis_flag()),
         )
 }

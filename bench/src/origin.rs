@@ -327,8 +327,16 @@ impl Answer {
                 Ok(After::Close)
             }
             Kind::Overrun => {
-                self.write(stream)?;
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")?;
+                // What is too much leaves together with the end of the body, so that it is there before the connection can be used
+                // again. Bytes that come later cannot be told from the next answer.
+                stream.write_all(self.head().as_bytes())?;
+                let last = self.plan.answer_len().min(8 * 1024);
+                let at = self.plan.answer_len() - last;
+                self.body(stream, at)?;
+                let mut bytes = vec![0; last as usize];
+                self.plan.content().fill(at, &mut bytes);
+                bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong");
+                stream.write_all(&bytes)?;
                 Ok(After::Close)
             }
             Kind::UntilClose => {

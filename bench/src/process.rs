@@ -2,6 +2,7 @@
 
 use crate::wait;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -169,12 +170,21 @@ impl Drop for Server {
     }
 }
 
-/// Returns a command for `program`, bound to `core` if one is given.
+/// Returns a command for `program`, bound to `core` if one is given, that ends with this process even if this one is killed.
 pub(crate) fn pinned(program: &Path, core: Option<usize>) -> Command {
-    let Some(core) = core else { return Command::new(program) };
-    // taskset replaces itself by the program, so the process id stays.
-    let mut command = Command::new("taskset");
-    command.arg("-c").arg(core.to_string()).arg(program);
+    // Both tools replace themselves by what they start, so the process id stays; setting either by system calls of our own would
+    // need unsafe code.
+    let mut words: Vec<OsString> = Vec::new();
+    if find_program("setpriv").is_some() {
+        words.extend(["setpriv", "--pdeathsig", "TERM"].map(OsString::from));
+    }
+    if let Some(core) = core {
+        words.extend(["taskset", "-c"].map(OsString::from));
+        words.push(core.to_string().into());
+    }
+    words.push(program.into());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     command
 }
 

@@ -19,7 +19,7 @@ const EXCHANGE_MAX: Duration = Duration::from_secs(90);
 
 /// What a viewer does with one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scenario {
+pub(super) enum Scenario {
     KeepAlive,
     Pipeline,
     Head,
@@ -36,6 +36,21 @@ enum Scenario {
     BadRequest,
     Tunnel,
     Faulty,
+}
+
+/// Returns the scenarios whose names `list` has, separated by commas; all of them for an empty list.
+pub(super) fn scenarios(list: &str) -> Result<Vec<(Scenario, u64)>, String> {
+    if list.is_empty() {
+        return Ok(SCENARIOS.to_vec());
+    }
+    let named = |name: &str| {
+        let found = SCENARIOS.iter().find(|(scenario, _)| format!("{scenario:?}") == name);
+        found.copied().ok_or_else(|| {
+            let all: Vec<String> = SCENARIOS.iter().map(|(scenario, _)| format!("{scenario:?}")).collect();
+            format!("no scenario {name:?}: expected some of {}", all.join(","))
+        })
+    };
+    list.split(',').map(named).collect()
 }
 
 /// Scenarios with their weights; the stalled ones hold a viewer for long and so are rare.
@@ -107,6 +122,8 @@ pub(super) struct Viewer<'t> {
     pub(super) outages: Outages,
     /// Numbers that no other viewer uses, for URLs that are asked for once.
     pub(super) next_id: u64,
+    /// What it plays, with weights.
+    pub(super) scenarios: Vec<(Scenario, u64)>,
 }
 
 /// How an exchange went wrong on the wire.
@@ -116,7 +133,7 @@ impl Viewer<'_> {
     /// Plays scenarios until `end`.
     pub(super) fn run(&mut self, end: Instant) {
         while Instant::now() < end {
-            match self.random.weighted(SCENARIOS) {
+            match self.random.weighted(&self.scenarios) {
                 Scenario::KeepAlive => self.keep_alive(),
                 Scenario::Pipeline => self.pipeline(),
                 Scenario::Head => self.single("head", |viewer| viewer.plain(20_000), Want::HeadOnly),
@@ -502,7 +519,7 @@ fn verdict(
         return if failed && allowed { Ok(Ending::Refused) } else { Err(format!("status {status}")) };
     }
     if head.field("x-plan") != Some(&plan.to_string()) {
-        return Err(format!("the head of another answer: {:?}", head.field("x-plan")));
+        return Err(format!("the head of another answer: {head:?}, {length} bytes, wrong at {wrong:?}"));
     }
     if want == Want::HeadOnly {
         let stated = head.field("content-length").map(str::parse::<u64>);

@@ -69,6 +69,10 @@ pub struct Behavior {
     pub request_directives: RequestDirectives,
     /// When a stale response is served because the origin failed.
     pub stale_on_error: StaleOnError,
+    /// `Server` of those answers: the name, or CloudFront's word (H-6).
+    pub server: String,
+    /// The status for a request head over the limit: 431 (RFC 6585 §5), or 494 (H-16).
+    pub oversized_head_status: u16,
 }
 
 /// On or off.
@@ -240,6 +244,8 @@ impl From<&Settings> for Behavior {
             authorization: if cloudfront { Switch::Off } else { Switch::On },
             request_directives: settings.request_directives.clone(),
             stale_on_error: settings.stale_on_error,
+            server: if cloudfront { "CloudFront".to_owned() } else { settings.name.clone() },
+            oversized_head_status: if cloudfront { 494 } else { 431 },
         }
     }
 }

@@ -181,9 +181,9 @@ pub static SETTINGS: &[Setting] = &[
         value_name: "SIZE",
         default_note: "half of the cgroup's limit or of the machine",
         kind: Kind::Size { min: 16 * MIB, max: 64 * TIB },
-        summary: "The memory limit: stored responses, index, connections and fills",
-        detail: "One limit for everything that grows. When it is reached, stored responses are evicted first, then fills are refused \
-                 (served uncached), then connections. The process needs a fixed base beside it.",
+        summary: "The memory limit for stored responses, their index and fills",
+        detail: "When it is reached, stored responses are evicted; where that does not help, responses pass through uncached. Connections and \
+                 buffers in flight come on top: about 2 KiB per idle viewer connection, up to 0.5 MiB per response that a slow viewer reads.",
         ..PLAIN
     },
     Setting {
@@ -496,7 +496,8 @@ pub static SETTINGS: &[Setting] = &[
         default: Some("64MiB"),
         kind: Kind::Size { min: 1, max: 64 * TIB },
         summary: "The largest body that is stored",
-        detail: "Larger ones pass through uncached in a small window. One stored object can push out this much of the others.",
+        detail: "Larger ones pass through uncached in a small window, as do those over a quarter of one core's part of the memory. \
+                 One stored object can push out this much of the others.",
         ..PLAIN
     },
     Setting {

@@ -158,8 +158,9 @@ fn response_framing(
     if facts.coding != CodingFact::Absent && version == Version::Http10 {
         return Err(ResponseError::TransferEncoding);
     }
-    if status < 200 && (facts.coding != CodingFact::Absent || facts.length != LengthFact::Absent) {
+    if status < 200 && (facts.coding != CodingFact::Absent || announces_content(facts.length)) {
         // RFC 9110 section 8.6 and RFC 9112 section 6.1 forbid both; what follows could be taken for content.
+        // A length of 0 is forbidden too, but some servers send it with 101 and it has one reading.
         return Err(ResponseError::InterimWithContent);
     }
     let tunnel = request_method == Method::Connect && (200..300).contains(&status);
@@ -178,9 +179,12 @@ fn response_framing(
 
 /// Whether a 204 announces content that it must not have, so that the connection's next bytes are in doubt.
 fn may_have_stray_content(facts: &Facts<'_>, status: u16) -> bool {
-    status == 204
-        && (facts.coding != CodingFact::Absent
-            || !matches!(facts.length, LengthFact::Absent | LengthFact::Once(0) | LengthFact::Repeated(0)))
+    status == 204 && (facts.coding != CodingFact::Absent || announces_content(facts.length))
+}
+
+/// Whether a length is given and is not 0.
+fn announces_content(length: LengthFact) -> bool {
+    !matches!(length, LengthFact::Absent | LengthFact::Once(0) | LengthFact::Repeated(0))
 }
 
 /// The reason phrase: what stands between the status and the end of the status line.

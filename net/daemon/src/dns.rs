@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 /// A record is believed at least this long, whatever it says, so that a TTL of 0 is no flood of questions.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -59,8 +60,12 @@ impl OriginName {
         if let Some(found) = self.literal() {
             return Ok(found);
         }
-        let mut builder =
+        let builder =
             TokioResolver::builder_tokio().map_err(|error| format!("resolver settings: {error}"))?;
+        self.ask(builder).await
+    }
+
+    async fn ask(&self, mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<Found, String> {
         let options = builder.options_mut();
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = 0;
@@ -179,6 +184,8 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+
     use super::*;
 
     fn found(addresses: &[&str], ttl: u64) -> Result<Found, String> {
@@ -277,5 +284,46 @@ mod tests {
             found.addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 8000),
             "{found:?}"
         );
+    }
+    /// Answers every question for an IPv4 address with two of them, and all others with none.
+    fn name_server(ttl: u32) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let address = socket.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            let mut question = [0; 512];
+            while let Ok((len, peer)) = socket.recv_from(&mut question) {
+                let name_end =
+                    12 + question[12..len].iter().position(|&byte| byte == 0).expect("a name ends");
+                let count: u8 = if question[name_end + 1..name_end + 3] == [0, 1] { 2 } else { 0 };
+                // The same identifier; an answer, recursion available; one question, the answers, nothing more.
+                let mut answer = vec![question[0], question[1], 0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0];
+                answer.extend_from_slice(&question[12..name_end + 5]);
+                for last in 1..=count {
+                    answer.extend_from_slice(&[0xC0, 12, 0, 1, 0, 1]);
+                    answer.extend_from_slice(&ttl.to_be_bytes());
+                    answer.extend_from_slice(&[0, 4, 127, 0, 0, last]);
+                }
+                let _ = socket.send_to(&answer, peer);
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn several_addresses_and_their_ttl_come_from_the_name_server() {
+        let server = name_server(77);
+        let mut by_udp = ConnectionConfig::udp();
+        by_udp.port = server.port();
+        let server = NameServerConfig::new(server.ip(), true, vec![by_udp]);
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let found = runtime.block_on(async {
+            let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+            OriginName::new("origin.example", 8000).ask(builder).await.expect("the server answers")
+        });
+        let texts: Vec<_> = found.addresses.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(texts, ["127.0.0.1:8000", "127.0.0.2:8000"]);
+        let ttl = found.ttl.expect("a name has one").as_secs_f64();
+        assert!((70.0..=77.0).contains(&ttl), "{ttl}");
     }
 }

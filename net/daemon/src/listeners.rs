@@ -10,6 +10,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
 
 use aspis_config::ListenAddress;
 use aspis_runtime::bind;
@@ -58,6 +59,11 @@ pub(crate) struct Wanted<'a> {
     pub(crate) unix: Option<&'a str>,
 }
 
+/// How long an address may be taken before that is an error.
+const TAKEN_PATIENCE: Duration = Duration::from_secs(1);
+/// How soon a taken address is tried again.
+const TAKEN_RETRY_AFTER: Duration = Duration::from_millis(20);
+
 /// Takes what was inherited and binds the rest, for so many cores.
 pub(crate) fn open(
     wanted: &Wanted<'_>,
@@ -77,10 +83,24 @@ pub(crate) fn open(
     }
     if let Some(path) = wanted.unix {
         let what = format!("--listen-unix {path}");
-        let socket = bind::unix(path).map_err(|error| fail(&what, error))?;
+        let socket = patiently(|| bind::unix(path)).map_err(|error| fail(&what, error))?;
         listeners.add_unix(path, socket).map_err(|error| fail(what, error))?;
     }
     Ok(listeners)
+}
+
+/// Binds again for a moment while the address is taken: the kernel ends the ring of a killed server in the background, and
+/// its listeners live until then, so a restart right after a crash would find them.
+fn patiently(bind: impl Fn() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    let end = Instant::now() + TAKEN_PATIENCE;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::park_timeout(TAKEN_RETRY_AFTER);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn fail(what: impl Into<String>, error: io::Error) -> ListenError {
@@ -91,9 +111,9 @@ fn fail(what: impl Into<String>, error: io::Error) -> ListenError {
 fn bind_tcp(wanted: SocketAddr, core_count: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
     if wanted.port() != 0 && core_count > 1 {
         // Without port sharing this fails if anybody listens there, also one who would share.
-        drop(bind::tcp(wanted, false)?);
+        drop(patiently(|| bind::tcp(wanted, false))?);
     }
-    let first = TcpListener::from(bind::tcp(wanted, core_count > 1)?);
+    let first = TcpListener::from(patiently(|| bind::tcp(wanted, core_count > 1))?);
     let bound = first.local_addr()?;
     let mut sockets = vec![OwnedFd::from(first)];
     while sockets.len() < core_count {

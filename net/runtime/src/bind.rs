@@ -144,6 +144,13 @@ pub(crate) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Gives a listener that others made, such as a service manager, what ours have.
+pub(crate) fn prepare_listener(descriptor: &OwnedFd) {
+    set_blocking(descriptor);
+    // Refused by Unix sockets, which have no such option and no need of it.
+    let _ = set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+}
+
 /// Makes sure that io_uring waits on the descriptor.
 pub(crate) fn set_blocking(descriptor: &OwnedFd) {
     // SAFETY: takes no pointers; the descriptor is alive.
@@ -175,6 +182,23 @@ pub(crate) fn set_reset_on_close(socket: &OwnedFd) {
 pub(crate) fn shut_write(socket: &OwnedFd) {
     // SAFETY: takes no pointers.
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
+}
+
+/// Bytes that a TCP peer has acknowledged so far; 0 where the kernel does not tell, as for Unix sockets.
+pub(crate) fn acknowledged(socket: &OwnedFd) -> u64 {
+    // `tcpi_bytes_acked` of the kernel's `struct tcp_info`, whose fields never move; the `libc` crate's ends before it.
+    const FIELD_AT: usize = 120;
+    let mut info = [0_u8; FIELD_AT + size_of::<u64>()];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: `info` is valid for writes of `len` bytes, and `len` itself for a read and a write, during the call.
+    let result = unsafe {
+        let fd = socket.as_raw_fd();
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
+    };
+    if result < 0 || (len as usize) < info.len() {
+        return 0;
+    }
+    u64::from_ne_bytes(info[FIELD_AT..].try_into().expect("eight bytes are left"))
 }
 
 /// Looks for a byte or the end without waiting or taking it.
@@ -214,6 +238,27 @@ mod tests {
         let mapped: SocketAddr = "[::ffff:192.0.2.1]:9".parse().unwrap();
         let plain: SocketAddr = "192.0.2.1:9".parse().unwrap();
         assert_eq!(from_storage(&to_storage(mapped).0), Some(Peer::Inet(plain)));
+    }
+
+    #[test]
+    fn acknowledged_bytes_are_those_that_the_peer_has() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let descriptor = OwnedFd::from(sender.try_clone().unwrap());
+        let before = acknowledged(&descriptor);
+        sender.write_all(&[7; 5000]).unwrap();
+        peer.read_exact(&mut [0; 5000]).unwrap();
+        // The acknowledgement may be delayed by the peer's kernel, 40 ms or so.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while acknowledged(&descriptor) < before + 5000 {
+            assert!(std::time::Instant::now() < deadline, "never acknowledged");
+            std::thread::yield_now();
+        }
+        assert_eq!(acknowledged(&descriptor), before + 5000);
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(acknowledged(&OwnedFd::from(unix)), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
+use crate::limits::EXECUTOR_PREEMPT;
 use crate::mailbox::Doorbell;
 use crate::ring::{Handler, Inner, Ring, State};
 use crate::turn;
@@ -99,8 +100,9 @@ pub fn spawn_core<H: Handler, F: FnOnce(Ring) -> Rc<H> + Send + 'static>(
     make: F,
 ) -> Result<CoreThread, StartError> {
     let (report, started) = mpsc::sync_channel(1);
+    let builder = thread::Builder::new().name(options.name.clone());
     let body = move || run_core(&options, doorbell, make, &report);
-    let thread = thread::Builder::new().name("core".to_owned()).spawn(body).map_err(StartError::Thread)?;
+    let thread = builder.spawn(body).map_err(StartError::Thread)?;
     match started.recv() {
         Ok(Ok(())) => Ok(CoreThread { thread }),
         Ok(Err(error)) => Err(error),
@@ -116,7 +118,7 @@ fn run_core<H: Handler, F: FnOnce(Ring) -> Rc<H>>(
 ) {
     let executor = LocalExecutorBuilder::new(options.cpu.map_or(Placement::Unbound, Placement::Fixed))
         .name(&options.name)
-        .preempt_timer(Duration::from_millis(2))
+        .preempt_timer(EXECUTOR_PREEMPT)
         // The executor's rings carry no data here: the least memory and depth that it takes.
         .io_memory(64 * 1024)
         .ring_depth(32)

@@ -25,8 +25,13 @@ pub const LINGER_DRAIN_LEN_MAX: u64 = 1024 * 1024;
 /// Times that woken tasks are run within one turn before the ring is looked at again.
 pub const YIELD_COUNT_MAX: u32 = 4;
 
-/// Under load with live tasks the executor gets a turn at least once in so many turns of the ring.
-pub const TURNS_PER_YIELD: u64 = 64;
+/// The executor never leaves its tasks to look at its own rings: nothing of ours is in them.
+///
+/// It must not: glommio 0.9 takes a preempt timer that fired between its look at the rings and its first task for "nothing is
+/// runnable" and parks for good, while the ring's task is runnable. On a busy machine a short timer did that to 3 of 60 runs, and a
+/// pending executor timer does not always end the park. Ten years are as long as its timer can be told to wait.
+/// Consequence: the executor's own timers, file I/O and foreign wakes are not served on a core.
+pub const EXECUTOR_PREEMPT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Turns longer than this are counted as long.
 pub const LONG_TURN: Duration = Duration::from_millis(2);

@@ -187,19 +187,17 @@ impl Inner {
 
     /// Wakes tasks and drops foreign memory that waited until nothing was borrowed.
     pub(crate) fn settle(&self) {
-        let (mut wakers, sends, memory) = {
-            let mut state = self.state.borrow_mut();
-            if state.wakers.is_empty() && state.dead_sends.is_empty() && state.dead_memory.is_empty() {
-                return;
-            }
-            let sends = std::mem::take(&mut state.dead_sends);
-            (std::mem::take(&mut state.wakers), sends, std::mem::take(&mut state.dead_memory))
-        };
-        drop((sends, memory));
-        wakers.drain(..).for_each(Waker::wake);
-        let mut state = self.state.borrow_mut();
-        if state.wakers.is_empty() {
-            state.wakers = wakers;
+        loop {
+            let (wakers, sends, memory) = {
+                let mut state = self.state.borrow_mut();
+                if state.wakers.is_empty() && state.dead_sends.is_empty() && state.dead_memory.is_empty() {
+                    return;
+                }
+                let sends = std::mem::take(&mut state.dead_sends);
+                (std::mem::take(&mut state.wakers), sends, std::mem::take(&mut state.dead_memory))
+            };
+            drop((sends, memory));
+            wakers.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -227,7 +225,7 @@ pub struct Ring {
 impl Ring {
     /// Accepts connections on a listening socket until [`Ring::stop_listening`].
     pub fn listen(&self, descriptor: OwnedFd) -> ListenerId {
-        bind::set_blocking(&descriptor);
+        bind::prepare_listener(&descriptor);
         ListenerId(self.inner.state.borrow_mut().add_listener(descriptor))
     }
 
@@ -289,6 +287,13 @@ impl Ring {
         self.inner.state.borrow().sockets.get(socket.0).map_or(0, |socket| socket.queued_len)
     }
 
+    /// Returns how many bytes the peer has acknowledged; 0 where the kernel does not tell. A system call, for telling a
+    /// slow reader from a stuck one: the queue alone shrinks only when a whole send has found room in the kernel.
+    pub fn acknowledged_len(&self, socket: SocketId) -> u64 {
+        let mut state = self.inner.state.borrow_mut();
+        state.open_socket(socket.0).map_or(0, |socket| bind::acknowledged(&socket.descriptor))
+    }
+
     /// Asks for one `on_sent` when the send queue is empty (in this turn if it is now) or sending fails.
     pub fn notify_sent(&self, socket: SocketId) {
         self.inner.state.borrow_mut().notify_sent(socket.0);
@@ -307,6 +312,13 @@ impl Ring {
     /// Returns our end, if the socket is open and has an address.
     pub fn local_address(&self, socket: SocketId) -> Option<SocketAddr> {
         self.inner.state.borrow_mut().open_socket(socket.0).and_then(|s| bind::local_address(&s.descriptor))
+    }
+
+    /// Ends our side of an open socket; the peer's side goes on. For after a [`Ring::flush`]: what is still queued fails.
+    pub fn shut_sending(&self, socket: SocketId) {
+        if let Some(socket) = self.inner.state.borrow_mut().open_socket(socket.0) {
+            bind::shut_write(&socket.descriptor);
+        }
     }
 
     /// Whether the socket is open with nothing to read. A look at the kernel's queue, without waiting.
@@ -399,6 +411,11 @@ impl Ring {
     /// Returns how many sockets are alive, closing ones included.
     pub fn live_sockets(&self) -> usize {
         self.inner.state.borrow().sockets.len()
+    }
+
+    /// Returns how many listeners are alive, stopping ones included.
+    pub fn live_listeners(&self) -> usize {
+        self.inner.state.borrow().listeners.len()
     }
 
     /// Returns how many timers are armed, sleeps included.

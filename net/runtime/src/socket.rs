@@ -273,6 +273,8 @@ impl State {
             self.timers.cancel(timer);
         }
         if outstanding > 0 {
+            // The descriptor may be closed, and its number in use again, before this is submitted, if the last
+            // completion is already reaped. It then matches nothing: operations of the next user are queued behind it.
             let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build();
             self.push(&cancel.user_data(plain(Kind::Ignored)).flags(squeue::Flags::SKIP_SUCCESS));
         }

@@ -39,9 +39,9 @@ impl Wake for Tracker {
     }
 }
 
-/// Remembers that a task is runnable.
-pub(crate) fn set_woke_any() {
-    WOKE_ANY.set(true);
+/// Returns whether a task is runnable.
+pub(crate) fn woke_any() -> bool {
+    WOKE_ANY.get()
 }
 
 type Boxed = Pin<Box<dyn Future<Output = ()>>>;
@@ -58,7 +58,7 @@ impl Tasks {
     /// Hands a task to the executor of this thread.
     pub(crate) fn spawn(tasks: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
         let key = tasks.futures.borrow_mut().insert(Some(Box::pin(future)));
-        set_woke_any();
+        WOKE_ANY.set(true);
         glommio::spawn_local(Task { tasks: tasks.clone(), key, waker: None }).detach();
     }
 

@@ -18,13 +18,13 @@ use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
 use crate::bind;
-use crate::limits::{ACCEPT_RETRY, LONG_TURN, STOP_WAIT, TURNS_PER_YIELD, YIELD_COUNT_MAX};
+use crate::limits::{ACCEPT_RETRY, LONG_TURN, STOP_WAIT, YIELD_COUNT_MAX};
 use crate::op::{Kind, parse_user_data, plain, user_data};
 use crate::receive::Received;
 use crate::ring::{Event, Handler, Inner, State, duration_millis};
 use crate::slots::Key;
 use crate::socket::{ListenerId, Peer, SocketId};
-use crate::task::take_woke_any;
+use crate::task::{take_woke_any, woke_any};
 use crate::timer::Due;
 
 /// `IORING_ENTER_GETEVENTS`: completions that the kernel deferred are posted within the call.
@@ -163,31 +163,37 @@ struct Turn<H> {
     completions: Vec<cqueue::Entry>,
     due: Vec<Due>,
     tick_max: u64,
-    ticked: bool,
 }
 
 /// Runs turns until [`crate::Ring::stop`].
 pub(crate) async fn run<H: Handler>(inner: Rc<Inner>, handler: Rc<H>, tick_max: Duration) {
     let tick_max = duration_millis(tick_max).max(1);
-    let mut turn = Turn { inner, handler, completions: Vec::new(), due: Vec::new(), tick_max, ticked: false };
+    let mut turn = Turn { inner, handler, completions: Vec::new(), due: Vec::new(), tick_max };
     let mut more = More::Work;
+    let _leak = LeakOnPanic(turn.inner.clone());
     while !turn.inner.stopping.get() {
         turn.submit_and_wait(more);
         let started = Instant::now();
         turn.inner.refresh_clock();
         turn.reap();
         turn.fire_timers();
-        turn.call_waiting();
         let on_turn = turn.handler.on_turn();
-        let woke = turn.run_tasks().await;
-        more = if on_turn || woke == More::Work || turn.call_waiting() == More::Work {
-            More::Work
-        } else {
-            More::Nothing
-        };
+        let tasks = turn.run_tasks().await;
+        more = if on_turn || tasks == More::Work { More::Work } else { More::Nothing };
         turn.count(started.elapsed());
     }
     turn.shut_down().await;
+}
+
+/// Keeps what the kernel may still touch when a panic unwinds this thread (in tests; the product aborts).
+struct LeakOnPanic(Rc<Inner>);
+
+impl Drop for LeakOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::mem::forget(self.0.clone());
+        }
+    }
 }
 
 impl<H: Handler> Turn<H> {
@@ -256,7 +262,6 @@ impl<H: Handler> Turn<H> {
                 if state.tick_armed.is_some_and(|(number, _)| number == key.slot) {
                     state.tick_armed = None;
                     state.stats.ticks += 1;
-                    self.ticked = true;
                 }
             }
             Kind::Doorbell => {
@@ -313,27 +318,22 @@ impl<H: Handler> Turn<H> {
         if self.inner.state.borrow().events.is_empty() { More::Nothing } else { More::Work }
     }
 
-    /// Gives woken tasks their turn. Also once per tick, and now and then under load, for the executor's own sake.
+    /// Makes waiting calls and gives woken tasks their turn, until neither brings about more or the turn is long
+    /// enough.
     async fn run_tasks(&mut self) -> More {
-        self.inner.settle();
-        let turns = self.inner.state.borrow().stats.turns;
-        let due = std::mem::take(&mut self.ticked) || turns.is_multiple_of(TURNS_PER_YIELD);
-        let mut woke = take_woke_any() || (due && self.inner.tasks.live_count() > 0);
         for _ in 0..YIELD_COUNT_MAX {
-            if !woke {
-                return More::Nothing;
+            let calls = self.call_waiting();
+            self.inner.settle();
+            if !take_woke_any() {
+                return calls;
             }
             self.inner.state.borrow_mut().stats.yields += 1;
             glommio::executor().yield_now().await;
-            self.inner.settle();
-            woke = take_woke_any();
         }
-        if woke {
-            // Asked again by the next turn, which does not sleep before it.
-            crate::task::set_woke_any();
-            return More::Work;
-        }
-        More::Nothing
+        // What is left is looked at by the next turn, which does not sleep before it. The wake flag stays up.
+        self.inner.settle();
+        let calls = !self.inner.state.borrow().events.is_empty();
+        if calls || woke_any() { More::Work } else { More::Nothing }
     }
 
     fn count(&self, length: Duration) {

@@ -7,8 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use aspis_config::Settings;
 use aspis_runtime::mailbox::{self, Post};
@@ -105,6 +104,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         (0..cores).map(|_| Arena::new(arena_len, Arc::clone(&budget))).collect();
     drop(trial.map_err(StartError::Memory)?);
     let invalidation_number = Arc::new(AtomicU64::new(0));
+    let viewers_everywhere = Arc::new(AtomicUsize::new(0));
     let counters: Vec<_> = (0..cores).map(|_| Arc::new(CoreCounters::new())).collect();
     let histograms: Vec<_> = (0..cores).map(|_| Arc::new(CoreHistograms::new())).collect();
 
@@ -135,6 +135,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         let log = boot.log.clone().map(LogBuffer::new);
         let post = post.clone();
         let invalidation_number = Arc::clone(&invalidation_number);
+        let viewers_everywhere = Arc::clone(&viewers_everywhere);
         let thread = aspis_runtime::spawn_core(options, Some(doorbell), move |ring| {
             let arena =
                 Arena::new(arena_len, Arc::clone(&budget)).expect("all arenas could be mapped a moment ago");
@@ -155,6 +156,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
                     mail,
                     post,
                     invalidation_number,
+                    viewers_everywhere,
                 },
             );
             for fd in fds {
@@ -182,19 +184,6 @@ impl Shards {
     /// Closes the listeners and idle viewer connections; answers in flight go on and end their connections.
     pub fn stop_accepting(&self) {
         self.tell_all(|| Message::StopAccepting);
-    }
-
-    /// Waits until no viewer connection is open, at most `patience`. `true` if none is.
-    pub fn drain(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        while self.open_viewers() > 0 {
-            if Instant::now() >= end {
-                return false;
-            }
-            // The control thread has nothing else to do now; nobody unparks it.
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        true
     }
 
     /// Viewer connections open on all cores.

@@ -232,9 +232,11 @@ fn admit(shard: &Rc<Shard>, fill: &Fill, candidate: Candidate) {
         let now = store.vary_names(variant.primary, &parts.key[..variant.primary_len]);
         now.is_some_and(|now| !vary::covers(&variant.names, now))
     });
-    if outgrown
-        || (parts.variant.is_none() && shard.store.borrow().vary_names(parts.hash, &parts.key).is_some())
-    {
+    let varies_now =
+        parts.variant.is_none() && shard.store.borrow().vary_names(parts.hash, &parts.key).is_some();
+    // Fetches of one key may run side by side: the one that was answered later stays.
+    let newer = shard.store.borrow().lookup(parts.hash, &parts.key).map(|kept| kept.meta.received_at);
+    if outgrown || varies_now || newer.is_some_and(|newer| newer > parts.meta.received_at) {
         shard.counters.add(Counter::CacheNotStoredFailed, 1);
         return;
     }

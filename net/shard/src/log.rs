@@ -18,8 +18,19 @@ pub(crate) struct Ended {
     pub(crate) result: ResultType,
     pub(crate) forward: Option<ForwardReason>,
     pub(crate) started: Instant,
-    /// When the response's head was queued; `None` if there was none.
-    pub(crate) answered: Option<Instant>,
+    pub(crate) answered: Answered,
+}
+
+/// When the first byte of a response was queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// There was none.
+    #[default]
+    Never,
+    /// At this moment.
+    At(Instant),
+    /// With the last byte: the response was complete at once.
+    Last,
 }
 
 impl Shard {
@@ -54,7 +65,11 @@ impl Shard {
             result: ended.result.as_str(),
             forward: ended.forward.map(|reason| reason.as_str()),
             duration_micros,
-            first_byte_micros: ended.answered.map_or(0, |at| (at - ended.started).as_micros() as u64),
+            first_byte_micros: match ended.answered {
+                Answered::Never => 0,
+                Answered::At(at) => (at - ended.started).as_micros() as u64,
+                Answered::Last => duration_micros,
+            },
             user_agent: field("user-agent"),
             referer: field("referer"),
         };

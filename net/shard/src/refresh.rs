@@ -59,7 +59,7 @@ impl Shard {
         response_head::write_freshened(&self.behavior, &stored.head, &facts, update, self.now(), &mut head);
         let head: Box<[u8]> = head.into();
         // An invalidation since the request was sent took the old one out; then the new one is not wanted either.
-        if !stored.is_live() || self.invalidated_since(invalidation, stored) {
+        if !stored.is_live() {
             return head;
         }
         let mut store = self.store.borrow_mut();
@@ -81,11 +81,6 @@ impl Shard {
         let counter = if placed { Counter::CacheFreshened } else { Counter::CacheNotStoredMemory };
         self.counters.add(counter, 1);
         head
-    }
-
-    /// An invalidation marks the response gone at once, on this core: what is live was not invalidated.
-    fn invalidated_since(&self, invalidation: u64, stored: &StoredResponse) -> bool {
-        stored.invalidation() > invalidation
     }
 }
 

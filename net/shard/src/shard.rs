@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use aspis_config::Settings;
 use aspis_config::behavior::Behavior;
@@ -23,7 +23,7 @@ use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer};
 use aspis_wire::limits::HeadLimits;
 use slab::Slab;
 
-use crate::limits::{LINGER, MAIL_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL};
+use crate::limits::{LINGER, MAIL_PER_TURN, MAILBOX_LEN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL};
 use crate::messages::Message;
 use crate::origin::OriginClient;
 use crate::viewer::{Deadline, Viewer, ViewerState};
@@ -61,6 +61,8 @@ pub(crate) struct Shard {
     pub(crate) scratch: RefCell<Scratch>,
     viewers: RefCell<Vec<Option<Rc<Viewer>>>>,
     viewer_count: Cell<usize>,
+    /// Viewers of all cores.
+    viewers_everywhere: Arc<AtomicUsize>,
     listeners: RefCell<Vec<ListenerId>>,
     mail: Receiver<Message>,
     post: Post<Message>,
@@ -95,6 +97,7 @@ pub(crate) struct Parts {
     pub(crate) mail: Receiver<Message>,
     pub(crate) post: Post<Message>,
     pub(crate) invalidation_number: Arc<AtomicU64>,
+    pub(crate) viewers_everywhere: Arc<AtomicUsize>,
 }
 
 impl Shard {
@@ -118,6 +121,7 @@ impl Shard {
             scratch: RefCell::new(Scratch::default()),
             viewers: RefCell::new(Vec::new()),
             viewer_count: Cell::new(0),
+            viewers_everywhere: parts.viewers_everywhere,
             listeners: RefCell::new(Vec::new()),
             mail: parts.mail,
             post: parts.post,
@@ -153,8 +157,11 @@ impl Shard {
         viewers.get(socket.slot() as usize)?.as_ref().filter(|viewer| viewer.socket == socket).cloned()
     }
 
-    /// Forgets a viewer and closes its connection.
+    /// Forgets a viewer and closes its connection; before it lingers, what is queued leaves at the viewer's pace.
     pub(crate) fn close_viewer(&self, viewer: &Viewer, how: Close) {
+        if matches!(how, Close::Linger(_)) && self.ring.queued_len(viewer.socket) > 0 && !viewer.gone.get() {
+            return self.leave(viewer);
+        }
         let slot = viewer.socket.slot() as usize;
         let mut viewers = self.viewers.borrow_mut();
         let Some(place) = viewers.get_mut(slot) else { return };
@@ -167,6 +174,7 @@ impl Shard {
         viewer.changed.notify_all();
         self.ring.close(viewer.socket, how);
         self.viewer_count.set(self.viewer_count.get() - 1);
+        self.viewers_everywhere.fetch_sub(1, Ordering::Relaxed);
         self.counters.set(Counter::ViewerConnectionsOpen, self.viewer_count.get() as u64);
     }
 
@@ -197,7 +205,8 @@ impl Shard {
     /// Removes what is stored under `key` on every core, and keeps running fetches of it from being stored.
     ///
     /// Other cores have the message in their mailbox before the answer that caused it leaves, and they read their mail
-    /// before they look at bytes of a viewer: a viewer who saw that answer never gets the old response.
+    /// before they look at bytes of a viewer: a viewer who saw that answer does not get the old response. Only where a mailbox
+    /// is full does the message come a turn or two later.
     pub(crate) fn invalidate_everywhere(&self, hash: u128, key: &[u8]) {
         self.invalidation_number.fetch_add(1, Ordering::AcqRel);
         self.invalidate_here(hash, key);
@@ -237,8 +246,8 @@ impl Shard {
         }
     }
 
-    fn drain_mail(&self) {
-        for _ in 0..MAIL_PER_TURN {
+    fn drain_mail(&self, count_max: usize) {
+        for _ in 0..count_max {
             let Some(message) = self.mail.pop() else { return };
             self.counters.add(Counter::CoreMails, 1);
             match message {
@@ -259,7 +268,8 @@ impl Shard {
             self.ring.stop_listening(listener);
         }
         for viewer in self.all_viewers() {
-            if viewer.state.get() == ViewerState::Idle && viewer.inbox.borrow().is_empty() {
+            let is_waiting = matches!(viewer.state.get(), ViewerState::Idle | ViewerState::ExpectProxyHeader);
+            if is_waiting && viewer.inbox.borrow().is_empty() {
                 self.close_viewer(&viewer, Close::Linger(LINGER));
             }
         }
@@ -286,10 +296,10 @@ impl Shard {
         self.viewers.borrow().iter().flatten().cloned().collect()
     }
 
-    /// Arms the sweep if something has a deadline. An idle core without connections arms nothing.
+    /// Arms the sweep if something may have a deadline. An idle core without connections arms nothing.
     fn arm_sweep(&self) {
-        let anything =
-            self.viewer_count.get() > 0 || self.origin.idle_len() > 0 || self.ring.live_tasks() > 0;
+        // Viewers, kept origin connections and those that linger, whose number the metrics show, are all sockets.
+        let anything = self.ring.live_sockets() > 0 || self.ring.live_tasks() > 0;
         if anything && !self.sweep_armed.replace(true) {
             self.ring.arm_timer(SWEEP_INTERVAL, SWEEP);
         }
@@ -323,36 +333,21 @@ impl Shard {
         counters.set(Counter::CoreEnters, stats.enters);
     }
 
-    fn end_late(&self, viewer: &Rc<Viewer>, now: u64) {
-        match viewer.deadline.get() {
-            Deadline::None => {}
-            Deadline::Idle => {
-                self.counters.add(Counter::ViewerTimeoutIdle, 1);
-                self.close_viewer(viewer, Close::Linger(LINGER));
-            }
-            Deadline::Head => self.refuse_late_head(viewer),
-            Deadline::Send => {
-                let queued = self.ring.queued_len(viewer.socket);
-                if queued == 0 {
-                    viewer.expect(Deadline::Idle, now + self.idle_timeout());
-                } else if queued < viewer.queued_before.replace(queued) {
-                    viewer.expect(Deadline::Send, now + self.send_timeout());
-                } else {
-                    self.counters.add(Counter::ViewerTimeoutSend, 1);
-                    self.close_viewer(viewer, Close::Abort);
-                }
-            }
+    /// A connection broke: what was on its way to the viewer is lost.
+    fn lose(&self, viewer: &Viewer) {
+        if viewer.state.get() == ViewerState::Busy || self.ring.queued_len(viewer.socket) > 0 {
+            self.count_abort(viewer);
         }
+        self.close_viewer(viewer, Close::Abort);
     }
 
-    /// `--idle-timeout` in milliseconds.
-    pub(crate) fn idle_timeout(&self) -> u64 {
-        self.settings.idle_timeout.as_millis() as u64
-    }
-
-    /// `--send-timeout` in milliseconds.
-    pub(crate) fn send_timeout(&self) -> u64 {
-        self.settings.send_timeout.as_millis() as u64
+    /// Takes one of the `--max-connections` places that all cores share: the kernel spreads connections unevenly.
+    fn take_viewer_place(&self) -> bool {
+        let is_free = self.viewers_everywhere.fetch_add(1, Ordering::Relaxed) < self.settings.max_connections;
+        if !is_free {
+            self.viewers_everywhere.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_free
     }
 
     fn is_trusted(&self, address: Option<SocketAddr>) -> bool {
@@ -375,8 +370,7 @@ impl Handler for Shard {
             Peer::Unix => None,
         };
         self.counters.add(Counter::ViewerConnections, 1);
-        let over = self.viewer_count.get() >= self.settings.max_connections / self.cores.max(1);
-        if over || self.draining.get() {
+        if self.draining.get() || !self.take_viewer_place() {
             self.refuse_connection(socket);
             return;
         }
@@ -398,7 +392,7 @@ impl Handler for Shard {
     fn on_receive(&self, socket: SocketId, bytes: &[u8]) {
         // Mail first: an invalidation posted by another core must act before a request that its answer caused.
         if !self.mail.is_empty() {
-            self.drain_mail();
+            self.drain_mail(MAILBOX_LEN);
         }
         if let Some(viewer) = self.viewer(socket) {
             self.received(&viewer, bytes);
@@ -414,19 +408,18 @@ impl Handler for Shard {
                 self.close_viewer(&viewer, Close::Linger(LINGER));
             }
             (ReceiveEnd::Eof, ViewerState::Busy | ViewerState::Stalled) => viewer.changed.notify_all(),
-            (ReceiveEnd::Error(_), _) => {
-                self.counters.add(Counter::ViewerAborts, 1);
-                self.close_viewer(&viewer, Close::Abort);
-            }
+            (ReceiveEnd::Eof, ViewerState::Leaving) => {}
+            (ReceiveEnd::Error(_), _) => self.lose(&viewer),
         }
     }
 
     fn on_sent(&self, socket: SocketId, result: Result<(), i32>) {
         let Some(viewer) = self.viewer(socket) else { return };
-        if result.is_err() {
-            self.close_viewer(&viewer, Close::Abort);
-        } else if viewer.state.get() == ViewerState::Stalled {
-            self.resume(&viewer);
+        match viewer.state.get() {
+            _ if result.is_err() => self.lose(&viewer),
+            ViewerState::Stalled => self.resume(&viewer),
+            ViewerState::Leaving => self.close_viewer(&viewer, Close::Linger(LINGER)),
+            ViewerState::ExpectProxyHeader | ViewerState::Idle | ViewerState::Busy => {}
         }
     }
 
@@ -439,11 +432,12 @@ impl Handler for Shard {
     }
 
     fn on_turn(&self) -> bool {
-        self.drain_mail();
+        self.drain_mail(MAIL_PER_TURN);
         self.flush_outbox();
         // What readers on this or other cores dropped goes back to the arena, a little each turn.
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
-        !self.mail.is_empty()
+        // A message for a full mailbox must not wait until something else wakes this core.
+        !self.mail.is_empty() || !self.outbox.borrow().is_empty()
     }
 
     fn has_mail(&self) -> bool {

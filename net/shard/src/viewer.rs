@@ -1,18 +1,20 @@
 //! One viewer connection: who it is, what it waits for, and the bytes that came in but are not used yet.
 //!
-//! `shard.rs` feeds it from the ring, `viewer/hot.rs` answers what needs no waiting, `viewer/task.rs` answers the rest.
+//! `shard.rs` feeds it from the ring, `viewer/hot.rs` answers what needs no waiting, `viewer/exchange.rs` the rest.
 //!
 //! States of a connection:
 //! ```text
 //! Idle --complete head, fresh hit--> Idle                 (no task, the bytes leave with the turn)
 //! Idle --complete head, anything else--> Busy --answered--> Idle | closed
 //! Idle --too many bytes queued--> Stalled --queue sent--> Idle
+//! any  --last answer queued--> Leaving --queue sent--> closed
 //! ```
 //! Invariant: only the task of a `Busy` connection sends on it and takes from its inbox.
 
 mod body;
 mod exchange;
 mod hot;
+mod pace;
 mod relay;
 mod stored;
 mod tunnel;
@@ -38,6 +40,8 @@ pub(crate) enum ViewerState {
     Busy,
     /// Requests wait until the answers before them are sent.
     Stalled,
+    /// The last answer is on its way; the connection ends behind it.
+    Leaving,
 }
 
 /// What a deadline guards, which decides how the connection ends when it passes.
@@ -77,8 +81,10 @@ pub(crate) struct Viewer {
     pub(crate) deadline: Cell<Deadline>,
     /// When it passes, in the ring's milliseconds.
     pub(crate) deadline_at: Cell<u64>,
-    /// Bytes queued to the viewer when the deadline was last looked at.
-    pub(crate) queued_before: Cell<u64>,
+    /// How far the viewer was with what is queued when its deadline was last looked at, if it was.
+    pub(crate) taken_before: Cell<Option<i64>>,
+    /// It was counted among the viewers that left before their response was sent.
+    pub(crate) aborted: Cell<bool>,
 }
 
 impl Viewer {
@@ -102,8 +108,14 @@ impl Viewer {
             paused: Cell::new(false),
             deadline: Cell::new(Deadline::None),
             deadline_at: Cell::new(0),
-            queued_before: Cell::new(0),
+            taken_before: Cell::new(None),
+            aborted: Cell::new(false),
         })
+    }
+
+    /// Tells whether nothing that it sends is looked at any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.gone.get() || self.state.get() == ViewerState::Leaving
     }
 
     /// Sets what must happen until `at`.

@@ -67,10 +67,7 @@ counters! {
     // Viewer side.
     Monotonic "viewer_connections" "Connections accepted from viewers." { ViewerConnections [] }
     Gauge "viewer_connections_open" "Connections open towards viewers." { ViewerConnectionsOpen [] }
-    Monotonic "viewer_connections_refused" "Connections closed at once because a limit was reached." {
-        ViewerConnectionsRefusedLimit ["reason" = "connections"]
-        ViewerConnectionsRefusedMemory ["reason" = "memory"]
-    }
+    Monotonic "viewer_connections_refused" "Connections closed at once because --max-connections was reached." { ViewerConnectionsRefusedLimit [] }
     Monotonic "viewer_timeouts" "Viewer connections ended because the viewer was too slow, by what was waited for." {
         ViewerTimeoutHead ["phase" = "head"]
         ViewerTimeoutBody ["phase" = "body"]
@@ -87,9 +84,6 @@ counters! {
         RequestsRefreshHit ["result" = "RefreshHit"]
         RequestsMiss ["result" = "Miss"]
         RequestsError ["result" = "Error"]
-        RequestsLimitExceeded ["result" = "LimitExceeded"]
-        RequestsCapacityExceeded ["result" = "CapacityExceeded"]
-        RequestsRedirect ["result" = "Redirect"]
     }
     Monotonic "responses" "Final responses sent to viewers, by class of status." {
         Responses2xx ["class" = "2xx"]
@@ -143,10 +137,8 @@ counters! {
         OriginProtocolMismatch ["cause" = "protocol-mismatch"]
         OriginTruncated ["cause" = "truncated"]
         OriginOverloaded ["cause" = "overloaded"]
-        OriginOther ["cause" = "other"]
     }
     Monotonic "origin_received_bytes" "Bytes received from the origin, heads included." { OriginBytesReceived [] }
-    Monotonic "origin_sent_bytes" "Bytes sent to the origin, heads included." { OriginBytesSent [] }
 
     // Stored responses.
     Monotonic "cache_lookups" "Lookups in the cache, by answer." {
@@ -163,7 +155,6 @@ counters! {
     Monotonic "cache_invalidated" "Stored responses removed because an unsafe request succeeded." { CacheInvalidated [] }
     Monotonic "cache_freshened" "Stored responses that the origin confirmed and that were given a new head." { CacheFreshened [] }
     Monotonic "cache_refreshes" "Background validations of responses that were served stale meanwhile." { CacheRefreshes [] }
-    Monotonic "cache_expired" "Stored responses removed because they were no longer fresh." { CacheExpired [] }
     Gauge "cache_responses" "Responses stored now." { CacheResponses [] }
     Gauge "cache_body_bytes" "Content bytes of the responses stored now." { CacheBodyBytes [] }
 

@@ -47,10 +47,6 @@ pub enum Timing {
     RequestHit,
     /// A whole request that needed the origin or failed, first byte in to last byte queued.
     RequestOther,
-    /// From the origin request's last byte to the response's first.
-    OriginFirstByte,
-    /// From the decision to connect to a usable origin connection, TLS included.
-    OriginConnect,
 }
 
 /// One row of the table of histograms.
@@ -82,21 +78,9 @@ pub static TIMINGS: &[TimingInfo] = &[
         help: REQUEST_HELP,
         labels: &[("from", "origin")],
     },
-    TimingInfo {
-        timing: Timing::OriginFirstByte,
-        name: "origin_first_byte",
-        help: "Time from an origin request's last byte to its response's first.",
-        labels: &[],
-    },
-    TimingInfo {
-        timing: Timing::OriginConnect,
-        name: "origin_connect",
-        help: "Time to a usable origin connection, TLS included.",
-        labels: &[],
-    },
 ];
 
-const TIMING_COUNT: usize = 4;
+const TIMING_COUNT: usize = 2;
 
 #[derive(Debug)]
 struct Histogram {
@@ -243,9 +227,9 @@ mod tests {
         let core = CoreHistograms::new();
         let durations = [0, 3, 15, 16, 17, 100, 127, 128, 1 << 20, (1 << 26) - 1, 1 << 26, u64::MAX / 2];
         for micros in durations {
-            core.record(Timing::OriginFirstByte, micros);
+            core.record(Timing::RequestOther, micros);
         }
-        let rows = TimingSnapshot::of([&core], Timing::OriginFirstByte).exported();
+        let rows = TimingSnapshot::of([&core], Timing::RequestOther).exported();
         let mut below = 0;
         for (bound, count) in rows {
             below += count;

@@ -4,8 +4,8 @@
 //! first two at each scrape and the log writer thread drains the third. Nothing here locks, and nothing here
 //! allocates once a core has started: telling what happened must never slow what happens.
 //!
-//! Counters, histograms and log fields are each declared once, in a table; the metrics page and the reference
-//! in `docs/` are made from the tables.
+//! Counters and histograms are each declared once, in a table of which the metrics page is made; the log line is
+//! documented where it is written.
 
 pub mod access_log;
 pub mod counters;

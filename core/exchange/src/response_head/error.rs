@@ -7,7 +7,7 @@ use aspis_cache::status::{ForwardReason, ResultType};
 use aspis_config::Behavior;
 use aspis_config::behavior::ErrorPage;
 use aspis_wire::head_writer::{HeadWriter, reason_phrase};
-use aspis_wire::request::RequestHead;
+use aspis_wire::request::{RequestError, RequestHead};
 use aspis_wire::{Method, Version, date};
 
 use super::{Connection, write_via, write_x_cache_line};
@@ -69,7 +69,7 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
     let mut writer = HeadWriter::new(out);
     writer.status_line(answer.status);
     writer.field("Date", &date::format(answer.wall));
-    writer.field("Server", behavior.name.as_bytes());
+    writer.field("Server", behavior.server.as_bytes());
     writer.field("Content-Type", content_type);
     writer.field_number("Content-Length", body.len() as u64);
     writer.field("Cache-Control", b"no-store");
@@ -89,6 +89,14 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
     out.extend_from_slice(b"\r\n");
     if answer.method != Some(Method::Head) {
         out.extend_from_slice(body.as_bytes());
+    }
+}
+
+/// Returns the status for a request that cannot be read (H-15, H-16, H-20).
+pub fn refusal_status(behavior: &Behavior, error: RequestError) -> u16 {
+    match error.status() {
+        431 => behavior.oversized_head_status,
+        status => status,
     }
 }
 

@@ -120,6 +120,8 @@ fn section_6_3_framing_follows_its_rules_in_order() {
         (Method::Get, "100 Continue", None, true),
         (Method::Get, "103 Early Hints\r\nLink: x", None, true),
         (Method::Get, "101 Switching Protocols\r\nUpgrade: x", None, false),
+        (Method::Get, "101 Switching Protocols\r\nContent-Length: 0", None, false),
+        (Method::Get, "103 Early Hints\r\nContent-Length: 0", None, true),
         (Method::Connect, "200 OK", None, true),
         (Method::Connect, "404 Not Found\r\nContent-Length: 5", Length(5), true),
         // Rule 4.

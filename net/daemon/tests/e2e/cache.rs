@@ -83,13 +83,15 @@ fn explicit_freshness_is_obeyed_in_order() {
     let fresh: &[&[(&str, &str)]] = &[
         &[("Cache-Control", "max-age=0, s-maxage=60")],
         &[("Cache-Control", "max-age=60"), ("Expires", "0")],
-        &[("Date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("Expires", "Sun, 06 Nov 2094 08:49:37 GMT")],
+        &[("Expires", "Sat, 06 Nov 2094 08:49:37 GMT")],
         &[("Cache-Control", "public, MAX-AGE=\"60\"")],
     ];
     let stale: &[&[(&str, &str)]] = &[
         &[("Cache-Control", "max-age=60, s-maxage=0")],
-        &[("Cache-Control", "max-age=0"), ("Expires", "Sun, 06 Nov 2094 08:49:37 GMT")],
+        &[("Cache-Control", "max-age=0"), ("Expires", "Sat, 06 Nov 2094 08:49:37 GMT")],
         &[("Expires", "0")],
+        // Both of the origin's dates lie in the past: the apparent age outweighs the day between them.
+        &[("Date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("Expires", "Mon, 07 Nov 1994 08:49:37 GMT")],
         &[("Cache-Control", "max-age=10"), ("Age", "10")],
         &[("Cache-Control", "max-age=-1")],
         &[("Cache-Control", "max-age = 60")],
@@ -138,6 +140,36 @@ fn responses_that_must_not_be_stored_are_fetched_each_time() {
         for round in 0..3 {
             viewer.get("/a").expect_cached("Miss", round.to_string().as_bytes());
         }
+    }
+}
+
+/// The first cache stores no response that sets a cookie: who gets it is a policy of its own (profile rule 8).
+#[test]
+fn cookie_set_for_one_viewer_reaches_no_other() {
+    let origin = Origin::start(|reply| {
+        let cookie = format!("id={}", reply.before);
+        reply.answer(200, &[("Cache-Control", "max-age=60"), ("Set-Cookie", &cookie)], cookie.as_bytes());
+    });
+    let aspis = before(&origin);
+    for number in 0..3 {
+        let cookie = format!("id={number}");
+        let response = Viewer::connect(&aspis).get("/a").expect_cached("Miss", cookie.as_bytes());
+        assert_eq!(response.all("set-cookie"), [cookie]);
+    }
+}
+
+/// An answer that only its close ends cannot be told from one that was cut: it passes whole and is not stored.
+#[test]
+fn answers_that_end_with_the_connection_are_not_stored() {
+    let origin = Origin::start(|reply| {
+        reply.head(200, &[("Cache-Control", "max-age=60"), ("Connection", "close")]);
+        reply.send(&pattern(0, 100_000));
+        reply.close();
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    for _ in 0..2 {
+        viewer.get("/a").expect_cached("Miss", &pattern(0, 100_000));
     }
 }
 
@@ -341,7 +373,7 @@ fn truncated_answers_are_visible_and_not_stored() {
     }
 }
 
-/// An answer that only its close ends is complete when a FIN ends it, and Aspis's own framing says so.
+/// A chunked answer has no length until its end, and is stored with one then.
 #[test]
 fn chunked_answers_are_served_whole_from_the_store() {
     let origin = Origin::start(|reply| {
@@ -441,8 +473,7 @@ fn two_cores_store_one_object_at_most_twice() {
     assert_eq!(origin.count("/a") - before, misses);
 }
 
-/// Profile rule 8 keeps a request's cookie out of the decision; one that is set is never given to another viewer by
-/// default in this version.
+/// Profile rule 8: a Cookie in the request does not prevent reuse.
 #[test]
 fn request_cookies_do_not_prevent_reuse() {
     let origin = numbered(&[("Cache-Control", "max-age=60")]);

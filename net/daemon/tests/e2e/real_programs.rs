@@ -103,7 +103,7 @@ impl Nginx {
     }
 
     fn before(&self) -> Aspis {
-        Launch::before(&format!("http://127.0.0.1:{}", self.port)).start()
+        Launch::before(&format!("http://127.0.0.1:{}", self.port)).with("--memory", "512MiB").start()
     }
 }
 

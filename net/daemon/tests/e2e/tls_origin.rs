@@ -111,7 +111,7 @@ fn plain_answer_on_a_tls_port_is_502() {
     expect_bad_gateway(&aspis);
 }
 
-/// A TLS record of plain text after the handshake, and an end without close_notify where the length is known.
+/// `--origin-ca` says whom to trust, not that the origin speaks TLS.
 #[test]
 fn plain_origin_behind_http_url_is_unaffected_by_the_ca() {
     let (authority, directory) = (Authority::new("ours"), Directory::new());

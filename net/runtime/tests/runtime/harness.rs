@@ -18,11 +18,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 type Job = Box<dyn FnOnce(&Ring) + Send>;
 type Hook<A> = Box<dyn FnMut(&Ring, A)>;
+type ReceiveHook = Box<dyn FnMut(&Ring, SocketId, &[u8])>;
 
 /// What the handler does; by default nothing.
 pub(crate) struct Hooks {
     pub(crate) accept: Hook<(ListenerId, SocketId, Peer)>,
-    pub(crate) receive: Box<dyn FnMut(&Ring, SocketId, &[u8])>,
+    pub(crate) receive: ReceiveHook,
     pub(crate) end: Hook<(SocketId, ReceiveEnd)>,
     pub(crate) sent: Hook<(SocketId, Result<(), i32>)>,
     pub(crate) timer: Hook<u64>,
@@ -137,7 +138,7 @@ impl TestCore {
     }
 
     /// Asks the core until it says yes.
-    pub(crate) fn wait_until(&self, what: &str, mut ask: impl FnMut(&Ring) -> bool + Send + Clone + 'static) {
+    pub(crate) fn wait_until(&self, what: &str, ask: impl FnMut(&Ring) -> bool + Send + Clone + 'static) {
         let started = Instant::now();
         loop {
             let mut ask_once = ask.clone();
@@ -148,7 +149,6 @@ impl TestCore {
                 return;
             }
             assert!(started.elapsed() < PATIENCE, "never came true: {what}");
-            let _ = &mut ask;
         }
     }
 
@@ -195,6 +195,12 @@ pub(crate) fn shrink_receive_buffer(stream: &impl AsRawFd) {
         )
     };
     assert_eq!(result, 0);
+}
+
+/// Makes a listening socket take next to no connection that is not accepted.
+pub(crate) fn shrink_backlog(listener: &impl AsRawFd) {
+    // SAFETY: takes no pointers.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
 }
 
 pub(crate) fn round_trip(stream: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use aspis_runtime::{Close, CoreOptions, Peer, Quiet, ReceiveEnd, bind};
+use aspis_runtime::{Close, CoreOptions, Elapsed, Peer, Quiet, ReceiveEnd, bind};
 
 use crate::harness::*;
 
@@ -151,6 +151,28 @@ fn connecting_tells_success_from_refusal() {
     core.wait_until("no socket is left", |ring| ring.live_sockets() == 0);
 }
 
+/// A connect that nobody answers is given up, and its socket with it.
+#[test]
+fn a_connect_that_times_out_leaves_no_socket() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    shrink_backlog(&listener);
+    let address = listener.local_addr().unwrap();
+    let core = TestCore::start(Hooks::default);
+    core.block(move |ring| async move {
+        // The backlog takes one or two; what comes after them hangs.
+        let mut connected = Vec::new();
+        loop {
+            match ring.timeout(Duration::from_millis(100), ring.connect(address)).await {
+                Ok(socket) => connected.push(socket.unwrap()),
+                Err(Elapsed) => break,
+            }
+            assert!(connected.len() < 10);
+        }
+        connected.into_iter().for_each(|socket| ring.close(socket, Close::Abort));
+    });
+    core.wait_until("no socket is left", |ring| ring.live_sockets() == 0);
+}
+
 #[test]
 fn a_stopped_listener_refuses_and_its_connections_live_on() {
     let core = TestCore::start(|| Hooks {
@@ -166,7 +188,8 @@ fn a_stopped_listener_refuses_and_its_connections_live_on() {
     let mut client = connect(address);
     assert_eq!(round_trip(&mut client, b"before"), b"before");
     core.call(move |ring| ring.stop_listening(id));
-    core.wait_until("connecting is refused", move |_| std::net::TcpStream::connect(address).is_err());
+    core.wait_until("the listener is closed", move |ring| ring.live_listeners() == 0);
+    assert!(std::net::TcpStream::connect(address).is_err());
     assert_eq!(round_trip(&mut client, b"after"), b"after");
 }
 

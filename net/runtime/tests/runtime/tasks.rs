@@ -34,15 +34,24 @@ fn a_task_that_waits_twice_answers_within_a_millisecond() {
         ..Hooks::default()
     });
     let mut client = connect(core.listen());
-    let round = |_| {
+    let mut round = |_| {
         let started = Instant::now();
         assert_eq!(round_trip(&mut client, b"ping"), b"ping");
         started.elapsed()
     };
-    let mut times: Vec<_> = (0..500).map(round).collect();
+    let mut times: Vec<_> = (0..500).map(&mut round).collect();
     times.sort();
     println!("two-await echo: p50 {:?}, p99 {:?}", times[250], times[495]);
     assert!(times[250] < Duration::from_millis(1), "p50 is {:?}", times[250]);
+    // Idle for longer than the executor's preempt timer, so that each answer also pays the look at its rings.
+    let idle = |number| {
+        pause(Duration::from_millis(110));
+        round(number)
+    };
+    let mut times: Vec<_> = (0..15).map(idle).collect();
+    times.sort();
+    println!("two-await echo after idling: p50 {:?}, worst {:?}", times[7], times[14]);
+    assert!(times[7] < Duration::from_millis(1), "p50 is {:?}", times[7]);
 }
 
 /// Each task wakes the next; no link of the chain waits for a tick, however long it is.
@@ -96,26 +105,28 @@ fn timers_fire_in_order_and_on_time() {
         timer: Box::new(move |_, token| told.send((token, Instant::now())).unwrap()),
         ..Hooks::default()
     });
-    let started = core.call(|ring| {
-        for token in [300, 20, 150, 90, 20, 0] {
-            ring.arm_timer(Duration::from_millis(token), token);
+    let round = || {
+        let started = core.call(|ring| {
+            for token in [300, 20, 150, 90, 20, 0] {
+                ring.arm_timer(Duration::from_millis(token), token);
+            }
+            Instant::now()
+        });
+        let (mut lateness, mut order) = (Vec::new(), Vec::new());
+        for _ in 0..6 {
+            let (token, at) = hear.recv_timeout(PATIENCE).unwrap();
+            let (due, after) = (Duration::from_millis(token), at - started);
+            assert!(after + Duration::from_millis(1) >= due, "{token} ms fired after {after:?}");
+            lateness.push(after.saturating_sub(due));
+            order.push(token);
         }
-        Instant::now()
-    });
-    let mut lateness = Vec::new();
-    let mut order = Vec::new();
-    for _ in 0..6 {
-        let (token, at) = hear.recv_timeout(PATIENCE).unwrap();
-        let due = Duration::from_millis(token);
-        let after = at - started;
-        assert!(after + Duration::from_millis(1) >= due, "{token} ms fired after {after:?}");
-        lateness.push(after.saturating_sub(due));
-        order.push(token);
-    }
-    assert_eq!(order, [0, 20, 20, 90, 150, 300]);
-    lateness.sort();
-    // A slot is 10 ms; the rest is the scheduler of a busy machine.
-    assert!(lateness[3] < Duration::from_millis(30), "{lateness:?}");
+        assert_eq!(order, [0, 20, 20, 90, 150, 300]);
+        lateness.sort();
+        lateness[3]
+    };
+    // A slot is 10 ms; a busy machine may spoil some rounds, but not all.
+    let best = (0..5).map(|_| round()).min().unwrap();
+    assert!(best < Duration::from_millis(20), "timers are {best:?} late at best");
 }
 
 #[test]

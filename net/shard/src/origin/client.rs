@@ -184,9 +184,8 @@ impl OriginClient {
         attempts: &mut Attempts<'_>,
     ) -> Result<(Connection, bool), OriginFailure> {
         let settings = &self.shared.settings;
-        // As long as connecting itself may take (D-22).
-        let wait_max = settings.connect_timeout * settings.attempts.max(1);
-        match self.pool.acquire(reuse, wait_max).await? {
+        // A wait in line is silence of the origin like any other (D-23).
+        match self.pool.acquire(reuse, settings.read_timeout).await? {
             Acquired::Kept(connection) => Ok((connection, true)),
             Acquired::Slot(slot) => {
                 let stream = self.connector.open(attempts).await?;

@@ -160,6 +160,19 @@ impl Stream {
         }
     }
 
+    /// Ends our direction behind everything that was written; the origin's goes on.
+    pub(crate) async fn finish_writing(&self) -> Result<(), StreamError> {
+        if let Some(tls) = &self.tls {
+            tls.session.borrow_mut().close();
+            self.send_pending(tls);
+        }
+        self.ring.flush(self.socket).await.map_err(StreamError::Io)?;
+        if self.tls.is_none() {
+            self.ring.shut_sending(self.socket);
+        }
+        Ok(())
+    }
+
     /// Closes at once. A read that is under way ends.
     pub(crate) fn abort(&self) {
         self.ring.close(self.socket, Close::Abort);

@@ -39,6 +39,11 @@ impl OriginTunnel {
         self.connection.stream.write(bytes).await.map_err(stream_failure)
     }
 
+    /// Tells the origin that the viewer sends nothing more. What the origin still sends can be read on.
+    pub async fn finish_writing(&self) -> Result<(), OriginFailure> {
+        self.connection.stream.finish_writing().await.map_err(stream_failure)
+    }
+
     fn take_early(&self, buffer: &mut [u8]) -> usize {
         let mut early = self.early.borrow_mut();
         let rest = &early[self.early_read.get()..];

@@ -34,7 +34,7 @@ use aspis_wire::{Field, FieldSlots};
 
 use crate::fill::{self, Fill, Filling};
 use crate::limits::LINGER;
-use crate::log::Ended;
+use crate::log::{Answered, Ended};
 use crate::origin::{LentBody, OriginBody, OriginRequest, OriginResponse};
 use crate::shard::Shard;
 use crate::viewer::body::{BodyFault, ViewerBody};
@@ -71,7 +71,7 @@ enum Afterwards {
 struct Progress {
     status: Cell<u16>,
     sent_len: Cell<u64>,
-    answered: Cell<Option<Instant>>,
+    answered: Cell<Answered>,
 }
 
 /// Runs one parked request to its end.
@@ -98,7 +98,7 @@ pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
     let afterwards = match race(work.perform(parked.action), viewer_gone(&viewer)).await {
         Either::Left(afterwards) => afterwards,
         Either::Right(()) => {
-            shard.counters.add(Counter::ViewerAborts, 1);
+            shard.count_abort(&viewer);
             Afterwards::Reset
         }
     };
@@ -342,7 +342,7 @@ impl Work<'_> {
         let progress = self.progress;
         progress.status.set(status);
         progress.sent_len.set(progress.sent_len.get() + sent_len);
-        progress.answered.set(Some(Instant::now()));
+        progress.answered.set(Answered::At(Instant::now()));
         if keep_alive { Afterwards::KeepAlive } else { Afterwards::Close }
     }
 
@@ -356,6 +356,9 @@ impl Work<'_> {
         flight: Option<FlightGuard<'_>>,
     ) -> Afterwards {
         let fits = origin.length().is_none_or(|length| length <= self.shard.object_len_max);
+        if store.is_some() && !fits {
+            self.shard.counters.add(Counter::CacheNotStoredSize, 1);
+        }
         let mut origin = Some(origin);
         let fill = store.filter(|_| fits).and_then(|meta| self.start_fill(head, &mut origin, meta, flight));
         let mut out = Vec::with_capacity(1024);
@@ -435,7 +438,10 @@ impl Work<'_> {
 
     /// The 101 goes to the viewer, then bytes go both ways.
     async fn tunnel(&self, head: &ResponseHead<'_, '_>, origin: OriginBody) -> Afterwards {
-        let Some(tunnel) = origin.into_tunnel() else { return Afterwards::Reset };
+        // Content that was still on its way to the origin would run into the tunnel as bytes of the new protocol.
+        let Some(tunnel) = origin.into_tunnel().filter(|_| self.request_whole.get()) else {
+            return Afterwards::Reset;
+        };
         let mut out = Vec::with_capacity(512);
         response_head::write_switching(&self.shard.behavior, head, &mut out);
         self.progress.status.set(head.status);
@@ -448,6 +454,8 @@ impl Work<'_> {
     fn answer_fault(&self, fault: BodyFault) -> Afterwards {
         let failure = OriginFailure::ViewerGone;
         self.step(Event::OriginFailed { failure, request: self.head, stored: None }, self.shard.now());
+        // Where the next request would begin is not known.
+        self.request_whole.set(false);
         fault.status().map_or(Afterwards::Reset, |status| self.answer_error(status, None))
     }
 
@@ -490,8 +498,8 @@ impl Work<'_> {
     fn send(&self, bytes: Vec<u8>) {
         let progress = self.progress;
         progress.sent_len.set(progress.sent_len.get() + bytes.len() as u64);
-        if progress.answered.get().is_none() {
-            progress.answered.set(Some(Instant::now()));
+        if progress.answered.get() == Answered::Never {
+            progress.answered.set(Answered::At(Instant::now()));
         }
         self.shard.ring.send_owned(self.viewer.socket, bytes);
     }

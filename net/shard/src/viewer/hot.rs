@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aspis_exchange::response_head::error::refusal_status;
 use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
 use aspis_exchange::{Action, Event, Exchange, ResultType, Stored, ViewerFacts};
 use aspis_runtime::{Close, SocketId, Source};
@@ -20,7 +21,7 @@ use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::{FieldSlots, Scheme};
 
 use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
-use crate::log::Ended;
+use crate::log::{Answered, Ended};
 use crate::refresh::Refresh;
 use crate::shard::Shard;
 use crate::viewer::exchange::{self, Parked};
@@ -56,6 +57,7 @@ impl Shard {
                 inbox.extend_from_slice(bytes);
                 self.serve_inbox(viewer, inbox);
             }
+            ViewerState::Leaving => {}
         }
     }
 
@@ -67,13 +69,15 @@ impl Shard {
         if !inbox.is_empty() {
             self.serve_inbox(viewer, inbox);
         }
-        if viewer.gone.get() || viewer.state.get() != ViewerState::Idle {
-            return;
-        }
-        if viewer.ended.get() || (self.draining.get() && viewer.inbox.borrow().is_empty()) {
-            self.close_viewer(viewer, Close::Linger(LINGER));
-        } else {
-            self.unpause(viewer);
+        match viewer.state.get() {
+            ViewerState::Idle
+                if viewer.ended.get() || (self.draining.get() && viewer.inbox.borrow().is_empty()) =>
+            {
+                self.close_viewer(viewer, Close::Linger(LINGER));
+            }
+            // A task waits for the viewer's bytes, or wants to know that it left.
+            ViewerState::Idle | ViewerState::Busy => self.unpause(viewer),
+            ViewerState::ExpectProxyHeader | ViewerState::Stalled | ViewerState::Leaving => {}
         }
     }
 
@@ -114,7 +118,11 @@ impl Shard {
                 Ok(Some(head)) => {
                     let len = head.len;
                     match self.answer(viewer, &head, &bytes[at..at + len], started) {
-                        Served::Next => at += len,
+                        Served::Next => {
+                            at += len;
+                            // The next head, if it has begun, has its own time.
+                            viewer.expect(Deadline::None, 0);
+                        }
                         Served::Taken => {
                             at += len;
                             break;
@@ -123,43 +131,24 @@ impl Shard {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    self.refuse(viewer, None, error.status(), started);
+                    self.refuse(viewer, None, refusal_status(&self.behavior, error), started);
                     return;
                 }
             }
         }
-        if at < bytes.len() && !viewer.gone.get() {
+        if viewer.is_ending() {
+            return;
+        }
+        if at < bytes.len() {
             viewer.inbox.borrow_mut().extend_from_slice(&bytes[at..]);
         }
         if viewer.state.get() == ViewerState::Idle {
+            if at > 0 {
+                // The time of a head that was answered says nothing about the next one.
+                viewer.deadline.set(Deadline::None);
+            }
             self.wait_for_viewer(viewer);
         }
-    }
-
-    /// Sets the deadline of a connection that has no task.
-    fn wait_for_viewer(&self, viewer: &Viewer) {
-        let now = self.ring.now_millis();
-        let queued = self.ring.queued_len(viewer.socket);
-        if !viewer.inbox.borrow().is_empty() {
-            if viewer.deadline.get() != Deadline::Head {
-                viewer.expect(Deadline::Head, now + self.settings.head_timeout.as_millis() as u64);
-            }
-        } else if queued > 0 {
-            viewer.queued_before.set(queued);
-            viewer.expect(Deadline::Send, now + self.send_timeout());
-        } else {
-            viewer.expect(Deadline::Idle, now + self.idle_timeout());
-        }
-    }
-
-    fn stall(&self, viewer: &Viewer) {
-        viewer.state.set(ViewerState::Stalled);
-        if !viewer.paused.replace(true) {
-            self.ring.pause_receive(viewer.socket);
-        }
-        viewer.queued_before.set(self.ring.queued_len(viewer.socket));
-        viewer.expect(Deadline::Send, self.ring.now_millis() + self.send_timeout());
-        self.ring.notify_sent(viewer.socket);
     }
 
     /// Asks the machine what one request needs and does what can be done at once.
@@ -251,7 +240,7 @@ impl Shard {
                         result: exchange.result(),
                         forward: None,
                         started,
-                        answered: Some(started),
+                        answered: Answered::Last,
                     };
                     self.record(viewer, Some(head), &ended);
                     if keep_alive {
@@ -332,7 +321,7 @@ impl Shard {
             result: ResultType::Error,
             forward: None,
             started,
-            answered: Some(started),
+            answered: Answered::Last,
         };
         self.ring.send_owned(viewer.socket, out);
         self.record(viewer, head, &ended);

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use aspis_exchange::OriginFailure;
 use aspis_runtime::Source;
 use aspis_storage::mapping::body::{Body, BodyState};
-use aspis_telemetry::Counter;
 
 use crate::fill::Fill;
 use crate::limits::{FILL_PIECE_LEN, RELAY_BUFFER_LEN, SEND_WINDOW};
 use crate::origin::OriginBody;
 use crate::shard::Shard;
 use crate::viewer::Viewer;
+use crate::viewer::pace::NotTaken;
 
 /// How the content is delimited towards the viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,19 +56,61 @@ pub(crate) struct Relay<'r> {
     sent_len: &'r Cell<u64>,
 }
 
-/// A buffer that leaves room for a chunk's header before the content.
+/// A buffer with room for a chunk's header before the content, and for its end behind it.
 struct RelayBuffer {
     bytes: Vec<u8>,
-    start: usize,
+    delimiter: Delimiter,
 }
 
 /// `xxxxxxxx\r\n`: eight digits name any length that a buffer can have, leading zeros are allowed (RFC 9112 §7.1).
 const CHUNK_HEADER_LEN: usize = 10;
 
+/// A line end.
+const CHUNK_END_LEN: usize = 2;
+
+impl RelayBuffer {
+    fn new(delimiter: Delimiter) -> Self {
+        let framing = match delimiter {
+            Delimiter::Plain => 0,
+            Delimiter::Chunked => CHUNK_HEADER_LEN + CHUNK_END_LEN,
+        };
+        RelayBuffer { bytes: vec![0; RELAY_BUFFER_LEN + framing], delimiter }
+    }
+
+    /// Returns the first `count` bytes of content, framed.
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        if self.delimiter == Delimiter::Plain {
+            return take_front(&mut self.bytes, count);
+        }
+        let end = CHUNK_HEADER_LEN + count;
+        self.bytes[..CHUNK_HEADER_LEN].copy_from_slice(format!("{count:08x}\r\n").as_bytes());
+        self.bytes[end..end + CHUNK_END_LEN].copy_from_slice(b"\r\n");
+        take_front(&mut self.bytes, end + CHUNK_END_LEN)
+    }
+}
+
 impl AsMut<[u8]> for RelayBuffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..]
+        match self.delimiter {
+            Delimiter::Plain => &mut self.bytes,
+            Delimiter::Chunked => {
+                let end = self.bytes.len() - CHUNK_END_LEN;
+                &mut self.bytes[CHUNK_HEADER_LEN..end]
+            }
+        }
     }
+}
+
+/// Returns the first `len` bytes of a buffer, which is empty afterwards or as it was.
+///
+/// A short piece is copied: what waits for a slow viewer must not hold a whole buffer for each few bytes.
+pub(crate) fn take_front(buffer: &mut Vec<u8>, len: usize) -> Vec<u8> {
+    if len < buffer.len() / 4 {
+        return buffer[..len].to_vec();
+    }
+    let mut front = std::mem::take(buffer);
+    front.truncate(len);
+    front
 }
 
 impl<'r> Relay<'r> {
@@ -105,28 +147,23 @@ impl<'r> Relay<'r> {
 
     /// Passes the origin's content through, reading on only while the viewer takes it.
     pub(crate) async fn pass(&mut self, mut origin: OriginBody) -> Result<(), RelayFailure> {
+        let mut buffer = RelayBuffer::new(self.delimiter);
         loop {
-            let start = if self.delimiter == Delimiter::Chunked { CHUNK_HEADER_LEN } else { 0 };
-            let buffer = RelayBuffer { bytes: vec![0; start + RELAY_BUFFER_LEN], start };
-            let (read, buffer) = origin.read(buffer).await;
+            if buffer.bytes.is_empty() {
+                buffer = RelayBuffer::new(self.delimiter);
+            }
+            let (read, returned) = origin.read(buffer).await;
+            buffer = returned;
             match read {
                 Ok(0) => return self.finish().await,
-                Ok(count) => self.queue_buffer(buffer, count),
+                Ok(count) => {
+                    self.note(count as u64);
+                    self.shard.ring.send_owned(self.viewer.socket, buffer.take(count));
+                }
                 Err(failure) => return Err(RelayFailure::Origin(failure)),
             }
             self.bound_queue().await?;
         }
-    }
-
-    fn queue_buffer(&mut self, mut buffer: RelayBuffer, count: usize) {
-        buffer.bytes.truncate(buffer.start + count);
-        if self.delimiter == Delimiter::Chunked {
-            let header = format!("{count:08x}\r\n");
-            buffer.bytes[..CHUNK_HEADER_LEN].copy_from_slice(header.as_bytes());
-            buffer.bytes.extend_from_slice(b"\r\n");
-        }
-        self.note(count as u64);
-        self.shard.ring.send_owned(self.viewer.socket, buffer.bytes);
     }
 
     fn queue_piece(&mut self, fill: &Fill, to: u64) {
@@ -166,15 +203,7 @@ impl<'r> Relay<'r> {
     }
 
     async fn flush(&self) -> Result<(), RelayFailure> {
-        let ring = &self.shard.ring;
-        match ring.timeout(self.shard.settings.send_timeout, ring.flush(self.viewer.socket)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(RelayFailure::Viewer),
-            Err(_) => {
-                self.shard.counters.add(Counter::ViewerTimeoutSend, 1);
-                Err(RelayFailure::Viewer)
-            }
-        }
+        self.shard.flush(self.viewer).await.map_err(|NotTaken| RelayFailure::Viewer)
     }
 
     /// Ends the content and waits until all of it has left.
@@ -183,5 +212,38 @@ impl<'r> Relay<'r> {
             self.shard.ring.send_owned(self.viewer.socket, aspis_wire::chunked::LAST_CHUNK.to_vec());
         }
         self.flush().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(delimiter: Delimiter, byte: u8) -> RelayBuffer {
+        let mut buffer = RelayBuffer::new(delimiter);
+        assert_eq!(buffer.as_mut().len(), RELAY_BUFFER_LEN);
+        buffer.as_mut().fill(byte);
+        buffer
+    }
+
+    #[test]
+    fn short_pieces_hold_no_more_memory_than_they_need() {
+        for delimiter in [Delimiter::Plain, Delimiter::Chunked] {
+            let mut buffer = filled(delimiter, b'x');
+            let piece = buffer.take(20);
+            assert!(piece.capacity() < 64, "{delimiter:?}: {}", piece.capacity());
+            assert_eq!(buffer.as_mut().len(), RELAY_BUFFER_LEN, "it serves again");
+        }
+    }
+
+    #[test]
+    fn pieces_are_framed_as_the_viewer_was_told() {
+        assert_eq!(filled(Delimiter::Plain, b'x').take(3), b"xxx");
+        assert_eq!(filled(Delimiter::Chunked, b'x').take(3), b"00000003\r\nxxx\r\n");
+        let mut whole = filled(Delimiter::Chunked, b'x');
+        let piece = whole.take(RELAY_BUFFER_LEN);
+        assert!(piece.starts_with(b"00010000\r\nx") && piece.ends_with(b"x\r\n"));
+        assert_eq!(piece.len(), RELAY_BUFFER_LEN + CHUNK_HEADER_LEN + CHUNK_END_LEN);
+        assert!(whole.bytes.is_empty(), "a long piece is not copied");
     }
 }

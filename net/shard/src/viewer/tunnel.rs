@@ -4,22 +4,43 @@
 //! Invariants: each direction holds one buffer; nothing is looked at, cached or changed.
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 
-use aspis_runtime::future::race;
+use aspis_runtime::future::{Either, race};
 use aspis_telemetry::{CoreCounters, Counter};
 
 use crate::limits::{RELAY_BUFFER_LEN, SEND_WINDOW, TUNNEL_IDLE};
 use crate::origin::OriginTunnel;
 use crate::shard::Shard;
 use crate::viewer::Viewer;
+use crate::viewer::relay::take_front;
 
-/// Carries bytes both ways until the origin ends, a side breaks, or the origin is silent for ten minutes.
+/// How one direction of a tunnel came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The sender was done and the receiver was told so; the other direction goes on.
+    Orderly,
+    /// A side is gone, or was silent for too long: the tunnel is over.
+    Broken,
+}
+
+/// Carries bytes both ways until both sides are done, a side breaks, or the origin is silent for ten minutes.
 /// Adds the bytes sent to the viewer to `sent`.
 pub(crate) async fn run(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel, sent: &Cell<u64>) {
     let _open = OpenTunnel::new(&shard.counters);
-    // Whichever side is done first ends both: half a tunnel is of no use to the protocols that upgrade.
-    race(to_origin(shard, viewer, tunnel), to_viewer(shard, viewer, tunnel, sent)).await;
+    let mut up = pin!(to_origin(shard, viewer, tunnel));
+    let mut down = pin!(to_viewer(shard, viewer, tunnel, sent));
+    match race(up.as_mut(), down.as_mut()).await {
+        Either::Left(End::Orderly) => {
+            down.await;
+        }
+        Either::Right(End::Orderly) => {
+            // A viewer that has heard everything and neither says nor ends anything is not waited for.
+            let _ = shard.ring.timeout(shard.settings.idle_timeout, up).await;
+        }
+        Either::Left(End::Broken) | Either::Right(End::Broken) => {}
+    }
 }
 
 /// Counts a tunnel for as long as it lives, also when the viewer's task is cut short.
@@ -39,40 +60,47 @@ impl Drop for OpenTunnel<'_> {
     }
 }
 
-async fn to_origin(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel) {
+async fn to_origin(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel) -> End {
     loop {
         let bytes = std::mem::take(&mut *viewer.inbox.borrow_mut());
         if !bytes.is_empty() {
             if tunnel.write(bytes).await.is_err() {
-                return;
+                return End::Broken;
             }
             shard.unpause(viewer);
             continue;
         }
-        if viewer.gone.get() || viewer.ended.get() {
-            return;
+        if viewer.gone.get() {
+            return End::Broken;
+        }
+        if viewer.ended.get() {
+            return if tunnel.finish_writing().await.is_ok() { End::Orderly } else { End::Broken };
         }
         viewer.changed.notified().await;
     }
 }
 
-async fn to_viewer(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel, sent: &Cell<u64>) {
-    let ring = &shard.ring;
+async fn to_viewer(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel, sent: &Cell<u64>) -> End {
+    let mut buffer = Vec::new();
     loop {
-        let read = ring.timeout(TUNNEL_IDLE, tunnel.read(vec![0; RELAY_BUFFER_LEN])).await;
-        let Ok((read, mut bytes)) = read else { return };
+        buffer.resize(RELAY_BUFFER_LEN, 0);
+        let read = shard.ring.timeout(TUNNEL_IDLE, tunnel.read(buffer)).await;
+        let Ok((read, returned)) = read else { return End::Broken };
+        buffer = returned;
         let count = match read {
-            Ok(0) | Err(_) => break,
+            Ok(0) => break,
             Ok(count) => count,
+            Err(_) => return End::Broken,
         };
-        bytes.truncate(count);
         sent.set(sent.get() + count as u64);
-        ring.send_owned(viewer.socket, bytes);
-        if ring.queued_len(viewer.socket) > SEND_WINDOW {
-            let flushed = ring.timeout(shard.settings.send_timeout, ring.flush(viewer.socket)).await;
-            if !matches!(flushed, Ok(Ok(()))) {
-                return;
-            }
+        shard.ring.send_owned(viewer.socket, take_front(&mut buffer, count));
+        if shard.ring.queued_len(viewer.socket) > SEND_WINDOW && shard.flush(viewer).await.is_err() {
+            return End::Broken;
         }
     }
+    if shard.flush(viewer).await.is_err() {
+        return End::Broken;
+    }
+    shard.ring.shut_sending(viewer.socket);
+    End::Orderly
 }

@@ -1,8 +1,8 @@
 //! The real binary as a child process, found by what it prints and ended with the value.
 
-use super::{PATIENCE, Response, Viewer, eventually, pause};
+use super::{Connection, PATIENCE, Response, Viewer, eventually, pause};
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -258,6 +258,20 @@ impl Aspis {
         kilobytes.parse::<u64>().expect("a number of kB") * 1024
     }
 
+    /// The counters that are not zero, for the message of a failure; empty when the admin side does not answer.
+    fn counters(&self) -> String {
+        let ask = || {
+            let socket = TcpStream::connect_timeout(&self.admin, Duration::from_secs(1))?;
+            let mut connection = Connection::plain(socket)?;
+            connection.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+            connection.read_to_end()
+        };
+        let page: std::io::Result<Vec<u8>> = ask();
+        let page = String::from_utf8_lossy(&page.unwrap_or_default()).into_owned();
+        let told = page.lines().filter(|line| line.starts_with("aspis_") && !line.ends_with(" 0"));
+        told.filter(|line| !line.contains("_bucket")).collect::<Vec<_>>().join("\n")
+    }
+
     /// How many file descriptors the process has open.
     #[track_caller]
     pub(crate) fn open_files(&self) -> usize {
@@ -268,13 +282,15 @@ impl Aspis {
 impl Drop for Aspis {
     fn drop(&mut self) {
         let before = self.child.try_wait();
+        let counters = std::thread::panicking().then(|| self.counters());
         let _ = self.child.kill();
         let _ = self.child.wait();
         // The pipe's end follows the process's; waiting for it makes the text complete.
         self.errors.wait(PATIENCE, |_| None::<()>);
         let errors = self.errors.so_far();
         if std::thread::panicking() {
-            eprintln!("--- aspis ({before:?}), standard error:\n{}\n---", errors.join("\n"));
+            let counters = counters.unwrap_or_default();
+            eprintln!("--- aspis ({before:?}), standard error:\n{}\n{counters}\n---", errors.join("\n"));
             return;
         }
         let panicked = errors.iter().any(|line| line.contains("panicked at"));

@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 pub(crate) use aspis::{Aspis, Launch, run};
-pub(crate) use connection::Connection;
+pub(crate) use connection::{Connection, find};
 pub(crate) use message::Head;
 pub(crate) use origin::{Origin, Reply};
 pub(crate) use tls::{Authority, TlsOrigin};

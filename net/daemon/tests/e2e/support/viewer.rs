@@ -13,6 +13,8 @@ pub(crate) const HOST: &str = "test.example";
 /// One viewer connection.
 pub(crate) struct Viewer {
     pub(crate) connection: Connection,
+    /// The first line of what was sent last, for the message of a failure.
+    asked: String,
 }
 
 /// One response, complete by its own framing.
@@ -52,19 +54,28 @@ impl Viewer {
     pub(crate) fn to(address: SocketAddr) -> Self {
         let socket = TcpStream::connect_timeout(&address, PATIENCE)
             .unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
-        Self { connection: Connection::plain(socket).expect("a fresh socket takes its options") }
+        Self::over(Connection::plain(socket).expect("a fresh socket takes its options"))
+    }
+
+    pub(crate) fn over(connection: Connection) -> Self {
+        Self { connection, asked: String::new() }
     }
 
     pub(crate) fn to_unix(path: &str) -> io::Result<Self> {
         let socket = UnixStream::connect(path)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { connection: Connection::over(Box::new(socket), None) })
+        Ok(Self::over(Connection::over(Box::new(socket), None)))
     }
 
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.connection.send(bytes.as_ref()).expect("Aspis takes what the viewer sends");
+        let bytes = bytes.as_ref();
+        let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        self.asked = String::from_utf8_lossy(&line[..line.len().min(120)]).into_owned();
+        self.connection
+            .send(bytes)
+            .unwrap_or_else(|error| panic!("Aspis does not take {:?}: {error}", self.asked));
     }
 
     /// Sends a request without a body.
@@ -100,7 +111,8 @@ impl Viewer {
 
     #[track_caller]
     pub(crate) fn response_to(&mut self, method: &str) -> Response {
-        self.try_response_to(method).unwrap_or_else(|broken| panic!("no complete response: {broken:?}"))
+        self.try_response_to(method)
+            .unwrap_or_else(|broken| panic!("no complete response to {:?}: {broken:?}", self.asked))
     }
 
     pub(crate) fn try_response(&mut self) -> Result<Response, Broken> {

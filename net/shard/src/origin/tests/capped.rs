@@ -124,19 +124,31 @@ fn silent() -> (Origin, mpsc::Receiver<()>) {
 
 #[test]
 fn waiting_for_a_place_has_an_end() {
-    let (origin, asked) = silent();
-    let connect_timeout = Duration::from_millis(100);
-    let rig =
-        Rig::start(OriginSettings { connect_timeout, attempts: 2, ..capped(1) }, 2, None, &[origin.address]);
+    let (asked, seen) = mpsc::channel();
+    let asked = Mutex::new(asked);
+    // Never silent and never done: its connection is in use for as long as the test runs.
+    let origin = Origin::start(move |mut stream, _| {
+        read_head(&mut stream);
+        let _ = asked.lock().expect("no panic while sending").send(());
+        let mut next: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
+        while stream.write_all(next).is_ok() {
+            next = b"x";
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    });
+    let wait_max = Duration::from_millis(200);
+    let short =
+        OriginSettings { connect_timeout: wait_max / 2, attempts: 2, read_timeout: wait_max, ..capped(1) };
+    let rig = Rig::start(short, 2, None, &[origin.address]);
     let _held = rig.begin(0, |client, _| async move { get(&client).await });
-    asked.recv().expect("the origin is asked");
+    seen.recv().expect("the origin is asked");
     for core in [0, 1] {
         let start = Instant::now();
         assert_eq!(
             rig.run(core, |client, _| async move { get(&client).await }),
             Err(OriginFailure::Overloaded)
         );
-        assert!(start.elapsed() >= connect_timeout * 2);
+        assert!(start.elapsed() >= wait_max);
         pass_turn(&rig, core);
         pass_turn(&rig, 0);
         assert_eq!((rig.shared.gate.waiting(), rig.count(Counter::OriginWaiting)), (0, 0));
