@@ -59,8 +59,10 @@ class Origin(BaseHTTPRequestHandler):
     """An origin that does conditional requests, ranges and gzip as it should."""
 
     protocol_version = "HTTP/1.1"
+    requests = 0
 
     def do_GET(self):
+        Origin.requests += 1
         status, fields, _ = RESOURCES.get(self.path, (404, {"Cache-Control": "no-store"}, False))
         fields = {"Content-Type": "text/plain; charset=utf-8", **fields}
         if isinstance(fields.get("Expires"), int):
@@ -170,15 +172,13 @@ def redbot(url):
     for response in [resource.response, *(check.response for check in resource.subreqs.values())]:
         answered = {name.lower(): value.strip() for name, value in response.headers.text}
         found |= without(faults(response.notes), clock_faults(answered))
-    answered = {name.lower(): value.strip() for name, value in resource.response.headers.text}
-    status = resource.response.status_code
-    print(json.dumps({"status": status, "cache_status": answered.get("cache-status", ""), "faults": sorted(found)}))
+    print(json.dumps(sorted(found)))
 
 
 def examine(base, path):
     command = [sys.executable, str(HERE / "lint.py"), "--examine", base + path]
     output = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+    return set(json.loads(output.splitlines()[-1]))
 
 
 def exchange(address, top, fields):
@@ -194,7 +194,7 @@ def exchange(address, top, fields):
 
 
 def lint(answer, is_head):
-    """Returns the status of an answer, its fields, and the warnings of httplint."""
+    """Returns the status of an answer and the warnings of httplint."""
     from httplint.message import HttpResponseLinter
 
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -208,7 +208,7 @@ def lint(answer, is_head):
     linter.feed_content(body)
     linter.finish_content(True, [])
     answered = {name.lower().decode(): value.decode() for name, value in fields}
-    return int(status), answered, without(faults(linter.notes), clock_faults(answered))
+    return int(status), without(faults(linter.notes), clock_faults(answered))
 
 
 def start(aspis, origin, flags):
@@ -232,22 +232,23 @@ def check(own, cache):
         wrong.extend(f"{name}: {fault}" for fault in ours)
 
     for path, (_, _, alone) in RESOURCES.items():
-        for coding in ("identity", "gzip, deflate, br, zstd"):
-            exchange(cache, f"GET {path} HTTP/1.1", {"Accept-Encoding": coding})
-        if path == "/stale":
-            time.sleep(2)
-        at_origin, at_cache = (examine(f"http://{host}:{port}", path) for host, port in (own, cache))
-        if alone and "hit" not in at_cache["cache_status"]:
-            wrong.append(f"{path}: not answered from the cache: {at_cache['cache_status']!r}")
-        report(f"redbot {path}", set(at_cache["faults"]), set(at_origin["faults"]))
+        at_origin = examine(f"http://{own[0]}:{own[1]}", path)
+        # The first time fills the cache, with each variant that redbot asks for.
+        examine(f"http://{cache[0]}:{cache[1]}", path)
+        asked = Origin.requests
+        at_cache = examine(f"http://{cache[0]}:{cache[1]}", path)
+        if alone and Origin.requests != asked:
+            wrong.append(f"redbot {path}: the origin was asked {Origin.requests - asked} times")
+        report(f"redbot {path}", at_cache, at_origin)
     for name, top, fields, expected in MESSAGES:
         is_head = top.startswith("HEAD")
-        status, answered, at_cache = lint(exchange(cache, top, fields), is_head)
-        _, _, at_origin = lint(exchange(own, top, fields), is_head)
+        _, at_origin = lint(exchange(own, top, fields), is_head)
+        asked = Origin.requests
+        status, at_cache = lint(exchange(cache, top, fields), is_head)
+        if Origin.requests != asked:
+            wrong.append(f"httplint {name}: the origin was asked")
         if status != expected:
-            wrong.append(f"{name}: {status}, not {expected}")
-        if "hit" not in answered.get("cache-status", "") and expected != 412:
-            wrong.append(f"{name}: not answered from the cache: {answered.get('cache-status')!r}")
+            wrong.append(f"httplint {name}: {status}, not {expected}")
         report(f"httplint {name}", at_cache, at_origin)
     return wrong
 
