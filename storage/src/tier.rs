@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use aspis_cache::key::{PART_SUFFIX, hash};
+
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::{BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL};
 use crate::mapping::arena::Arena;
@@ -28,6 +30,8 @@ pub struct RamTier<P = S3Fifo> {
     /// The entries' fixed costs.
     charge: Charge,
     len: u64,
+    /// How many of the responses are parts.
+    parts: usize,
 }
 
 #[derive(Debug)]
@@ -61,6 +65,7 @@ impl<P: Policy> RamTier<P> {
             budget,
             charge,
             len: 0,
+            parts: 0,
         }
     }
 
@@ -90,7 +95,12 @@ impl<P: Policy> RamTier<P> {
         let replaced = self.take(response.hash);
         // A URI has one response, or variants: whichever came last says which (RFC 9111 §4.1).
         match &response.variant {
-            None => self.remove_variants(response.hash),
+            None => {
+                self.remove_variants(response.hash);
+                if response.meta.part.is_none() {
+                    self.remove_part(&response.key);
+                }
+            }
             Some(variant) => {
                 self.take(variant.primary);
                 let outdated = self.vary.admit(&response.key[..variant.primary_len], variant, response.hash);
@@ -108,6 +118,7 @@ impl<P: Policy> RamTier<P> {
         }
         let len = response.charged_len();
         self.len += len;
+        self.parts += usize::from(response.meta.part.is_some());
         let handle = self.policy.insert(response.hash, len);
         self.index.insert(response.hash, Entry { response, handle });
         Ok(replaced)
@@ -123,10 +134,23 @@ impl<P: Policy> RamTier<P> {
     pub fn invalidate(&mut self, hash: u128, key: &[u8]) -> usize {
         let before = self.index.len();
         self.remove(hash, key);
+        self.remove_part(key);
         if self.vary.names(hash, key).is_some() {
             self.remove_variants(hash);
         }
         before - self.index.len()
+    }
+
+    /// Tells whether any stored response is a part, so that one may be there for a URI without a whole one.
+    pub fn has_parts(&self) -> bool {
+        self.parts > 0
+    }
+
+    fn remove_part(&mut self, primary: &[u8]) {
+        if self.parts > 0 {
+            let key = [primary, PART_SUFFIX].concat();
+            self.remove(hash(&key), &key);
+        }
     }
 
     fn remove_variants(&mut self, primary: u128) {
@@ -189,6 +213,7 @@ impl<P: Policy> RamTier<P> {
         self.charge.shrink(self.charge.bytes());
         self.vary.clear();
         self.len = 0;
+        self.parts = 0;
     }
 
     /// Returns how many responses are stored.
@@ -235,6 +260,7 @@ impl<P: Policy> RamTier<P> {
     fn leave(&mut self, entry: Entry) -> Arc<StoredResponse> {
         entry.response.mark_gone();
         self.forget_variant(&entry.response);
+        self.parts -= usize::from(entry.response.meta.part.is_some());
         self.charge.shrink(Self::ENTRY_COST);
         self.len -= entry.response.charged_len();
         entry.response

@@ -14,7 +14,8 @@ use crate::directives::{Extent, ResponseDirectives, response_directives};
 use crate::freshness::{
     clamped, explicit_lifetime, generated_at, implicit_lifetime, is_cached_error, is_heuristic,
 };
-use crate::stored::{StaleIfError, StoredMeta};
+use crate::range::parse_content_range;
+use crate::stored::{Part, StaleIfError, StoredMeta};
 use crate::targeted::{CDN_CACHE_CONTROL, SURROGATE_CONTROL, targeted_directives};
 use crate::vary::varies_always;
 
@@ -25,6 +26,8 @@ pub struct RequestFacts {
     pub may_store: bool,
     /// The method is POST: only explicit freshness counts (rule 9).
     pub explicit_only: bool,
+    /// The request asks for a range, so that a 206 may come and be kept (RFC 9111 §3.4, R-5).
+    pub range: bool,
     /// The request has an Authorization field.
     pub authorization: bool,
     /// Wall second at which the request was sent to the origin.
@@ -36,7 +39,7 @@ pub struct RequestFacts {
 pub enum NotStored {
     /// The request's method or fields keep it from the cache.
     Request,
-    /// The status is not final, is a 304 or a 206, or is not one that the operator's rules store.
+    /// The status is not final, is a 304 or a 206 without a usable range, or is not one that the operator's rules store.
     Status,
     /// `must-understand`, and the status is not one whose meaning is known.
     NotUnderstood,
@@ -90,9 +93,13 @@ pub fn storable(
     if !request.may_store {
         return Err(NotStored::Request);
     }
-    if !matches!(head.status, 200..=599) || matches!(head.status, 206 | 304) {
+    if !matches!(head.status, 200..=599) || head.status == 304 {
         return Err(NotStored::Status);
     }
+    let part = match head.status {
+        206 => Some(part(head).filter(|_| request.range).ok_or(NotStored::Status)?),
+        _ => None,
+    };
     let control = Control::of(behavior, head.fields);
     let forced = minimum_outranks(behavior);
     check_directives(behavior, &control.directives, request, head.status, forced)?;
@@ -101,7 +108,20 @@ pub fn storable(
         return Err(NotStored::Vary);
     }
     check_length(behavior, head)?;
-    lifetime(behavior, request, head, &control, received_at)
+    let meta = lifetime(behavior, request, head, &control, received_at)?;
+    Ok(StoredMeta { part, ..meta })
+}
+
+/// Returns where the content of a 206 belongs: one range, of exactly the length that is announced, of a known whole.
+///
+/// Parts are kept for URIs that do not vary only.
+fn part(head: &ResponseHead<'_, '_>) -> Option<Part> {
+    let mut lines = fields::named(head.fields, "content-range");
+    let (first, further) = (lines.next()?, lines.next());
+    let (range, total) = parse_content_range(first)?;
+    let whole_line = further.is_none() && fields::first(head.fields, "vary").is_none();
+    (whole_line && head.framing == ResponseFraming::Length(range.len()))
+        .then_some(Part { start: range.start, total: total? })
 }
 
 /// The directives in force and where they came from.
@@ -176,6 +196,7 @@ fn lifetime(
         stale_while_revalidate: directives.stale_while_revalidate.filter(|_| may_be_stale).unwrap_or(0),
         stale_if_error,
         targeted: control.targeted,
+        part: None,
     };
     if meta.is_fresh(received_at) {
         return Ok(meta);

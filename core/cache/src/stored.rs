@@ -22,6 +22,17 @@ pub struct StoredMeta {
     pub stale_if_error: StaleIfError,
     /// A targeted field decided, which hits do not repeat (RFC 9213 §2.2).
     pub targeted: bool,
+    /// Of a 206: where its content belongs (RFC 9111 §3.4).
+    pub part: Option<Part>,
+}
+
+/// Where the content of a stored 206 belongs; its length is that of the stored content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first byte.
+    pub start: u64,
+    /// The length of the complete representation.
+    pub total: u64,
 }
 
 /// Whether a stored response may be served stale when the origin fails (RFC 9111 §4.2.4, RFC 5861 §4, rule 15).
@@ -46,6 +57,7 @@ impl StoredMeta {
         stale_while_revalidate: 0,
         stale_if_error: StaleIfError::Unstated,
         targeted: false,
+        part: None,
     };
 
     /// Returns the first wall second at which the response is no longer fresh.

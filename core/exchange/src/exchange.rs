@@ -19,7 +19,7 @@
 use aspis_cache::conditional::{self, Validators, Verdict};
 use aspis_cache::freshen::{self, Freshening, HeadAnswer};
 use aspis_cache::invalidate::{invalidates, same_authority_target};
-use aspis_cache::key::hash;
+use aspis_cache::key::{PART_SUFFIX, hash};
 use aspis_cache::range::{self, ByteRange, Selection};
 use aspis_cache::request_directives::{Asked, RequestDirectives, request_directives};
 use aspis_cache::reuse::{self, Bypass, Reuse};
@@ -36,7 +36,7 @@ use aspis_wire::{Field, Method};
 use crate::Now;
 use crate::failure::OriginFailure;
 use crate::forwarded::{ViewerFacts, write_request_key};
-use crate::response_head::stored_fields;
+use crate::response_head::{joined_fields, stored_fields};
 
 /// A stored response, as the machine looks at it.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +79,11 @@ pub enum Event<'e> {
     },
     /// The lookup found none, or could not be done.
     NotFound,
+    /// The lookup found none, but the cache keeps parts of some responses.
+    NotWhole {
+        /// Holds the primary key; receives the part's.
+        key_buffer: &'e mut Vec<u8>,
+    },
     /// The origin's final head came, or 101. Other interim heads are no event.
     OriginHead {
         /// The head, still in its buffer.
@@ -139,6 +144,11 @@ pub enum Action {
         store: Option<StoredMeta>,
         /// The answer.
         answer: StoredAnswer,
+    },
+    /// The origin sent exactly what was missing: answer 200 with what is stored and what comes (RFC 9111 §3.4).
+    Join {
+        /// With these facts the whole is stored on the way.
+        store: Option<StoredMeta>,
     },
     /// Send the 101 on and join the two connections.
     Tunnel,
@@ -218,7 +228,12 @@ pub enum Conditions {
     Stored,
     /// None at all.
     None,
+    /// `Range: bytes=N-`: the rest of the stored prefix, with If-Range where its ETag is strong (rule 14).
+    Rest,
 }
+
+/// The longest stored prefix that the rest is asked for: joining copies it in one turn.
+pub const JOIN_LEN_MAX: u64 = 1024 * 1024;
 
 /// One request and its response.
 #[derive(Debug)]
@@ -245,6 +260,7 @@ enum State {
 enum Asking {
     Primary,
     Variant,
+    Part,
 }
 
 /// What the later steps need of the request.
@@ -337,12 +353,18 @@ impl Exchange {
             (State::LookingUp(facts, Asking::Primary), Event::Varies { names, head, key_buffer }) => {
                 self.varies(behavior, facts, names, head, key_buffer, now)
             }
+            (State::LookingUp(facts, Asking::Primary), Event::NotWhole { key_buffer }) => {
+                self.part(facts, key_buffer, now)
+            }
+            (State::LookingUp(facts, Asking::Part), Event::Found { stored, head }) => {
+                self.found_part(facts, stored, head, now)
+            }
             (State::LookingUp(facts, _), Event::Found { stored, head }) => {
                 self.found(behavior, facts, stored, head, now)
             }
             (State::LookingUp(facts, asking), Event::NotFound) => {
                 let reason = match asking {
-                    Asking::Primary => ForwardReason::UriMiss,
+                    Asking::Primary | Asking::Part => ForwardReason::UriMiss,
                     Asking::Variant => ForwardReason::VaryMiss,
                 };
                 self.forward(facts, reason, Conditions::Viewer, now)
@@ -441,6 +463,51 @@ impl Exchange {
         }
         self.state = State::LookingUp(facts, Asking::Variant);
         Action::Lookup { hash: hash(key_buffer) }
+    }
+
+    /// Step 1, again where nothing whole is stored: asks for a part (R-3, rule 14).
+    fn part(&mut self, facts: Facts, key_buffer: &mut Vec<u8>, now: Now) -> Action {
+        let plain = !facts.conditional && !facts.guarded && facts.directives.is_none();
+        if facts.method != MethodKind::Get || !plain {
+            return self.forward(facts, ForwardReason::UriMiss, Conditions::Viewer, now);
+        }
+        key_buffer.extend_from_slice(PART_SUFFIX);
+        self.state = State::LookingUp(facts, Asking::Part);
+        Action::Lookup { hash: hash(key_buffer) }
+    }
+
+    /// Step 2 for a part: answers a range that lies in it, and asks for the rest of a prefix (rule 14).
+    fn found_part(
+        &mut self,
+        facts: Facts,
+        stored: Stored<'_>,
+        head: &RequestHead<'_, '_>,
+        now: Now,
+    ) -> Action {
+        let reason = ForwardReason::Partial;
+        let (Reuse::Fresh { age, ttl }, Some(part)) = (reuse::reuse(stored.meta, now.wall), stored.meta.part)
+        else {
+            return self.forward(facts, reason, Conditions::Viewer, now);
+        };
+        if !facts.range {
+            let is_prefix = part.start == 0 && stored.len < part.total && stored.len <= JOIN_LEN_MAX;
+            let conditions = if is_prefix { Conditions::Rest } else { Conditions::Viewer };
+            return self.forward(facts, reason, conditions, now);
+        }
+        let fields: Vec<Field<'_>> = stored_fields(stored.head).collect();
+        let validators = Validators::of(&fields, stored.meta.generated_at);
+        let held = ByteRange { start: part.start, end: part.start + stored.len };
+        if conditional::range_applies(head.fields, &validators)
+            && let Selection::Parts(ranges) = range::select(head.fields, part.total)
+            && let [one] = ranges.as_slice()
+            && one.start >= held.start
+            && one.end <= held.end
+        {
+            let aged = Aged { age, ttl };
+            let answer = self.stored_answer(facts, 206, AnswerKind::Part(*one), aged, ResultType::Hit, false);
+            return Action::Answer(answer);
+        }
+        self.forward(facts, reason, Conditions::Viewer, now)
     }
 
     /// Step 2: answers with the stored response while it is fresh (RFC 9111 §4.2), or where it may be stale; else sends the request on.
@@ -550,6 +617,9 @@ impl Exchange {
         }
         self.fwd_status = Some(head.status);
         if let Some(stored) = stored {
+            if sent.conditions == Conditions::Rest && matches!(head.status, 206 | 416) {
+                return self.rest(behavior, facts, sent, stored, head, now);
+            }
             if head.status == 304 && sent.conditions == Conditions::Stored {
                 return self.confirmed(behavior, facts, sent, stored, head, request, now);
             }
@@ -569,6 +639,35 @@ impl Exchange {
             found: stored
                 .map_or(FoundChange::Keep, |stored| found_change(behavior, facts, sent, stored, head, now)),
         }
+    }
+
+    /// Step 4 for the rest of a prefix: joins it, or asks for the whole (RFC 9111 §3.4: only on the same strong validator).
+    fn rest(
+        &mut self,
+        behavior: &Behavior,
+        facts: Facts,
+        sent: Sent,
+        stored: Stored<'_>,
+        head: &ResponseHead<'_, '_>,
+        now: Now,
+    ) -> Action {
+        let old: Vec<Field<'_>> = stored_fields(stored.head).collect();
+        let (before, new) = (Validators::of(&old, 0), Validators::of(head.fields, 0));
+        let range = head.field("content-range").and_then(range::parse_content_range);
+        let fits = stored.meta.part.is_some_and(|part| {
+            range == Some((ByteRange { start: stored.len, end: part.total }, Some(part.total)))
+                && head.framing == ResponseFraming::Length(part.total - stored.len)
+        });
+        if !fits || !conditional::same_strong(before.etag, new.etag) {
+            return self.forward(facts, ForwardReason::Partial, Conditions::None, now);
+        }
+        let fields = joined_fields(stored.head, head);
+        let len = stored.len + head.content_length.unwrap_or(0);
+        let whole = whole_head(head, 200, &fields, len);
+        let store = storable(behavior, facts.storing_get(sent), &whole, now.wall);
+        self.not_stored = store.err();
+        self.answered(ResultType::Miss, 200);
+        Action::Join { store: store.ok() }
     }
 
     /// Step 4 for 304: the stored response is good again, with the fields that came (RFC 9111 §4.3.4, rule 13).
@@ -635,7 +734,9 @@ impl Exchange {
         now: Now,
     ) -> Option<StoredAnswer> {
         let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = reuse::reuse(stored.meta, now.wall);
-        if facts.guarded || !reuse::serves_on_error(behavior, stored.meta, age, ttl) {
+        // A part alone answers no request for the whole.
+        let refused = facts.guarded || stored.meta.part.is_some();
+        if refused || !reuse::serves_on_error(behavior, stored.meta, age, ttl) {
             return None;
         }
         let fields: Vec<Field<'_>> = stored_fields(stored.head).collect();
@@ -763,22 +864,8 @@ fn freshened_meta(
     update: &ResponseHead<'_, '_>,
     now: Now,
 ) -> Result<StoredMeta, NotStored> {
-    let head = ResponseHead {
-        version: update.version,
-        status: stored.meta.status,
-        reason: b"",
-        fields,
-        framing: ResponseFraming::Length(stored.len),
-        content_length: Some(stored.len),
-        keep_alive: true,
-        len: 0,
-    };
-    let request = RequestFacts {
-        may_store: true,
-        explicit_only: false,
-        authorization: facts.authorization,
-        requested_at: sent.requested_at,
-    };
+    let head = whole_head(update, stored.meta.status, fields, stored.len);
+    let request = facts.storing_get(sent);
     // A response that varies by other fields than it was stored under would be found by requests that it was not chosen for.
     let old: Vec<Field<'_>> = stored_fields(stored.head).collect();
     if vary::varies(&old) != vary::varies(fields) {
@@ -820,6 +907,25 @@ fn found_change(
     }
 }
 
+/// The head of a whole response with these fields and that much content.
+pub(crate) fn whole_head<'b, 'h>(
+    like: &ResponseHead<'b, '_>,
+    status: u16,
+    fields: &'h [Field<'b>],
+    len: u64,
+) -> ResponseHead<'b, 'h> {
+    ResponseHead {
+        version: like.version,
+        status,
+        reason: b"",
+        fields,
+        framing: ResponseFraming::Length(len),
+        content_length: Some(len),
+        keep_alive: true,
+        len: 0,
+    }
+}
+
 impl AnswerKind {
     /// Returns the status that the viewer gets.
     pub const fn status(self, stored: u16) -> u16 {
@@ -857,6 +963,18 @@ impl Facts {
         RequestFacts {
             may_store: self.may_store() || post,
             explicit_only: post,
+            range: self.range,
+            authorization: self.authorization,
+            requested_at: sent.requested_at,
+        }
+    }
+
+    /// The same for a stored GET that gets new fields.
+    fn storing_get(&self, sent: Sent) -> RequestFacts {
+        RequestFacts {
+            may_store: true,
+            explicit_only: false,
+            range: false,
             authorization: self.authorization,
             requested_at: sent.requested_at,
         }

@@ -29,6 +29,13 @@ pub enum Preconditions<'a> {
     None,
     /// If-None-Match and If-Modified-Since of a stored response (RFC 9111 §4.3.1), and no Range.
     Of(Validators<'a>),
+    /// The bytes from this one on, if the strong ETag still holds (RFC 9110 §13.1.5, rule 14).
+    Rest {
+        /// The first byte that is missing.
+        from: u64,
+        /// What the rest has to belong to.
+        etag: Option<&'a [u8]>,
+    },
 }
 
 /// Appends the request's head to `out`, with another method and other preconditions than the viewer's.
@@ -60,6 +67,12 @@ pub fn write_as(
         }
         if let Some(modified) = validators.last_modified {
             writer.field("If-Modified-Since", modified);
+        }
+    }
+    if let Preconditions::Rest { from, etag } = preconditions {
+        writer.field_parts("Range", &[b"bytes=", from.to_string().as_bytes(), b"-"]);
+        if let Some(etag) = etag {
+            writer.field("If-Range", etag);
         }
     }
     if behavior.surrogate.is_on() {

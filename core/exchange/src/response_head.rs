@@ -29,6 +29,7 @@ use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
 use aspis_wire::{Field, Method, Version, date, fields};
 
+use crate::exchange::whole_head;
 use crate::{Exchange, Now};
 
 /// The interim answer to `Expect: 100-continue` (H-21).
@@ -164,6 +165,21 @@ pub fn write_freshened(
     let fields = merged(stored_fields(stored_head), update.fields);
     let head = ResponseHead { status: meta.status, fields: &fields, ..*update };
     write_stored(behavior, &head, now, out);
+}
+
+/// The fields of the whole that a stored prefix and its rest make (RFC 9111 §3.4).
+pub fn joined_fields<'b>(stored_head: &'b [u8], rest: &ResponseHead<'b, '_>) -> Vec<Field<'b>> {
+    let is_range = |field: &Field<'_>| field.name.eq_ignore_ascii_case("content-range");
+    merged(stored_fields(stored_head).filter(|field| !is_range(field)), rest.fields)
+}
+
+/// The head of that whole, with so much content.
+pub fn joined_head<'b, 'h>(
+    rest: &ResponseHead<'b, '_>,
+    fields: &'h [Field<'b>],
+    len: u64,
+) -> ResponseHead<'b, 'h> {
+    whole_head(rest, 200, fields, len)
 }
 
 /// Writes the head of an origin's final answer and returns how its content is to be sent.

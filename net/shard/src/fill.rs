@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aspis_cache::key::PART_SUFFIX;
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary::{self, Varies};
 use aspis_config::behavior::VaryRule;
@@ -48,6 +49,8 @@ pub(crate) struct Filling<'f> {
     pub(crate) meta: StoredMeta,
     pub(crate) flight: usize,
     pub(crate) invalidation: u64,
+    /// What stands before the origin's content: a stored part that it completes.
+    pub(crate) prefix: Option<&'f Arc<Body>>,
 }
 
 /// Begins to store a response: the returned fill grows by itself.
@@ -67,6 +70,13 @@ pub(crate) fn begin(
     let before: Box<str> = shard.store.borrow().vary_names(hash, key).unwrap_or_default().into();
     let names = vary::union(&names, &before);
     let mut selected = key.to_vec();
+    if filling.meta.part.is_some() {
+        // Parts are kept for URIs that do not vary.
+        if !names.is_empty() {
+            return None;
+        }
+        selected.extend_from_slice(PART_SUFFIX);
+    }
     let variant = if names.is_empty() {
         None
     } else if vary::extend_key(&shard.behavior, &names, filling.request.fields, &mut selected) {
@@ -77,11 +87,18 @@ pub(crate) fn begin(
     let mut stored_head = Vec::with_capacity(1024);
     // The length is stated by each hit: it may not be known yet.
     response_head::write_stored(&shard.behavior, filling.head, shard.now(), &mut stored_head);
+    let prefix_len = filling.prefix.map_or(0, |prefix| prefix.published());
+    let length = origin.as_ref()?.length().map(|length| length + prefix_len);
+    let mut writer = Body::writer(&shard.arena, length);
+    if let Some(prefix) = filling.prefix
+        && !copy_prefix(shard, &mut writer, prefix)
+    {
+        return None;
+    }
     let origin = origin.take()?;
-    let writer = Body::writer(&shard.arena, origin.length());
     let fill = Fill::new(Arc::clone(writer.body()));
     let candidate = Candidate {
-        hash: if variant.is_some() { aspis_cache::key::hash(&selected) } else { hash },
+        hash: if selected.len() > key.len() { aspis_cache::key::hash(&selected) } else { hash },
         key: selected.into(),
         head: stored_head.into(),
         meta: filling.meta,
@@ -148,6 +165,20 @@ impl Fill {
     }
 }
 
+/// Copies a stored prefix to the front of a body; false when memory is short.
+fn copy_prefix(shard: &Shard, writer: &mut BodyWriter, prefix: &Body) -> bool {
+    let len = prefix.published();
+    while writer.published() < len {
+        let piece = prefix.piece(writer.published());
+        let Some(mut tail) = shard.reserve_tail(writer, piece.len()) else { return false };
+        let room: &mut [u8] = tail.as_mut();
+        let count = room.len().min(piece.len());
+        room[..count].copy_from_slice(&piece[..count]);
+        writer.publish(tail, count);
+    }
+    true
+}
+
 /// Reads the origin's body to its end and stores the response if it is still wanted then.
 pub(crate) async fn run(
     shard: Rc<Shard>,
@@ -189,7 +220,7 @@ enum End {
 }
 
 async fn read_all(shard: &Rc<Shard>, fill: &Fill, writer: &mut BodyWriter, origin: &mut OriginBody) -> End {
-    let length = origin.length();
+    let length = origin.length().map(|length| length + fill.body.published());
     loop {
         if fill.body.published() > shard.object_len_max {
             return End::TooLarge;

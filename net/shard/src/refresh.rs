@@ -122,8 +122,15 @@ async fn work(shard: &Rc<Shard>, refresh: &Refresh, flight: usize, invalidation:
                 return false;
             }
             Action::RespondOrigin { store: Some(meta), .. } => {
-                let filling =
-                    Filling { head: &head, request: &request, key: &refresh.key, meta, flight, invalidation };
+                let filling = Filling {
+                    head: &head,
+                    request: &request,
+                    key: &refresh.key,
+                    meta,
+                    flight,
+                    invalidation,
+                    prefix: None,
+                };
                 return fill::begin(shard, filling, &mut Some(response.body)).is_some();
             }
             _ => return false,
@@ -141,7 +148,7 @@ async fn fetch(
     let fields: Vec<Field<'_>> = stored_fields(&refresh.stored.head).collect();
     let preconditions = match conditions {
         Conditions::Stored => Preconditions::Of(Validators::of(&fields, refresh.stored.meta.generated_at)),
-        Conditions::Viewer | Conditions::None => Preconditions::None,
+        Conditions::Viewer | Conditions::None | Conditions::Rest => Preconditions::None,
     };
     origin_request::write_as(request, Method::Get, &refresh.facts, &shard.behavior, preconditions, &mut head);
     let request =

@@ -15,8 +15,13 @@ type Fields = [(&'static str, &'static str)];
 
 const NOW: u64 = 784_111_777;
 const DATE: (&str, &str) = ("Date", "Sun, 06 Nov 1994 08:49:37 GMT");
-const GET: RequestFacts =
-    RequestFacts { may_store: true, explicit_only: false, authorization: false, requested_at: NOW };
+const GET: RequestFacts = RequestFacts {
+    may_store: true,
+    explicit_only: false,
+    range: false,
+    authorization: false,
+    requested_at: NOW,
+};
 
 fn ask(
     flags: &[(&str, &str)],
@@ -149,6 +154,27 @@ fn requests_and_lengths_that_keep_a_response_out() {
         ask(&flags, GET, 200, ResponseFraming::Length(0), &surrogate).map(|meta| meta.lifetime),
         Ok(1)
     );
+}
+
+/// RFC 9111 §3.4, rule 14, R-5, R-17.
+#[test]
+fn a_part_is_stored_only_as_one_exact_range() {
+    let range = RequestFacts { range: true, ..GET };
+    let fresh = ("Cache-Control", "max-age=60");
+    let ask_part = |request, value: &str, framing, vary: &[(&str, &str)]| {
+        let head: Vec<_> =
+            [fresh, ("Content-Range", value)].into_iter().chain(vary.iter().copied()).collect();
+        ask(&[], request, 206, framing, &head).map(|meta| meta.part)
+    };
+    let five = ResponseFraming::Length(5);
+    assert_eq!(ask_part(range, "bytes 0-4/10", five, &[]), Ok(Some(Part { start: 0, total: 10 })));
+    assert_eq!(ask_part(range, "bytes 5-9/10", five, &[]), Ok(Some(Part { start: 5, total: 10 })));
+    for value in ["bytes 4-9/10", "bytes 0-4/*", "bytes */10", "items 0-4/10"] {
+        assert_eq!(ask_part(range, value, five, &[]), Err(NotStored::Status), "{value}");
+    }
+    assert_eq!(ask_part(GET, "bytes 0-4/10", five, &[]), Err(NotStored::Status));
+    assert_eq!(ask_part(range, "bytes 0-4/10", ResponseFraming::Chunked, &[]), Err(NotStored::Status));
+    assert_eq!(ask_part(range, "bytes 0-4/10", five, &[("Vary", "A")]), Err(NotStored::Status));
 }
 
 /// Rule 15, RFC 5861 §4, T-28, T-31.

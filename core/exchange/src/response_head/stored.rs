@@ -128,7 +128,8 @@ pub fn write_stored_reply(
     for field in stored_fields(reply.head) {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         says_ranges |= is("accept-ranges");
-        if !(multipart && is("content-type")) {
+        // A stored part says where it lies; what is sent of it may lie elsewhere.
+        if !(multipart && is("content-type")) && !(partial && is("content-range")) {
             writer.field(field.name, field.value);
         }
     }

@@ -19,13 +19,16 @@ use aspis_cache::status::Stored as Kept;
 use aspis_cache::stored::StoredMeta;
 use aspis_exchange::forwarded::write_request_key;
 use aspis_exchange::origin_request::{self, Preconditions};
-use aspis_exchange::response_head::{self, ErrorAnswer, OriginAnswer, ViewerFraming, stored_fields};
+use aspis_exchange::response_head::{
+    self, ErrorAnswer, OriginAnswer, ViewerFraming, joined_fields, joined_head, stored_fields,
+};
 use aspis_exchange::{
     Action, Conditions, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Stored, StoredAnswer,
     ViewerFacts, invalidation,
 };
 use aspis_runtime::Close;
 use aspis_runtime::future::{Either, race};
+use aspis_storage::mapping::body::Body;
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
 use aspis_wire::request::{RequestHead, parse_request};
@@ -217,7 +220,11 @@ impl Work<'_> {
             (Conditions::Stored, Some(stored)) => {
                 Preconditions::Of(Validators::of(&fields, stored.meta.generated_at))
             }
-            (Conditions::Stored, None) | (Conditions::None, _) => Preconditions::None,
+            (Conditions::Rest, Some(stored)) => {
+                let etag = Validators::of(&fields, stored.meta.generated_at).strong_etag();
+                Preconditions::Rest { from: stored.body.published(), etag }
+            }
+            (Conditions::Stored | Conditions::Rest, None) | (Conditions::None, _) => Preconditions::None,
         };
         origin_request::write_as(
             self.head,
@@ -270,7 +277,15 @@ impl Work<'_> {
                         self.invalidate(&head);
                     }
                     self.change_found(found, &head);
-                    return self.send_response(&head, response.body, store, body, flight).await;
+                    return self.send_response(&head, response.body, store, body, flight, None).await;
+                }
+                Action::Join { store } => {
+                    let Some(stored) = self.stored else { return Afterwards::Reset };
+                    let fields = joined_fields(&stored.head, &head);
+                    let len = stored.body.published() + response.body.length().unwrap_or(0);
+                    let whole = joined_head(&head, &fields, len);
+                    let prefix = Some(&stored.body);
+                    return self.send_response(&whole, response.body, store, true, flight, prefix).await;
                 }
                 Action::Freshen { store, answer } => {
                     drop(response.body);
@@ -335,7 +350,7 @@ impl Work<'_> {
 
     fn send_answer(&self, stored: &StoredResponse, head: &[u8], answer: StoredAnswer) -> Afterwards {
         let keep_alive = self.may_keep_alive();
-        let material = Material { hash: stored.hash, head, status: stored.meta.status, body: &stored.body };
+        let material = Material { hash: stored.hash, head, meta: &stored.meta, body: &stored.body };
         let exchange = self.exchange.borrow();
         let (status, sent_len) =
             self.shard.send_answer(self.viewer.socket, self.head, &exchange, &material, answer, keep_alive);
@@ -354,13 +369,15 @@ impl Work<'_> {
         store: Option<StoredMeta>,
         has_body: bool,
         flight: Option<FlightGuard<'_>>,
+        prefix: Option<&Arc<Body>>,
     ) -> Afterwards {
         let fits = origin.length().is_none_or(|length| length <= self.shard.object_len_max);
         if store.is_some() && !fits {
             self.shard.counters.add(Counter::CacheNotStoredSize, 1);
         }
         let mut origin = Some(origin);
-        let fill = store.filter(|_| fits).and_then(|meta| self.start_fill(head, &mut origin, meta, flight));
+        let fill =
+            store.filter(|_| fits).and_then(|meta| self.start_fill(head, &mut origin, meta, flight, prefix));
         let mut out = Vec::with_capacity(1024);
         let stored = if fill.is_some() { Kept::Yes } else { Kept::No };
         let answer = OriginAnswer::new(
@@ -378,6 +395,9 @@ impl Work<'_> {
             _ => Delimiter::Plain,
         };
         let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
+        if let (None, Some(prefix)) = (&fill, prefix) {
+            relay.send_prefix(prefix);
+        }
         let relayed = match (fill, origin) {
             (Some(fill), _) if has_body => relay.follow(&Reader(fill).0).await,
             (None, Some(origin)) if has_body => relay.pass(origin).await,
@@ -402,6 +422,7 @@ impl Work<'_> {
         origin: &mut Option<OriginBody>,
         meta: StoredMeta,
         flight: Option<FlightGuard<'_>>,
+        prefix: Option<&Arc<Body>>,
     ) -> Option<Rc<Fill>> {
         let posted;
         let (key, flight) = match (self.key, flight) {
@@ -416,7 +437,7 @@ impl Work<'_> {
         };
         let invalidation = flight.invalidation;
         let number = flight.flight;
-        let filling = Filling { head, request: self.head, key, meta, flight: number, invalidation };
+        let filling = Filling { head, request: self.head, key, meta, flight: number, invalidation, prefix };
         let fill = fill::begin(self.shard, filling, origin)?;
         flight.hand_over();
         Some(fill)

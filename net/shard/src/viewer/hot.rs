@@ -186,6 +186,15 @@ impl Shard {
                     found = store.lookup(hash, &scratch.key);
                 }
             }
+            if let (Action::Lookup { .. }, None) = (action, found)
+                && store.has_parts()
+                && scratch.key.len() == primary_len
+            {
+                action = exchange.step(&self.behavior, Event::NotWhole { key_buffer: &mut scratch.key }, now);
+                if let Action::Lookup { hash } = action {
+                    found = store.lookup(hash, &scratch.key);
+                }
+            }
             if let (Action::Lookup { .. }, None) = (action, found) {
                 self.counters.add(Counter::LookupsNotFound, 1);
                 action = exchange.step(&self.behavior, Event::NotFound, now);
@@ -213,7 +222,7 @@ impl Shard {
                         let material = Material {
                             hash: stored.hash,
                             head: &stored.head,
-                            status: stored.meta.status,
+                            meta: &stored.meta,
                             body: &stored.body,
                         };
                         let sent =

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aspis_cache::range::{self, ByteRange, Selection};
+use aspis_cache::stored::StoredMeta;
 use aspis_exchange::response_head::{self, ErrorAnswer, Multipart, StoredReply};
 use aspis_exchange::{AnswerKind, Exchange, StoredAnswer};
 use aspis_runtime::{SocketId, Source};
@@ -21,7 +22,7 @@ use crate::viewer::relay::BodySource;
 pub(crate) struct Material<'m> {
     pub(crate) hash: u128,
     pub(crate) head: &'m [u8],
-    pub(crate) status: u16,
+    pub(crate) meta: &'m StoredMeta,
     pub(crate) body: &'m Arc<Body>,
 }
 
@@ -36,8 +37,11 @@ impl Shard {
         answer: StoredAnswer,
         keep_alive: bool,
     ) -> (u16, u64) {
-        let status = answer.kind.status(material.status);
-        let len = material.body.published();
+        let status = answer.kind.status(material.meta.status);
+        let (offset, len) = match material.meta.part {
+            Some(part) => (part.start, part.total),
+            None => (0, material.body.published()),
+        };
         if matches!(answer.kind, AnswerKind::Unsatisfiable | AnswerKind::PreconditionFailed) {
             return (status, self.send_refusal(socket, request, exchange, status, len, keep_alive));
         }
@@ -47,7 +51,7 @@ impl Shard {
         };
         let reply = StoredReply {
             head: material.head,
-            status: material.status,
+            status: material.meta.status,
             len,
             answer,
             multipart: multipart.as_ref(),
@@ -59,7 +63,8 @@ impl Shard {
         let range = match answer.kind {
             _ if !answer.send_body => ByteRange { start: 0, end: 0 },
             AnswerKind::Whole => ByteRange { start: 0, end: len },
-            AnswerKind::Part(range) => range,
+            // The exchange saw that the range lies in what is stored.
+            AnswerKind::Part(range) => ByteRange { start: range.start - offset, end: range.end - offset },
             _ => ByteRange { start: 0, end: 0 },
         };
         let sent_len = match multipart {
