@@ -5,7 +5,7 @@ use aspis_cache::key::{hash, write_key};
 use aspis_cache::stored::StoredMeta;
 use aspis_config::{Behavior, Raw, check};
 use aspis_exchange::response_head::{HIT_TAIL_LEN_MAX, HitTail, finish_hit, write_stored};
-use aspis_exchange::{Action, Event, Exchange, Now, ViewerFacts};
+use aspis_exchange::{Action, Event, Exchange, Now, Stored, ViewerFacts};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::Body;
@@ -31,6 +31,7 @@ const META: StoredMeta = StoredMeta {
     received_at: NOW.wall - 60,
     initial_age: 0,
     lifetime: 3600,
+    ..StoredMeta::PLAIN
 };
 /// Enough entries that a lookup at random misses the processor's caches.
 const ENTRIES: u64 = 100_000;
@@ -72,6 +73,7 @@ fn tier(behavior: &Behavior) -> (RamTier, Vec<(u128, Vec<u8>)>) {
             meta: META,
             body,
             invalidation: 0,
+            variant: None,
         };
         let response = StoredResponse::new(parts, &budget).expect("the budget has room");
         tier.insert(response).expect("the tier has room");
@@ -117,7 +119,14 @@ fn hit(criterion: &mut Criterion) {
 
     let prefix = prefix(&behavior);
     let mut out = vec![0; prefix.len() + HIT_TAIL_LEN_MAX];
-    let tail = HitTail { age: 60, ttl: 3540, content_len: 1024, version: Version::Http11, keep_alive: true };
+    let tail = HitTail {
+        age: 60,
+        ttl: 3540,
+        content_len: 1024,
+        status: 200,
+        version: Version::Http11,
+        keep_alive: true,
+    };
     group.bench_function("response head", |bencher| {
         bencher.iter(|| finish_hit(&behavior, black_box(&prefix), black_box(&tail), &mut out));
     });
@@ -136,13 +145,22 @@ fn hit(criterion: &mut Criterion) {
                 unreachable!("a plain GET is looked up")
             };
             let response = tier.lookup(hash, &buffer).expect("the key was inserted");
+            let stored =
+                Stored { meta: &response.meta, head: &response.head, len: response.body.published() };
             let Action::RespondStored { age, ttl, .. } =
-                exchange.step(&behavior, Event::Found(&response.meta), NOW)
+                exchange.step(&behavior, Event::Found { stored, head: &head }, NOW)
             else {
                 unreachable!("a fresh response is sent")
             };
             let content_len = response.body.published();
-            let tail = HitTail { age, ttl, content_len, version: head.version, keep_alive: head.keep_alive };
+            let tail = HitTail {
+                age,
+                ttl,
+                content_len,
+                status: 200,
+                version: head.version,
+                keep_alive: head.keep_alive,
+            };
             finish_hit(&behavior, &response.head, &tail, &mut out)
         });
     });

@@ -5,6 +5,7 @@
 
 mod aspis;
 mod compare;
+mod conformance;
 mod content;
 mod floor;
 mod http;
@@ -57,6 +58,22 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             output: arguments.get_one::<PathBuf>("output").cloned(),
             assert: arguments.get_flag("assert"),
         }),
+        "conformance" => conformance::run(&conformance::Options {
+            semantics: conformance::Semantics::named(text(arguments, "semantics"))
+                .ok_or_else(|| io::Error::other("no such semantics: expected rfc9111 or cloudfront"))?,
+            tests: if arguments.get_flag("supplement") {
+                conformance::Tests::Supplement
+            } else {
+                conformance::Tests::Suite
+            },
+            only: arguments.get_one::<String>("only").cloned(),
+            runs: number(arguments, "runs"),
+            cores: number(arguments, "cores"),
+            folder: arguments.get_one::<PathBuf>("folder").cloned(),
+            aspis,
+            flags: arguments.get_many::<String>("flags").into_iter().flatten().cloned().collect(),
+            assert: arguments.get_flag("assert"),
+        }),
         "idle" => idle::run(Duration::from_secs(number(arguments, "seconds")), aspis.as_deref()).map(held),
         "miss-latency" => miss::run(number(arguments, "count") as usize, aspis.as_deref()).map(held),
         "stream" => stream::run(size(arguments), aspis.as_deref()),
@@ -105,6 +122,7 @@ fn command() -> Command {
                 .arg(assert_flag("Fails when a median ratio is over its bound"))
                 .arg(aspis_flag()),
         )
+        .subcommand(conformance_command())
         .subcommand(
             Command::new("idle")
                 .about("Measures the CPU share of a server that nobody asks anything")
@@ -143,6 +161,55 @@ fn command() -> Command {
                         .help("Plays these scenarios only, to narrow a fault down"),
                 )
                 .arg(aspis_flag()),
+        )
+}
+
+fn conformance_command() -> Command {
+    Command::new("conformance")
+        .about("Runs the public conformance suite for HTTP caches, scored, or our supplement to it")
+        .arg(
+            Arg::new("semantics")
+                .long("semantics")
+                .value_name("NAME")
+                .default_value("rfc9111")
+                .value_parser(["rfc9111", "cloudfront"])
+                .help("Semantics of the product; cloudfront runs with all TTL at 0"),
+        )
+        .arg(
+            Arg::new("supplement")
+                .long("supplement")
+                .action(ArgAction::SetTrue)
+                .help("Runs our supplement in place of the suite"),
+        )
+        .arg(
+            Arg::new("only")
+                .long("only")
+                .value_name("ID")
+                .help("Runs one test, and shows its messages at the client and at the origin"),
+        )
+        .arg(number_flag("runs", "N", "1", "Runs, each with a new origin and product", 1..=100))
+        .arg(number_flag(
+            "cores",
+            "N",
+            "1",
+            "Cores of the product; each keeps what it stored to itself so far",
+            1..=64,
+        ))
+        .arg(
+            Arg::new("folder")
+                .long("folder")
+                .value_name("DIR")
+                .value_parser(value_parser!(PathBuf))
+                .help("Installs the suite there, if it is not, instead of in bench/conformance"),
+        )
+        .arg(assert_flag("Fails when a score is below its bound, or a test of --only fails"))
+        .arg(aspis_flag())
+        .arg(
+            Arg::new("flags")
+                .value_name("FLAG")
+                .last(true)
+                .num_args(1..)
+                .help("More flags of the product, after --"),
         )
 }
 

@@ -16,3 +16,4 @@ pub mod mapping;
 pub mod policy;
 pub mod response;
 pub mod tier;
+pub mod vary;

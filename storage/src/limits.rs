@@ -47,6 +47,9 @@ pub const EVICTION_STEPS_MAX: usize = 1024;
 /// Remembered evicted keys are never fewer than this, so that a small cache can learn at all.
 pub const GHOST_COUNT_MIN: usize = 256;
 
+/// Most variants of one URI that are stored; a further one turns the oldest out.
+pub const VARIANT_COUNT_MAX: usize = 64;
+
 /// Most entries that one call evicts to make room: about 1 ms of a turn. Who needs more asks again in the next turn.
 pub const EVICTION_COUNT_PER_CALL: usize = 4096;
 

@@ -29,6 +29,19 @@ pub struct Parts {
     pub body: Arc<Body>,
     /// The invalidation number that was current when the origin request was sent.
     pub invalidation: u64,
+    /// Of which URI it is a variant, and by which request fields; `None` if its key is the primary one.
+    pub variant: Option<VariantOf>,
+}
+
+/// What a variant belongs to (RFC 9111 §4.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariantOf {
+    /// The hash of the primary key.
+    pub primary: u128,
+    /// How many bytes of the variant's key are the primary key.
+    pub primary_len: usize,
+    /// The request fields by which it was chosen, in lower case and sorted, separated by commas.
+    pub names: Box<str>,
 }
 
 /// One stored response.
@@ -44,6 +57,8 @@ pub struct StoredResponse {
     pub meta: StoredMeta,
     /// The content.
     pub body: Arc<Body>,
+    /// Of which URI it is a variant; `None` if its key is the primary one.
+    pub variant: Option<VariantOf>,
     fresh_until: AtomicU64,
     invalidation: AtomicU64,
     use_count: AtomicU8,
@@ -56,8 +71,9 @@ impl StoredResponse {
     ///
     /// Key, head and the record itself are charged as heads; `None` when the budget refuses.
     pub fn new(parts: Parts, budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
-        let Parts { hash, key, head, meta, body, invalidation } = parts;
-        let len = key.len() + head.len() + size_of::<StoredResponse>() + size_of::<Body>();
+        let Parts { hash, key, head, meta, body, invalidation, variant } = parts;
+        let names_len = variant.as_ref().map_or(0, |variant| variant.names.len());
+        let len = key.len() + head.len() + names_len + size_of::<StoredResponse>() + size_of::<Body>();
         let charge = budget.reserve(Purpose::Heads, len as u64)?;
         Some(Arc::new(StoredResponse {
             hash,
@@ -65,6 +81,7 @@ impl StoredResponse {
             head,
             meta,
             body,
+            variant,
             fresh_until: AtomicU64::new(meta.fresh_until()),
             invalidation: AtomicU64::new(invalidation),
             use_count: AtomicU8::new(0),
@@ -142,10 +159,15 @@ mod tests {
         assert_eq!(writer.append(b"abc"), 3);
         let body = Arc::clone(writer.body());
         writer.complete();
-        let meta =
-            StoredMeta { status: 200, generated_at: 990, received_at: 1000, initial_age: 10, lifetime: 60 };
+        let meta = StoredMeta {
+            generated_at: 990,
+            received_at: 1000,
+            initial_age: 10,
+            lifetime: 60,
+            ..StoredMeta::PLAIN
+        };
         let (key, head) = (b"key".to_vec().into(), b"HTTP/1.1 200 OK\r\n".to_vec().into());
-        StoredResponse::new(Parts { hash: 7, key, head, meta, body, invalidation: 5 }, budget)
+        StoredResponse::new(Parts { hash: 7, key, head, meta, body, invalidation: 5, variant: None }, budget)
     }
 
     #[test]

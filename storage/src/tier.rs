@@ -8,23 +8,30 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use aspis_cache::key::{PART_SUFFIX, hash};
+
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::{BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL};
 use crate::mapping::arena::Arena;
 use crate::mapping::body::{BodyState, BodyWriter, Tail};
 use crate::policy::{Handle, Policy, S3Fifo};
 use crate::response::StoredResponse;
+use crate::vary::VaryTable;
 
 /// One core's part of the cache in memory.
 #[derive(Debug)]
 pub struct RamTier<P = S3Fifo> {
     index: HashMap<u128, Entry, PassThrough>,
+    /// For each URI that varies: by what, and which variants are stored.
+    vary: VaryTable,
     policy: P,
     arena: Arena,
     budget: Arc<Budget>,
     /// The entries' fixed costs.
     charge: Charge,
     len: u64,
+    /// How many of the responses are parts.
+    parts: usize,
 }
 
 #[derive(Debug)]
@@ -50,7 +57,16 @@ impl<P: Policy> RamTier<P> {
     pub fn new(arena: Arena, budget: Arc<Budget>) -> RamTier<P> {
         let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
         let capacity = arena.capacity().min(budget.limit());
-        RamTier { index: HashMap::default(), policy: P::new(capacity), arena, budget, charge, len: 0 }
+        RamTier {
+            index: HashMap::default(),
+            vary: VaryTable::new(&budget),
+            policy: P::new(capacity),
+            arena,
+            budget,
+            charge,
+            len: 0,
+            parts: 0,
+        }
     }
 
     /// Returns the live response stored under exactly this key, and counts a use of it.
@@ -64,6 +80,11 @@ impl<P: Policy> RamTier<P> {
         Some(response)
     }
 
+    /// Returns the request fields by which the responses under exactly this primary key vary, if there are any.
+    pub fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str> {
+        self.vary.names(hash, key)
+    }
+
     /// Takes a complete response in and returns the one that it replaces, which is gone then.
     ///
     /// Another key with the same hash is replaced as well: one of two such keys is enough to keep.
@@ -72,13 +93,32 @@ impl<P: Policy> RamTier<P> {
             return Err(Refused::NotComplete(response));
         }
         let replaced = self.take(response.hash);
+        // A URI has one response, or variants: whichever came last says which (RFC 9111 §4.1).
+        match &response.variant {
+            None => {
+                self.remove_variants(response.hash);
+                if response.meta.part.is_none() {
+                    self.remove_part(&response.key);
+                }
+            }
+            Some(variant) => {
+                self.take(variant.primary);
+                let outdated = self.vary.admit(&response.key[..variant.primary_len], variant, response.hash);
+                let Some(outdated) = outdated else { return Err(Refused::NoMemory(response)) };
+                for hash in outdated {
+                    self.take(hash);
+                }
+            }
+        }
         let charged = self.charge.grow(Self::ENTRY_COST)
             || (self.make_room(Self::ENTRY_COST) && self.charge.grow(Self::ENTRY_COST));
         if !charged {
+            self.forget_variant(&response);
             return Err(Refused::NoMemory(response));
         }
         let len = response.charged_len();
         self.len += len;
+        self.parts += usize::from(response.meta.part.is_some());
         let handle = self.policy.insert(response.hash, len);
         self.index.insert(response.hash, Entry { response, handle });
         Ok(replaced)
@@ -88,6 +128,41 @@ impl<P: Policy> RamTier<P> {
     pub fn remove(&mut self, hash: u128, key: &[u8]) -> Option<Arc<StoredResponse>> {
         let found = self.index.get(&hash).is_some_and(|entry| *entry.response.key == *key);
         if found { self.take(hash) } else { None }
+    }
+
+    /// Removes what is stored under exactly this primary key, variants too, and returns how many responses that were.
+    pub fn invalidate(&mut self, hash: u128, key: &[u8]) -> usize {
+        let before = self.index.len();
+        self.remove(hash, key);
+        self.remove_part(key);
+        if self.vary.names(hash, key).is_some() {
+            self.remove_variants(hash);
+        }
+        before - self.index.len()
+    }
+
+    /// Tells whether any stored response is a part, so that one may be there for a URI without a whole one.
+    pub fn has_parts(&self) -> bool {
+        self.parts > 0
+    }
+
+    fn remove_part(&mut self, primary: &[u8]) {
+        if self.parts > 0 {
+            let key = [primary, PART_SUFFIX].concat();
+            self.remove(hash(&key), &key);
+        }
+    }
+
+    fn remove_variants(&mut self, primary: u128) {
+        for hash in self.vary.remove(primary) {
+            self.take(hash);
+        }
+    }
+
+    fn forget_variant(&mut self, response: &StoredResponse) {
+        if let Some(variant) = &response.variant {
+            self.vary.forget(variant.primary, response.hash);
+        }
     }
 
     /// Evicts until `bytes` more, rounded up to whole units, can be allocated, and tells whether they can.
@@ -136,7 +211,9 @@ impl<P: Policy> RamTier<P> {
             self.policy.remove(entry.handle);
         }
         self.charge.shrink(self.charge.bytes());
+        self.vary.clear();
         self.len = 0;
+        self.parts = 0;
     }
 
     /// Returns how many responses are stored.
@@ -182,6 +259,8 @@ impl<P: Policy> RamTier<P> {
     /// Settles the accounts of an entry that left the index.
     fn leave(&mut self, entry: Entry) -> Arc<StoredResponse> {
         entry.response.mark_gone();
+        self.forget_variant(&entry.response);
+        self.parts -= usize::from(entry.response.meta.part.is_some());
         self.charge.shrink(Self::ENTRY_COST);
         self.len -= entry.response.charged_len();
         entry.response

@@ -62,7 +62,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn meta(received_at: u64, initial_age: u32) -> StoredMeta {
-        StoredMeta { status: 200, generated_at: received_at, received_at, initial_age, lifetime: 60 }
+        StoredMeta {
+            status: 200,
+            generated_at: received_at,
+            received_at,
+            initial_age,
+            lifetime: 60,
+            ..StoredMeta::PLAIN
+        }
     }
 
     /// RFC 9111 §4.2.3 and rule 6: which of the two ages counts.

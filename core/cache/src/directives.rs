@@ -32,6 +32,14 @@ pub struct ResponseDirectives {
     pub public: bool,
     /// `must-revalidate`.
     pub must_revalidate: bool,
+    /// `proxy-revalidate`.
+    pub proxy_revalidate: bool,
+    /// `must-understand`.
+    pub must_understand: bool,
+    /// `stale-while-revalidate` in seconds (RFC 5861 §3).
+    pub stale_while_revalidate: Option<u32>,
+    /// `stale-if-error` in seconds (RFC 5861 §4).
+    pub stale_if_error: Option<u32>,
     /// `max-age` in seconds; 0 if it does not parse.
     pub max_age: Option<u32>,
     /// `s-maxage` in seconds; 0 if it does not parse.
@@ -51,7 +59,22 @@ pub fn response_directives(head: &[Field<'_>]) -> ResponseDirectives {
     found
 }
 
+/// Tells whether `no-cache` or `private` of a response name this field, so that it is passed on but not stored (rule 3).
+pub fn is_withheld(head: &[Field<'_>], name: &str) -> bool {
+    fields::named(head, "cache-control").flat_map(fields::list).any(|member| {
+        let Some(at) = member.iter().position(|&byte| byte == b'=') else { return false };
+        let directive = member[..at].trim_ascii();
+        let restricts =
+            directive.eq_ignore_ascii_case(b"no-cache") || directive.eq_ignore_ascii_case(b"private");
+        restricts
+            && unquoted(member[at + 1..].trim_ascii())
+                .split(|&byte| byte == b',')
+                .any(|listed| listed.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    })
+}
+
 impl ResponseDirectives {
+    /// Adds one directive; `argument` is what stands behind `=`.
     fn add(&mut self, name: &[u8], argument: Option<&[u8]>) {
         let plain = name.trim_ascii();
         let is = |word: &str| plain.eq_ignore_ascii_case(word.as_bytes());
@@ -64,7 +87,16 @@ impl ResponseDirectives {
         } else if is("public") {
             self.public |= argument.is_none();
         } else if is("must-revalidate") {
+            // It restricts serving stale and permits sharing (RFC 9111 §3.5), so it counts in its plain form only.
             self.must_revalidate |= argument.is_none();
+        } else if is("proxy-revalidate") {
+            self.proxy_revalidate = true;
+        } else if is("must-understand") {
+            self.must_understand |= argument.is_none();
+        } else if is("stale-while-revalidate") {
+            self.stale_while_revalidate = smaller(self.stale_while_revalidate, seconds(name, argument));
+        } else if is("stale-if-error") {
+            self.stale_if_error = smaller(self.stale_if_error, seconds(name, argument));
         } else if is("max-age") {
             self.max_age = smaller(self.max_age, seconds(name, argument));
         } else if is("s-maxage") {
@@ -179,6 +211,26 @@ mod tests {
         }
         assert_eq!(read(&["no-cache=\"a, b\""]).no_cache, Extent::Fields);
         assert!(!read(&["a=\"no-store\""]).no_store);
+    }
+
+    /// Rule 3: only the named fields are withheld.
+    #[test]
+    fn named_fields_are_withheld() {
+        let line = |value: &'static str| Field { name: "Cache-Control", value: value.as_bytes() };
+        let head = [line("no-cache=\"a, B\", max-age=1"), line("private=c")];
+        for (name, expected) in [("A", true), ("b", true), ("C", true), ("d", false), ("max-age", false)] {
+            assert_eq!(is_withheld(&head, name), expected, "{name}");
+        }
+        assert!(!is_withheld(&[line("no-cache, x=\"a\"")], "a"));
+    }
+
+    /// RFC 5861 and RFC 9111 §5.2.2.
+    #[test]
+    fn directives_about_stale_responses() {
+        let found = read(&["stale-while-revalidate=5, stale-if-error=7, proxy-revalidate, must-understand"]);
+        assert_eq!((found.stale_while_revalidate, found.stale_if_error), (Some(5), Some(7)));
+        assert!(found.proxy_revalidate && found.must_understand);
+        assert_eq!(read(&["stale-while-revalidate=x"]).stale_while_revalidate, Some(0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `storable` asks once when the origin's head arrives. Invariant: a lifetime is never above the maximum nor below the minimum TTL.
 
 use aspis_config::Behavior;
+use aspis_config::behavior::Statuses;
 use aspis_wire::{Field, date, fields};
 
 use crate::age::AGE_MAX;
@@ -27,13 +28,50 @@ pub fn explicit_lifetime(
     })
 }
 
-/// Returns the lifetime that counts: what the origin stated, else the default TTL, else 0, within minimum and maximum.
+/// Returns the lifetime that counts: what was stated or guessed, else 0, within minimum and maximum.
 ///
-/// The operator outranks the origin (T-9). Heuristic freshness is not part of this landing, so a response that states
-/// nothing where no default is set has lifetime 0, or the minimum (profile, additions for origin mode).
-pub fn lifetime(behavior: &Behavior, explicit: Option<u32>) -> u32 {
-    let stated = explicit.map(u64::from).or(behavior.default_ttl).unwrap_or(0);
-    saturated(stated.min(behavior.max_ttl).max(behavior.min_ttl))
+/// The operator outranks the origin (T-9; profile, additions for origin mode).
+pub fn clamped(behavior: &Behavior, seconds: Option<u32>) -> u32 {
+    saturated(seconds.map_or(0, u64::from).min(behavior.max_ttl).max(behavior.min_ttl))
+}
+
+/// Returns the lifetime where the origin stated none (rule 1, additions for origin mode, T-9, T-33, T-34).
+///
+/// The default TTL, else a tenth of what lies between Last-Modified and Date, for a status that may be kept without being told so; an
+/// error's own TTL where that is longer. `None`: nothing says that it may be kept at all.
+pub fn implicit_lifetime(
+    behavior: &Behavior,
+    status: u16,
+    head: &[Field<'_>],
+    directives: &ResponseDirectives,
+    generated_at: u64,
+) -> Option<u32> {
+    let named = match behavior.statuses {
+        Statuses::Rfc9111 => is_heuristic(status),
+        Statuses::Cloudfront => {
+            // T-3: 307 and 308 only where the origin sent Cache-Control.
+            let told = fields::first(head, "cache-control").is_some();
+            (200..400).contains(&status) && (told || !matches!(status, 307 | 308))
+        }
+    };
+    let default = behavior.default_ttl.filter(|_| named).map(saturated);
+    let guessed = || {
+        let allowed = behavior.heuristic.is_on() && (named || directives.public);
+        let modified = fields::first(head, "last-modified").filter(|_| allowed).and_then(date::parse)?;
+        Some(saturated(generated_at.saturating_sub(modified) / 10))
+    };
+    let error = behavior.error_ttl.filter(|_| is_cached_error(status)).map(saturated);
+    default.or_else(guessed).max(error)
+}
+
+/// Statuses that may be kept without explicit freshness (RFC 9110 §15.1, rule 1).
+pub fn is_heuristic(status: u16) -> bool {
+    matches!(status, 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 451 | 501)
+}
+
+/// Errors that the error TTL is for (T-34).
+pub fn is_cached_error(status: u16) -> bool {
+    matches!(status, 404 | 410 | 414 | 500..=504) && status != 505
 }
 
 /// Returns when the origin says that it generated the response: its Date, if there is exactly one and it is valid.
@@ -66,6 +104,40 @@ mod tests {
         let head: Vec<Field<'_>> =
             head.iter().map(|(name, value)| Field { name, value: value.as_bytes() }).collect();
         explicit_lifetime(&head, &response_directives(&head), generated_at(&head), DATE + 60)
+    }
+
+    /// What a 200 without Last-Modified gets.
+    fn decided(behavior: &Behavior, explicit: Option<u32>) -> u32 {
+        let implicit = || implicit_lifetime(behavior, 200, &[], &ResponseDirectives::default(), DATE);
+        clamped(behavior, explicit.or_else(implicit))
+    }
+
+    /// Rule 1: which statuses, and how long; the error TTL and CloudFront's rules (T-3, T-13, T-34).
+    #[test]
+    fn lifetimes_that_nobody_stated() {
+        let modified = Field { name: "Last-Modified", value: b"Sun, 06 Nov 1994 08:32:57 GMT" };
+        let ask = |flags: &[(&str, &str)], status, public| {
+            let directives = ResponseDirectives { public, ..ResponseDirectives::default() };
+            implicit_lifetime(&behavior(flags), status, &[modified], &directives, DATE)
+        };
+        for status in [200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 451, 501] {
+            assert_eq!(ask(&[], status, false), Some(100), "{status}");
+        }
+        for status in [201, 202, 302, 303, 307, 400, 403, 500, 502, 503, 504, 599] {
+            assert_eq!((ask(&[], status, false), ask(&[], status, true)), (None, Some(100)), "{status}");
+        }
+        assert_eq!(ask(&[("default-ttl", "5s")], 200, false), Some(5));
+        assert_eq!(ask(&[("default-ttl", "5s")], 302, false), None);
+        assert_eq!(ask(&[("heuristic-freshness", "off")], 200, true), None);
+        assert_eq!(ask(&[("error-ttl", "7s")], 503, false), Some(7));
+        assert_eq!(ask(&[("error-ttl", "7s")], 404, false), Some(100));
+        assert_eq!(ask(&[("error-ttl", "7s")], 403, false), None);
+        let cloudfront: &[(&str, &str)] = &[("semantics", "cloudfront")];
+        for (status, expected) in
+            [(200, Some(86_400)), (302, Some(86_400)), (307, None), (404, Some(10)), (403, None)]
+        {
+            assert_eq!(ask(cloudfront, status, false), expected, "{status}");
+        }
     }
 
     /// Rule 5 and T-7, T-11, RFC 9111 §5.3.
@@ -133,7 +205,7 @@ mod tests {
             (&[("max-ttl", "36500d")], Some(AGE_MAX), AGE_MAX), // T-6
         ];
         for (flags, explicit, expected) in cases {
-            assert_eq!(lifetime(&behavior(flags), *explicit), *expected, "{flags:?} {explicit:?}");
+            assert_eq!(decided(&behavior(flags), *explicit), *expected, "{flags:?} {explicit:?}");
         }
     }
 
@@ -154,7 +226,7 @@ mod tests {
             behavior.min_ttl = min;
             behavior.max_ttl = max;
             behavior.default_ttl = given.then_some(min + default % (span + 1));
-            let answer = u64::from(lifetime(&behavior, explicit));
+            let answer = u64::from(decided(&behavior, explicit));
             prop_assert!((min..=max).contains(&answer));
         }
 

@@ -11,6 +11,9 @@ use xxhash_rust::xxh3::xxh3_128;
 /// What stands between the parts of a key.
 pub const SEPARATOR: u8 = b'\n';
 
+/// What follows a primary key where a part of the representation is kept; no variant's key begins so, since names are not empty.
+pub const PART_SUFFIX: &[u8] = b"\n\n";
+
 /// Writes the key into `out`, whose former content is dropped: host in lower case, the scheme's own port left out (RFC 9110 §4.2.3).
 ///
 /// Path and query are taken byte for byte: what the origin could tell apart, the key tells apart.

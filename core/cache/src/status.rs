@@ -116,6 +116,12 @@ pub fn write_forwarded(
     }
 }
 
+/// Adds `; detail=WORD` to our member (RFC 9211 §2.8); the word is a token.
+pub fn write_detail(word: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"; detail=");
+    out.extend_from_slice(word.as_bytes());
+}
+
 /// Writes our member of `Cache-Status` for a hit up to the number: `NAME; hit; ttl=` (RFC 9211 §2.1, §2.4).
 pub fn write_hit_open(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());

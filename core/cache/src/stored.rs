@@ -14,11 +14,52 @@ pub struct StoredMeta {
     pub received_at: u64,
     /// The corrected initial age at `received_at` (RFC 9111 §4.2.3).
     pub initial_age: u32,
-    /// The freshness lifetime, counted from generation and already clamped by the operator's bounds.
+    /// The freshness lifetime, counted from generation and already clamped by the operator's bounds; 0 with `no-cache`.
     pub lifetime: u32,
+    /// How long after its freshness it may be served while it is validated in the background (RFC 5861 §3); 0 is never.
+    pub stale_while_revalidate: u32,
+    /// Whether it may be served stale when the origin fails.
+    pub stale_if_error: StaleIfError,
+    /// A targeted field decided, which hits do not repeat (RFC 9213 §2.2).
+    pub targeted: bool,
+    /// Of a 206: where its content belongs (RFC 9111 §3.4).
+    pub part: Option<Part>,
+}
+
+/// Where the content of a stored 206 belongs; its length is that of the stored content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first byte.
+    pub start: u64,
+    /// The length of the complete representation.
+    pub total: u64,
+}
+
+/// Whether a stored response may be served stale when the origin fails (RFC 9111 §4.2.4, RFC 5861 §4, rule 15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StaleIfError {
+    /// A directive of the origin's forbids it.
+    Forbidden,
+    /// Nothing is said; the operator's maximum bounds it.
+    Unstated,
+    /// For this many seconds after its freshness.
+    Within(u32),
 }
 
 impl StoredMeta {
+    /// The facts of a 200 that was never fresh and may be served stale on error; others are made from it.
+    pub const PLAIN: Self = Self {
+        status: 200,
+        generated_at: 0,
+        received_at: 0,
+        initial_age: 0,
+        lifetime: 0,
+        stale_while_revalidate: 0,
+        stale_if_error: StaleIfError::Unstated,
+        targeted: false,
+        part: None,
+    };
+
     /// Returns the first wall second at which the response is no longer fresh.
     ///
     /// Fresh means lifetime > age (RFC 9111 §4.2), so a response whose age reached its lifetime before it

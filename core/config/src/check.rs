@@ -6,13 +6,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::checked::{Semantics, Settings};
+use crate::checked::{RequestDirectives, Semantics, Settings};
 use crate::raw::Raw;
 use crate::settings::{Kind, SETTINGS, Setting, setting};
 use crate::values::{self, Accepted};
 
 /// CloudFront's default TTL where the origin states none: 24 hours (T-15).
 const CLOUDFRONT_DEFAULT_TTL: Duration = Duration::from_secs(86_400);
+/// CloudFront's error caching minimum TTL: 10 seconds (T-33).
+const CLOUDFRONT_ERROR_TTL: Duration = Duration::from_secs(10);
 /// The maximum TTL where none is given: 365 days (T-15).
 const MAX_TTL_DEFAULT: Duration = Duration::from_secs(31_536_000);
 
@@ -60,6 +62,17 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
         min_ttl: ttl.min,
         default_ttl: ttl.default,
         max_ttl: ttl.max,
+        error_ttl: error_ttl(raw, semantics)?,
+        heuristic: by_semantics(raw, "heuristic-freshness", semantics, values::switch)?,
+        origin_age: one(raw, "origin-age", values::origin_age)?,
+        vary: by_semantics(raw, "vary", semantics, values::vary)?,
+        language_match: one(raw, "language-match", values::language_match)?,
+        store_set_cookie: one(raw, "store-set-cookie", values::switch)?,
+        targeted: by_semantics(raw, "cdn-cache-control", semantics, values::switch)?,
+        surrogate: one(raw, "surrogate-control", values::switch)?,
+        invalidate_on_unsafe: by_semantics(raw, "invalidate-on-unsafe", semantics, values::switch)?,
+        request_directives: request_directives(raw)?,
+        stale_on_error: by_semantics(raw, "stale-on-error", semantics, values::stale_on_error)?,
         connect_timeout: duration(raw, "connect-timeout")?,
         read_timeout: duration(raw, "read-timeout")?,
         connection_attempts: count(raw, "connection-attempts")?,
@@ -79,6 +92,57 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
     check_listeners(&settings)?;
     check_object_size(raw, &settings)?;
     Ok(settings)
+}
+
+/// What a setting is where it is not given: by semantics, as the table's note says.
+fn by_semantics<T>(
+    raw: &Raw,
+    flag: &'static str,
+    semantics: Semantics,
+    parse: impl Fn(&str) -> Result<T, Accepted>,
+) -> Result<T, SettingError> {
+    let fallback = match (flag, semantics) {
+        ("vary", Semantics::Rfc9111) => "origin",
+        ("vary", Semantics::Cloudfront) => "ignore",
+        ("stale-on-error", _) => semantics.as_str(),
+        (_, Semantics::Rfc9111) => "on",
+        (_, Semantics::Cloudfront) => "off",
+    };
+    match optional(raw, flag, &parse)? {
+        Some(value) => Ok(value),
+        None => parse(fallback).map_err(|accepted| refused_value(flag, fallback, accepted)),
+    }
+}
+
+/// CloudFront's error TTL is 10 s (T-33); RFC 9111 has none.
+fn error_ttl(raw: &Raw, semantics: Semantics) -> Result<Option<Duration>, SettingError> {
+    let given = optional(raw, "error-ttl", |text| whole_seconds("error-ttl", text))?;
+    Ok(match semantics {
+        Semantics::Rfc9111 => given,
+        Semantics::Cloudfront => Some(given.unwrap_or(CLOUDFRONT_ERROR_TTL)),
+    })
+}
+
+/// Blocks add up over repetitions; `off` and `on` stand alone.
+fn request_directives(raw: &Raw) -> Result<RequestDirectives, SettingError> {
+    let mut given = each(raw, "request-directives", values::request_directives)?;
+    if given.len() == 1 {
+        return Ok(given.remove(0));
+    }
+    let mut blocks = Vec::new();
+    for value in given {
+        match value {
+            RequestDirectives::From(more) => blocks.extend(more),
+            RequestDirectives::Off | RequestDirectives::On => {
+                return Err(refused(
+                    raw,
+                    "request-directives",
+                    "off, on, or address blocks alone".to_string(),
+                ));
+            }
+        }
+    }
+    Ok(RequestDirectives::From(blocks))
 }
 
 /// The three TTLs, each at its default if not given.

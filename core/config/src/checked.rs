@@ -10,6 +10,8 @@ use std::time::Duration;
 use aspis_wire::Scheme;
 use ipnet::IpNet;
 
+use crate::behavior::{LanguageMatch, OriginAge, StaleOnError, Switch, VaryRule};
+
 /// Every setting of one Aspis process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -41,6 +43,28 @@ pub struct Settings {
     pub default_ttl: Option<Duration>,
     /// The largest freshness lifetime.
     pub max_ttl: Duration,
+    /// The lifetime of an error that states none; `None` means that it is not stored.
+    pub error_ttl: Option<Duration>,
+    /// Whether freshness is guessed from Last-Modified.
+    pub heuristic: Switch,
+    /// What the age that the origin reports does to the lifetime.
+    pub origin_age: OriginAge,
+    /// Whether Vary selects among stored responses.
+    pub vary: VaryRule,
+    /// How values of Accept-Language are compared.
+    pub language_match: LanguageMatch,
+    /// Whether a response with Set-Cookie and explicit freshness is stored.
+    pub store_set_cookie: Switch,
+    /// Whether CDN-Cache-Control is followed.
+    pub targeted: Switch,
+    /// Whether Surrogate-Control is followed.
+    pub surrogate: Switch,
+    /// Whether unsafe methods invalidate.
+    pub invalidate_on_unsafe: Switch,
+    /// Whose Cache-Control of requests is followed.
+    pub request_directives: RequestDirectives,
+    /// When a stale response is served because the origin failed.
+    pub stale_on_error: StaleOnError,
     /// How long one attempt to connect may take (D-22).
     pub connect_timeout: Duration,
     /// How long the origin may be silent before and within an answer (D-23).
@@ -144,6 +168,17 @@ pub enum AccessLog {
     Stdout,
     /// To this file, reopened on SIGHUP and SIGUSR1.
     Path(String),
+}
+
+/// Whose Cache-Control and Pragma of requests are followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestDirectives {
+    /// Nobody's.
+    Off,
+    /// Every viewer's.
+    On,
+    /// Those of viewers in these blocks.
+    From(Vec<IpNet>),
 }
 
 /// Which rules of caching hold.

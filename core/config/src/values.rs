@@ -10,7 +10,10 @@ use std::time::Duration;
 use aspis_wire::Scheme;
 use ipnet::IpNet;
 
-use crate::checked::{AccessLog, AdminAddress, Cores, ListenAddress, OriginHost, OriginUrl, Semantics};
+use crate::behavior::{LanguageMatch, OriginAge, StaleOnError, Switch, VaryRule};
+use crate::checked::{
+    AccessLog, AdminAddress, Cores, ListenAddress, OriginHost, OriginUrl, RequestDirectives, Semantics,
+};
 
 /// What would have been accepted, as the end of "expected ...".
 pub type Accepted = String;
@@ -284,6 +287,63 @@ pub fn semantics(text: &str) -> Result<Semantics, Accepted> {
         "rfc9111" => Ok(Semantics::Rfc9111),
         "cloudfront" => Ok(Semantics::Cloudfront),
         _ => Err("rfc9111 or cloudfront".to_string()),
+    }
+}
+
+/// Reads `on` or `off`.
+pub fn switch(text: &str) -> Result<Switch, Accepted> {
+    match text {
+        "on" => Ok(Switch::On),
+        "off" => Ok(Switch::Off),
+        _ => Err("on or off".to_string()),
+    }
+}
+
+/// Reads what the origin's Age does.
+pub fn origin_age(text: &str) -> Result<OriginAge, Accepted> {
+    match text {
+        "counts" => Ok(OriginAge::Counts),
+        "ignored" => Ok(OriginAge::Ignored),
+        _ => Err("counts or ignored".to_string()),
+    }
+}
+
+/// Reads whether Vary selects.
+pub fn vary(text: &str) -> Result<VaryRule, Accepted> {
+    match text {
+        "origin" => Ok(VaryRule::Origin),
+        "ignore" => Ok(VaryRule::Ignore),
+        _ => Err("origin or ignore".to_string()),
+    }
+}
+
+/// Reads how languages are compared.
+pub fn language_match(text: &str) -> Result<LanguageMatch, Accepted> {
+    match text {
+        "exact" => Ok(LanguageMatch::Exact),
+        "normalized" => Ok(LanguageMatch::Normalized),
+        _ => Err("exact or normalized".to_string()),
+    }
+}
+
+/// Reads when stale responses are served on errors.
+pub fn stale_on_error(text: &str) -> Result<StaleOnError, Accepted> {
+    match text {
+        "stated" => Ok(StaleOnError::Stated),
+        "rfc9111" => Ok(StaleOnError::Rfc9111),
+        "cloudfront" => Ok(StaleOnError::Cloudfront),
+        _ => Err("stated, rfc9111 or cloudfront".to_string()),
+    }
+}
+
+/// Reads whose request directives are followed.
+pub fn request_directives(text: &str) -> Result<RequestDirectives, Accepted> {
+    match text {
+        "off" => Ok(RequestDirectives::Off),
+        "on" => Ok(RequestDirectives::On),
+        blocks => networks(blocks)
+            .map(RequestDirectives::From)
+            .map_err(|_| "off, on, or address blocks such as 10.0.0.0/8".to_string()),
     }
 }
 

@@ -14,7 +14,9 @@ pub mod response_head;
 
 pub use aspis_cache::status::{ForwardReason, ResultType};
 pub use aspis_cache::storable::NotStored;
-pub use exchange::{Action, Event, Exchange, Forward};
+pub use exchange::{
+    Action, AnswerKind, Conditions, Event, Exchange, Forward, FoundChange, Stored, StoredAnswer,
+};
 pub use failure::{Attempt, OriginFailure, Retry};
 pub use forwarded::ViewerFacts;
 

@@ -6,28 +6,77 @@
 
 use std::net::IpAddr;
 
+use aspis_cache::conditional::Validators;
 use aspis_config::Behavior;
 use aspis_config::checked::OriginHost;
 use aspis_wire::head_writer::HeadWriter;
 use aspis_wire::request::{RequestFraming, RequestHead};
-use aspis_wire::{Field, fields};
+use aspis_wire::{Field, Method, fields};
 
 use crate::forwarded::{ViewerFacts, forwarded};
 
-/// Appends the request's head to `out`.
+/// Appends the request's head to `out`, with the viewer's preconditions.
 pub fn write(head: &RequestHead<'_, '_>, viewer: &ViewerFacts, behavior: &Behavior, out: &mut Vec<u8>) {
+    write_as(head, head.method, viewer, behavior, Preconditions::Viewer, out);
+}
+
+/// The preconditions of an origin request.
+#[derive(Clone, Copy, Debug)]
+pub enum Preconditions<'a> {
+    /// The viewer's, and its Range.
+    Viewer,
+    /// None, and no Range.
+    None,
+    /// If-None-Match and If-Modified-Since of a stored response (RFC 9111 §4.3.1), and no Range.
+    Of(Validators<'a>),
+    /// The bytes from this one on, if the strong ETag still holds (RFC 9110 §13.1.5, rule 14).
+    Rest {
+        /// The first byte that is missing.
+        from: u64,
+        /// What the rest has to belong to.
+        etag: Option<&'a [u8]>,
+    },
+}
+
+/// Appends the request's head to `out`, with another method and other preconditions than the viewer's.
+pub fn write_as(
+    head: &RequestHead<'_, '_>,
+    method: Method<'_>,
+    viewer: &ViewerFacts,
+    behavior: &Behavior,
+    preconditions: Preconditions<'_>,
+    out: &mut Vec<u8>,
+) {
     let mut writer = HeadWriter::new(out);
     if head.path_and_query.starts_with('/') {
-        writer.request_line_parts(head.method, &[&behavior.origin.path_prefix, head.path_and_query]);
+        writer.request_line_parts(method, &[&behavior.origin.path_prefix, head.path_and_query]);
     } else {
         // `*` asks about the server, not about a resource below the prefix.
-        writer.request_line(head.method, head.path_and_query);
+        writer.request_line(method, head.path_and_query);
     }
     writer.field("Host", host(head, behavior).as_bytes());
     for field in fields::end_to_end(head.fields) {
-        if passes(field, viewer) {
+        let as_asked = matches!(preconditions, Preconditions::Viewer) || !is_precondition(field.name);
+        if as_asked && passes(field, viewer) {
             writer.field(field.name, field.value);
         }
+    }
+    if let Preconditions::Of(validators) = preconditions {
+        if let Some(etag) = validators.etag {
+            writer.field("If-None-Match", etag);
+        }
+        if let Some(modified) = validators.last_modified {
+            writer.field("If-Modified-Since", modified);
+        }
+    }
+    if let Preconditions::Rest { from, etag } = preconditions {
+        writer.field_parts("Range", &[b"bytes=", from.to_string().as_bytes(), b"-"]);
+        if let Some(etag) = etag {
+            writer.field("If-Range", etag);
+        }
+    }
+    if behavior.surrogate.is_on() {
+        writer.field_parts("Surrogate-Capability", &[behavior.name.as_bytes(), b"=\"Surrogate/1.0\""]);
     }
     write_forwarding(head, viewer, &mut writer);
     let version = head.version.as_str().strip_prefix("HTTP/").unwrap_or(head.version.as_str());
@@ -79,6 +128,13 @@ fn passes(field: &Field<'_>, viewer: &ViewerFacts) -> bool {
         return false;
     }
     viewer.trusted || !speaks_for_a_proxy(name)
+}
+
+/// Fields that make an answer depend on what the viewer has already.
+fn is_precondition(name: &str) -> bool {
+    ["if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"]
+        .iter()
+        .any(|precondition| name.eq_ignore_ascii_case(precondition))
 }
 
 fn speaks_for_a_proxy(name: &str) -> bool {

@@ -6,13 +6,22 @@
 
 pub mod error;
 mod hit;
+mod stored;
 
 pub use error::{ErrorAnswer, write_error, write_error_answer};
 pub use hit::{HIT_TAIL_LEN_MAX, HitTail, finish_hit};
+pub use stored::{Multipart, StoredReply, stored_fields, write_stored_reply};
 
 pub use aspis_cache::status::Stored;
 
-use aspis_cache::status::{ForwardReason, ResultType, write_forwarded, write_hit_open, write_x_cache};
+use aspis_cache::directives::is_withheld;
+use aspis_cache::freshen::merged;
+use aspis_cache::status::{
+    ForwardReason, ResultType, write_detail, write_forwarded, write_hit_open, write_x_cache,
+};
+use aspis_cache::storable::NotStored;
+use aspis_cache::stored::StoredMeta;
+use aspis_cache::targeted::{CDN_CACHE_CONTROL, SURROGATE_CONTROL};
 use aspis_config::Behavior;
 use aspis_config::behavior::{Persistence, ViaStyle};
 use aspis_wire::head_writer::HeadWriter;
@@ -20,6 +29,7 @@ use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
 use aspis_wire::{Field, Method, Version, date, fields};
 
+use crate::exchange::whole_head;
 use crate::{Exchange, Now};
 
 /// The interim answer to `Expect: 100-continue` (H-21).
@@ -88,6 +98,8 @@ pub struct OriginAnswer<'a> {
     pub reason: ForwardReason,
     /// For `Cache-Status`.
     pub stored: Stored,
+    /// For `Cache-Status`: why it is not stored.
+    pub not_stored: Option<NotStored>,
     /// Now, for a missing `Date`.
     pub wall: u64,
 }
@@ -109,6 +121,7 @@ impl<'a> OriginAnswer<'a> {
             // An answer of the origin's without a reason to ask it does not occur; `miss` is the word that claims least.
             reason: exchange.forward_reason().unwrap_or(ForwardReason::Miss),
             stored,
+            not_stored: exchange.not_stored(),
             wall: now.wall,
         }
     }
@@ -130,12 +143,43 @@ pub struct Sending {
 pub fn write_stored(behavior: &Behavior, head: &ResponseHead<'_, '_>, now: Now, out: &mut Vec<u8>) {
     HeadWriter::new(out).status_line(head.status);
     // The hit states the current age, so the origin's is not repeated (RFC 9111 §5.1).
-    write_passing(behavior, head, now.wall, |field| !field.name.eq_ignore_ascii_case("age"), out);
+    let keep =
+        |field: &Field<'_>| !field.name.eq_ignore_ascii_case("age") && !is_withheld(head.fields, field.name);
+    write_passing(behavior, head, now.wall, keep, out);
     write_x_cache_line(&behavior.name, ResultType::Hit, out);
     if behavior.cache_status {
         out.extend_from_slice(b"Cache-Status: ");
         write_hit_open(&behavior.name, out);
     }
+}
+
+/// Writes the stored head anew after a 304 or the answer to a HEAD brought `update` (RFC 9111 §3.2).
+pub fn write_freshened(
+    behavior: &Behavior,
+    stored_head: &[u8],
+    meta: &StoredMeta,
+    update: &ResponseHead<'_, '_>,
+    now: Now,
+    out: &mut Vec<u8>,
+) {
+    let fields = merged(stored_fields(stored_head), update.fields);
+    let head = ResponseHead { status: meta.status, fields: &fields, ..*update };
+    write_stored(behavior, &head, now, out);
+}
+
+/// The fields of the whole that a stored prefix and its rest make (RFC 9111 §3.4).
+pub fn joined_fields<'b>(stored_head: &'b [u8], rest: &ResponseHead<'b, '_>) -> Vec<Field<'b>> {
+    let is_range = |field: &Field<'_>| field.name.eq_ignore_ascii_case("content-range");
+    merged(stored_fields(stored_head).filter(|field| !is_range(field)), rest.fields)
+}
+
+/// The head of that whole, with so much content.
+pub fn joined_head<'b, 'h>(
+    rest: &ResponseHead<'b, '_>,
+    fields: &'h [Field<'b>],
+    len: u64,
+) -> ResponseHead<'b, 'h> {
+    whole_head(rest, 200, fields, len)
 }
 
 /// Writes the head of an origin's final answer and returns how its content is to be sent.
@@ -154,6 +198,9 @@ pub fn write_origin(
     if behavior.cache_status {
         out.extend_from_slice(b"Cache-Status: ");
         write_forwarded(&behavior.name, answer.reason, Some(head.status), answer.stored, out);
+        if let Some(detail) = answer.not_stored {
+            write_detail(detail.as_str(), out);
+        }
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(Connection::of(behavior, answer.version, keep_alive).line());
@@ -221,7 +268,12 @@ fn write_passing(
 fn is_replaced(behavior: &Behavior, field: &Field<'_>) -> bool {
     let is = |name: &str| field.name.eq_ignore_ascii_case(name);
     // H-3: with CloudFront's rules the origin's Via is replaced.
-    is_framing(field.name) || is("x-cache") || (behavior.via == ViaStyle::Replace && is("via"))
+    // RFC 9213 §2: a targeted field is for us alone once we follow it.
+    is_framing(field.name)
+        || is("x-cache")
+        || (behavior.via == ViaStyle::Replace && is("via"))
+        || (behavior.targeted.is_on() && is(CDN_CACHE_CONTROL))
+        || (behavior.surrogate.is_on() && is(SURROGATE_CONTROL))
 }
 
 fn is_framing(name: &str) -> bool {

@@ -9,11 +9,17 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aspis_cache::key::PART_SUFFIX;
 use aspis_cache::stored::StoredMeta;
+use aspis_cache::vary::{self, Varies};
+use aspis_config::behavior::VaryRule;
+use aspis_exchange::response_head;
 use aspis_runtime::sync::Notify;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
-use aspis_storage::response::{Parts, StoredResponse};
+use aspis_storage::response::{Parts, StoredResponse, VariantOf};
 use aspis_telemetry::Counter;
+use aspis_wire::request::RequestHead;
+use aspis_wire::response::ResponseHead;
 
 use crate::limits::{
     FILL_RECEIVE_LEN as RECEIVE_LEN, FILL_WITHOUT_VIEWER_MISSING_MAX, FILL_WITHOUT_VIEWER_TIME,
@@ -32,6 +38,78 @@ pub(crate) struct Candidate {
     pub(crate) invalidation: u64,
     /// The fetch in the shard's table of fetches, where an invalidation marks it.
     pub(crate) flight: usize,
+    /// Of which URI it is a variant.
+    pub(crate) variant: Option<VariantOf>,
+}
+
+/// A response that may be stored, as its head comes.
+pub(crate) struct Filling<'f> {
+    pub(crate) head: &'f ResponseHead<'f, 'f>,
+    pub(crate) request: &'f RequestHead<'f, 'f>,
+    /// Hash and bytes of the primary key.
+    pub(crate) key: &'f (u128, Box<[u8]>),
+    pub(crate) meta: StoredMeta,
+    pub(crate) flight: usize,
+    pub(crate) invalidation: u64,
+    /// What stands before the origin's content: a stored part that it completes.
+    pub(crate) prefix: Option<&'f Arc<Body>>,
+}
+
+/// Begins to store a response: the returned fill grows by itself.
+///
+/// The origin's stream is taken exactly if there is a fill; there is none if the request selects no variant that can be kept.
+pub(crate) fn begin(
+    shard: &Rc<Shard>,
+    filling: Filling<'_>,
+    origin: &mut Option<OriginBody>,
+) -> Option<Rc<Fill>> {
+    let (hash, key) = (filling.key.0, &filling.key.1);
+    let names = match (shard.behavior.vary, vary::varies(filling.head.fields)) {
+        (VaryRule::Ignore, _) | (VaryRule::Origin, Varies::No | Varies::Always) => "".into(),
+        (VaryRule::Origin, Varies::By(names)) => names,
+    };
+    // What one variant depends on is asked of all, so that none is served to a request that it was not chosen for.
+    let before: Box<str> = shard.store.borrow().vary_names(hash, key).unwrap_or_default().into();
+    let names = vary::union(&names, &before);
+    let mut selected = key.to_vec();
+    if filling.meta.part.is_some() {
+        // Parts are kept for URIs that do not vary.
+        if !names.is_empty() {
+            return None;
+        }
+        selected.extend_from_slice(PART_SUFFIX);
+    }
+    let variant = if names.is_empty() {
+        None
+    } else if vary::extend_key(&shard.behavior, &names, filling.request.fields, &mut selected) {
+        Some(VariantOf { primary: hash, primary_len: key.len(), names })
+    } else {
+        return None;
+    };
+    let mut stored_head = Vec::with_capacity(1024);
+    // The length is stated by each hit: it may not be known yet.
+    response_head::write_stored(&shard.behavior, filling.head, shard.now(), &mut stored_head);
+    let prefix_len = filling.prefix.map_or(0, |prefix| prefix.published());
+    let length = origin.as_ref()?.length().map(|length| length + prefix_len);
+    let mut writer = Body::writer(&shard.arena, length);
+    if let Some(prefix) = filling.prefix
+        && !copy_prefix(shard, &mut writer, prefix)
+    {
+        return None;
+    }
+    let origin = origin.take()?;
+    let fill = Fill::new(Arc::clone(writer.body()));
+    let candidate = Candidate {
+        hash: if selected.len() > key.len() { aspis_cache::key::hash(&selected) } else { hash },
+        key: selected.into(),
+        head: stored_head.into(),
+        meta: filling.meta,
+        invalidation: filling.invalidation,
+        flight: filling.flight,
+        variant,
+    };
+    shard.ring.spawn(run(Rc::clone(shard), Rc::clone(&fill), origin, writer, candidate));
+    Some(fill)
 }
 
 /// One running fill.
@@ -92,6 +170,20 @@ impl Fill {
     }
 }
 
+/// Copies a stored prefix to the front of a body; false when memory is short.
+fn copy_prefix(shard: &Shard, writer: &mut BodyWriter, prefix: &Body) -> bool {
+    let len = prefix.published();
+    while writer.published() < len {
+        let piece = prefix.piece(writer.published());
+        let Some(mut tail) = shard.reserve_tail(writer, piece.len()) else { return false };
+        let room: &mut [u8] = tail.as_mut();
+        let count = room.len().min(piece.len());
+        room[..count].copy_from_slice(&piece[..count]);
+        writer.publish(tail, count);
+    }
+    true
+}
+
 /// Reads the origin's body to its end and stores the response if it is still wanted then.
 pub(crate) async fn run(
     shard: Rc<Shard>,
@@ -133,7 +225,7 @@ enum End {
 }
 
 async fn read_all(shard: &Rc<Shard>, fill: &Fill, writer: &mut BodyWriter, origin: &mut OriginBody) -> End {
-    let length = origin.length();
+    let length = origin.length().map(|length| length + fill.body.published());
     let mut alone_since = None;
     loop {
         if fill.body.published() > shard.object_len_max {
@@ -172,10 +264,19 @@ fn admit(shard: &Rc<Shard>, fill: &Fill, candidate: Candidate) {
         meta: candidate.meta,
         body: Arc::clone(&fill.body),
         invalidation: candidate.invalidation,
+        variant: candidate.variant,
     };
+    // A rule that grew meanwhile selects by more than this response was chosen by.
+    let outgrown = parts.variant.as_ref().is_some_and(|variant| {
+        let store = shard.store.borrow();
+        let now = store.vary_names(variant.primary, &parts.key[..variant.primary_len]);
+        now.is_some_and(|now| !vary::covers(&variant.names, now))
+    });
+    let varies_now =
+        parts.variant.is_none() && shard.store.borrow().vary_names(parts.hash, &parts.key).is_some();
     // Fetches of one key may run side by side: the one that was answered later stays.
     let newer = shard.store.borrow().lookup(parts.hash, &parts.key).map(|kept| kept.meta.received_at);
-    if newer.is_some_and(|newer| newer > parts.meta.received_at) {
+    if outgrown || varies_now || newer.is_some_and(|newer| newer > parts.meta.received_at) {
         shard.counters.add(Counter::CacheNotStoredFailed, 1);
         return;
     }

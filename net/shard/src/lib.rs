@@ -12,6 +12,7 @@ mod limits;
 mod log;
 mod messages;
 pub mod origin;
+mod refresh;
 mod shard;
 pub mod tls;
 mod viewer;

@@ -36,6 +36,8 @@ pub(crate) struct Flight {
     pub(crate) hash: u128,
     /// The key was invalidated after the origin request was sent: the answer is not stored.
     pub(crate) doomed: bool,
+    /// The stored response that a background refresh is about.
+    pub(crate) refreshes: Option<u128>,
 }
 
 /// Everything that one core needs to answer requests.
@@ -184,8 +186,8 @@ impl Shard {
     }
 
     /// Notes a fetch whose answer may be stored.
-    pub(crate) fn begin_flight(&self, hash: u128) -> usize {
-        self.flights.borrow_mut().insert(Flight { hash, doomed: false })
+    pub(crate) fn begin_flight(&self, hash: u128, refreshes: Option<u128>) -> usize {
+        self.flights.borrow_mut().insert(Flight { hash, doomed: false, refreshes })
     }
 
     /// Forgets a fetch.
@@ -213,9 +215,8 @@ impl Shard {
     }
 
     fn invalidate_here(&self, hash: u128, key: &[u8]) {
-        if self.store.borrow_mut().remove(hash, key).is_some() {
-            self.counters.add(Counter::CacheInvalidated, 1);
-        }
+        let removed = self.store.borrow_mut().invalidate(hash, key);
+        self.counters.add(Counter::CacheInvalidated, removed as u64);
         for (_, flight) in self.flights.borrow_mut().iter_mut().filter(|(_, flight)| flight.hash == hash) {
             flight.doomed = true;
         }

@@ -16,6 +16,7 @@ mod exchange;
 mod hot;
 mod pace;
 mod relay;
+mod stored;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};

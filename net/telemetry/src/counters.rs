@@ -153,6 +153,8 @@ counters! {
     }
     Monotonic "cache_evicted" "Stored responses removed to make room." { CacheEvicted [] }
     Monotonic "cache_invalidated" "Stored responses removed because an unsafe request succeeded." { CacheInvalidated [] }
+    Monotonic "cache_freshened" "Stored responses that the origin confirmed and that were given a new head." { CacheFreshened [] }
+    Monotonic "cache_refreshes" "Background validations of responses that were served stale meanwhile." { CacheRefreshes [] }
     Gauge "cache_responses" "Responses stored now." { CacheResponses [] }
     Gauge "cache_body_bytes" "Content bytes of the responses stored now." { CacheBodyBytes [] }
 

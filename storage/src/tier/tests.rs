@@ -9,8 +9,7 @@ use proptest::prelude::*;
 
 const MIB: u64 = 1024 * 1024;
 
-const META: StoredMeta =
-    StoredMeta { status: 200, generated_at: 0, received_at: 0, initial_age: 0, lifetime: 60 };
+const META: StoredMeta = StoredMeta { lifetime: 60, ..StoredMeta::PLAIN };
 
 /// A tier whose payload is bounded by `capacity`, and the budget of it.
 fn tier(capacity: u64, limit: u64) -> (RamTier, Arc<Budget>) {
@@ -48,7 +47,10 @@ fn response(tier: &mut RamTier, hash: u128, key: &[u8], len: u64) -> Option<Arc<
     let budget = Arc::clone(&tier.budget);
     let make = |body: &Arc<Body>| {
         let (key, head, body) = (key.into(), [0; 200].into(), Arc::clone(body));
-        StoredResponse::new(Parts { hash, key, head, meta: META, body, invalidation: 0 }, &budget)
+        StoredResponse::new(
+            Parts { hash, key, head, meta: META, body, invalidation: 0, variant: None },
+            &budget,
+        )
     };
     make(&body).or_else(|| if tier.make_room(1000) { make(&body) } else { None })
 }
@@ -129,7 +131,7 @@ fn only_complete_bodies_are_taken_in() {
     let mut writer = Body::writer(tier.arena(), None);
     assert_eq!(writer.append(b"part"), 4);
     let (key, head, body) = (key(1).into(), [0; 9].into(), Arc::clone(writer.body()));
-    let parts = Parts { hash: hash(1), key, head, meta: META, body, invalidation: 0 };
+    let parts = Parts { hash: hash(1), key, head, meta: META, body, invalidation: 0, variant: None };
     let response = StoredResponse::new(parts, &budget).unwrap();
     let Err(Refused::NotComplete(response)) = tier.insert(response) else {
         panic!("a filling body was taken in")

@@ -15,7 +15,13 @@ type Fields = [(&'static str, &'static str)];
 
 const NOW: u64 = 784_111_777;
 const DATE: (&str, &str) = ("Date", "Sun, 06 Nov 1994 08:49:37 GMT");
-const GET: RequestFacts = RequestFacts { may_store: true, authorization: false, requested_at: NOW };
+const GET: RequestFacts = RequestFacts {
+    may_store: true,
+    explicit_only: false,
+    range: false,
+    authorization: false,
+    requested_at: NOW,
+};
 
 fn ask(
     flags: &[(&str, &str)],
@@ -43,9 +49,9 @@ fn stored(head: &[(&str, &str)]) -> Result<u32, NotStored> {
     ask(&[], GET, 200, ResponseFraming::Length(5), head).map(|meta| meta.lifetime)
 }
 
-/// RFC 9111 §3 and rules 3, 7, 8, 11, 14, 17: one line per reason.
+/// RFC 9111 §3 and rules 1, 3, 8, 11, 13, 17: one line per reason.
 #[test]
-fn the_plain_case_is_stored_and_every_doubt_is_not() {
+fn what_is_stored_and_for_how_long() {
     let fresh = ("Cache-Control", "max-age=60");
     let cases: &[(&Fields, Result<u32, NotStored>)] = &[
         (&[fresh], Ok(60)),
@@ -56,7 +62,19 @@ fn the_plain_case_is_stored_and_every_doubt_is_not() {
         (&[("Cache-Control", "max-age=60, must-revalidate, proxy-revalidate, immutable")], Ok(60)),
         (&[DATE, ("Expires", "Sun, 06 Nov 1994 08:51:37 GMT")], Ok(120)),
         (&[], Err(NotStored::NotFresh)),
-        (&[("Last-Modified", "Sun, 06 Nov 1983 08:49:37 GMT")], Err(NotStored::NotFresh)),
+        (&[DATE, ("Last-Modified", "Sun, 06 Nov 1994 08:32:57 GMT")], Ok(100)), // rule 1
+        (&[DATE, ("Last-Modified", "nonsense")], Err(NotStored::NotFresh)),
+        (
+            &[DATE, ("Last-Modified", "Sun, 06 Nov 1994 08:32:57 GMT"), ("Set-Cookie", "a=b")],
+            Err(NotStored::SetCookie),
+        ),
+        // Rule 13: what can be validated is kept without freshness.
+        (&[("ETag", "\"a\"")], Ok(0)),
+        (&[("Cache-Control", "max-age=60, no-cache"), ("ETag", "\"a\"")], Ok(0)),
+        (&[("Cache-Control", "max-age=0"), ("ETag", "W/\"a\"")], Ok(0)),
+        (&[("Cache-Control", "no-store"), ("ETag", "\"a\"")], Err(NotStored::NoStore)),
+        // Rule 2.
+        (&[("Cache-Control", "max-age=60, no-store, must-understand")], Ok(60)),
         (&[("Cache-Control", "max-age=0")], Err(NotStored::NotFresh)),
         (&[("Cache-Control", "public")], Err(NotStored::NotFresh)),
         (&[fresh, ("Age", "60")], Err(NotStored::NotFresh)), // rule 6
@@ -64,35 +82,146 @@ fn the_plain_case_is_stored_and_every_doubt_is_not() {
         (&[("Cache-Control", "max-age=60, no-store")], Err(NotStored::NoStore)),
         (&[fresh, ("Cache-Control", "no-store")], Err(NotStored::NoStore)),
         (&[fresh, ("Cache-Control", "private")], Err(NotStored::Private)),
-        (&[fresh, ("Cache-Control", "private=\"x\"")], Err(NotStored::Private)),
+        (&[fresh, ("Cache-Control", "private=\"x\"")], Ok(60)),
         (&[fresh, ("Cache-Control", "no-cache")], Err(NotStored::NoCache)),
-        (&[fresh, ("Cache-Control", "no-cache=\"set-cookie\"")], Err(NotStored::NoCache)),
-        (&[fresh, ("Vary", "Accept")], Err(NotStored::Vary)),
-        (&[fresh, ("vary", "")], Err(NotStored::Vary)),
-        (&[fresh, ("Set-Cookie", "a=b")], Err(NotStored::SetCookie)),
-        (&[fresh, ("Content-Range", "bytes 0-1/2")], Err(NotStored::Unknown)),
-        (&[fresh, ("CDN-Cache-Control", "max-age=1")], Err(NotStored::Unknown)),
-        (&[fresh, ("Surrogate-Control", "max-age=1")], Err(NotStored::Unknown)),
+        (&[fresh, ("Cache-Control", "no-cache=\"set-cookie\"")], Ok(60)),
+        (&[fresh, ("Vary", "Accept")], Ok(60)),
+        (&[fresh, ("vary", "Accept, *")], Err(NotStored::Vary)),
+        (&[fresh, ("Set-Cookie", "a=b")], Ok(60)), // rule 8
+        // Rule 17: a valid targeted field replaces Cache-Control and Expires altogether.
+        (&[fresh, ("CDN-Cache-Control", "max-age=1")], Ok(1)),
+        (&[fresh, ("CDN-Cache-Control", "no-store")], Err(NotStored::NoStore)),
+        (&[("Cache-Control", "no-store"), ("CDN-Cache-Control", "max-age=9")], Ok(9)),
+        (&[fresh, ("CDN-Cache-Control", "max-age=\"1\"")], Ok(60)),
+        (
+            &[DATE, ("Expires", "Sun, 06 Nov 1994 08:51:37 GMT"), ("CDN-Cache-Control", "private=?0")],
+            Err(NotStored::NotFresh),
+        ),
+        (&[fresh, ("Surrogate-Control", "max-age=1")], Ok(60)),
     ];
     for (head, expected) in cases {
         assert_eq!(stored(head), *expected, "{head:?}");
     }
 }
 
+/// Rule 1: every final status with explicit freshness.
 #[test]
-fn only_a_whole_200_to_a_get_is_stored() {
+fn any_final_status_with_explicit_freshness_is_stored() {
     let fresh = [("Cache-Control", "max-age=60")];
-    for status in [201, 203, 204, 206, 301, 304, 404, 500, 599] {
-        assert_eq!(ask(&[], GET, status, ResponseFraming::Length(0), &fresh), Err(NotStored::Status));
+    let status = |status, head: &[(&str, &str)]| {
+        ask(&[], GET, status, ResponseFraming::Length(0), head).map(|meta| meta.lifetime)
+    };
+    for code in [200, 201, 203, 204, 299, 301, 303, 307, 400, 404, 416, 499, 500, 503, 599] {
+        assert_eq!(status(code, &fresh), Ok(60), "{code}");
     }
+    for code in [206, 304, 600, 999] {
+        assert_eq!(status(code, &fresh), Err(NotStored::Status), "{code}");
+    }
+    for code in [201, 202, 403, 502, 599] {
+        assert_eq!(status(code, &[DATE]), Err(NotStored::NotFresh), "{code}");
+        let minimum = ask(&[("min-ttl", "60s")], GET, code, ResponseFraming::Length(0), &[DATE]);
+        assert_eq!(minimum, Err(NotStored::NotFresh), "{code}");
+    }
+    let understood = [("Cache-Control", "max-age=60, must-understand")];
+    assert_eq!(status(599, &understood), Err(NotStored::NotUnderstood));
+    assert_eq!(status(404, &understood), Ok(60));
+}
+
+#[test]
+fn requests_and_lengths_that_keep_a_response_out() {
+    let fresh = [("Cache-Control", "max-age=60")];
     let other = RequestFacts { may_store: false, ..GET };
     assert_eq!(ask(&[], other, 200, ResponseFraming::Length(0), &fresh), Err(NotStored::Request));
     assert!(ask(&[], GET, 200, ResponseFraming::Chunked, &fresh).is_ok());
-    assert_eq!(ask(&[], GET, 200, ResponseFraming::UntilClose, &fresh), Err(NotStored::Length));
+    assert!(ask(&[], GET, 200, ResponseFraming::UntilClose, &fresh).is_ok());
     assert_eq!(ask(&[], GET, 200, ResponseFraming::None, &fresh), Err(NotStored::Length));
     let limit = [("object-size-max", "10B")];
     assert!(ask(&limit, GET, 200, ResponseFraming::Length(10), &fresh).is_ok());
     assert_eq!(ask(&limit, GET, 200, ResponseFraming::Length(11), &fresh), Err(NotStored::TooLarge));
+    // Rule 9: a POST needs explicit freshness.
+    let post = RequestFacts { explicit_only: true, ..GET };
+    assert!(ask(&[], post, 200, ResponseFraming::Length(0), &fresh).is_ok());
+    let guess = [DATE, ("Last-Modified", "Sun, 06 Nov 1994 08:32:57 GMT")];
+    assert_eq!(ask(&[], post, 200, ResponseFraming::Length(0), &guess), Err(NotStored::NotFresh));
+    // Rule 8, the switch.
+    let cookie = [("Cache-Control", "max-age=60"), ("Set-Cookie", "a=b")];
+    let flags = [("store-set-cookie", "off")];
+    assert_eq!(ask(&flags, GET, 200, ResponseFraming::Length(0), &cookie), Err(NotStored::SetCookie));
+    // Surrogate-Control, the switch.
+    let surrogate = [("Cache-Control", "max-age=60"), ("Surrogate-Control", "max-age=1")];
+    let flags = [("surrogate-control", "on")];
+    assert_eq!(
+        ask(&flags, GET, 200, ResponseFraming::Length(0), &surrogate).map(|meta| meta.lifetime),
+        Ok(1)
+    );
+}
+
+/// RFC 9111 §3.4, rule 14, R-5, R-17.
+#[test]
+fn a_part_is_stored_only_as_one_exact_range() {
+    let range = RequestFacts { range: true, ..GET };
+    let fresh = ("Cache-Control", "max-age=60");
+    let ask_part = |request, value: &str, framing, vary: &[(&str, &str)]| {
+        let head: Vec<_> =
+            [fresh, ("Content-Range", value)].into_iter().chain(vary.iter().copied()).collect();
+        ask(&[], request, 206, framing, &head).map(|meta| meta.part)
+    };
+    let five = ResponseFraming::Length(5);
+    assert_eq!(ask_part(range, "bytes 0-4/10", five, &[]), Ok(Some(Part { start: 0, total: 10 })));
+    assert_eq!(ask_part(range, "bytes 5-9/10", five, &[]), Ok(Some(Part { start: 5, total: 10 })));
+    for value in ["bytes 4-9/10", "bytes 0-4/*", "bytes */10", "items 0-4/10"] {
+        assert_eq!(ask_part(range, value, five, &[]), Err(NotStored::Status), "{value}");
+    }
+    assert_eq!(ask_part(GET, "bytes 0-4/10", five, &[]), Err(NotStored::Status));
+    assert_eq!(ask_part(range, "bytes 0-4/10", ResponseFraming::Chunked, &[]), Err(NotStored::Status));
+    assert_eq!(ask_part(range, "bytes 0-4/10", five, &[("Vary", "A")]), Err(NotStored::Status));
+}
+
+/// Rule 15, RFC 5861 §4, T-28, T-31.
+#[test]
+fn what_may_be_served_stale_is_noted() {
+    let stale = |flags: &[(&str, &str)], value: &str| {
+        ask(flags, GET, 200, ResponseFraming::Length(0), &[("Cache-Control", value)]).unwrap().stale_if_error
+    };
+    let cloudfront: &[(&str, &str)] = &[("semantics", "cloudfront")];
+    for value in ["max-age=1, must-revalidate", "max-age=1, proxy-revalidate", "s-maxage=1, stale-if-error=9"]
+    {
+        assert_eq!(stale(&[], value), StaleIfError::Forbidden, "{value}");
+        assert_ne!(stale(cloudfront, value), StaleIfError::Forbidden, "{value}");
+    }
+    assert_eq!(stale(&[], "max-age=1"), StaleIfError::Unstated);
+    assert_eq!(stale(&[], "max-age=1, stale-if-error=9"), StaleIfError::Within(9));
+    assert_eq!(stale(cloudfront, "max-age=1, stale-if-error=0"), StaleIfError::Forbidden);
+    assert_eq!(stale(&[("stale-on-error", "stated")], "max-age=1"), StaleIfError::Forbidden);
+    let while_revalidating = |value: &str| {
+        let head = [("Cache-Control", value)];
+        ask(&[], GET, 200, ResponseFraming::Length(0), &head).unwrap().stale_while_revalidate
+    };
+    assert_eq!(while_revalidating("max-age=1, stale-while-revalidate=5"), 5);
+    assert_eq!(while_revalidating("max-age=1, stale-while-revalidate=5, must-revalidate"), 0);
+}
+
+/// T-3, T-33 to T-35: the table of file 03.
+#[test]
+fn cloudfront_stores_errors_as_its_table_says() {
+    let rows: &[(u16, &str, &str, Option<u32>)] = &[
+        (404, "x", "10s", Some(10)),
+        (404, "max-age=60", "10s", Some(60)),
+        (404, "max-age=5", "10s", Some(10)),
+        (404, "no-store", "10s", None),
+        (500, "no-store", "10s", Some(10)),
+        (403, "x", "300s", None),
+        (403, "max-age=1", "300s", Some(300)),
+        (416, "max-age=100", "300s", None),
+        (401, "max-age=100", "300s", None),
+        (404, "x", "0", None),
+        (499, "max-age=7", "0", Some(7)),
+    ];
+    for (status, value, error_ttl, expected) in rows {
+        let flags = [("semantics", "cloudfront"), ("error-ttl", *error_ttl)];
+        let answer = ask(&flags, GET, *status, ResponseFraming::Length(0), &[("Cache-Control", value)]);
+        assert_eq!(answer.ok().map(|meta| meta.lifetime), *expected, "{status} {value} {error_ttl}");
+    }
 }
 
 /// Rule 7, RFC 9111 §3.5.
@@ -151,27 +280,28 @@ fn minimum_ttl_never_permits_what_rfc9111_forbids() {
     assert_eq!(get("no-cache"), Err(NotStored::NoCache));
 }
 
-/// T-16 against rule 6: whether the origin's age uses up the lifetime.
+/// T-16 against rule 6 and T-43: whether the origin's age uses up the lifetime.
 #[test]
-fn origin_age_counts_in_rfc9111_only() {
+fn origin_age_counts_unless_the_operator_says_otherwise() {
     let head = [("Cache-Control", "max-age=60"), ("Age", "50")];
     let rfc = ask(&[], GET, 200, ResponseFraming::Length(0), &head).unwrap();
     assert_eq!((rfc.initial_age, rfc.fresh_until()), (50, NOW + 10));
     let cloudfront =
         ask(&[("semantics", "cloudfront")], GET, 200, ResponseFraming::Length(0), &head).unwrap();
-    assert_eq!((cloudfront.initial_age, cloudfront.fresh_until()), (50, NOW + 60));
+    assert_eq!((cloudfront.initial_age, cloudfront.fresh_until()), (50, NOW + 10));
+    let ignored = ask(&[("origin-age", "ignored")], GET, 200, ResponseFraming::Length(0), &head).unwrap();
+    assert_eq!((ignored.initial_age, ignored.fresh_until()), (50, NOW + 60));
 }
 
 proptest! {
     #[test]
-    fn what_is_stored_is_fresh_on_arrival_and_bounded(
+    fn what_is_stored_is_bounded(
         cache_control in "(max-age=[0-9]{1,10}|s-maxage=[0-9]{1,4}|public|private|no-store|no-cache)(, ?(max-age=[0-9]{1,5}|public|must-revalidate))?",
         age in "[0-9]{0,12}", delay in 0_u64..100,
     ) {
         let request = RequestFacts { requested_at: NOW - delay, ..GET };
         let head = [("Cache-Control", cache_control.as_str()), ("Age", age.as_str())];
         if let Ok(meta) = ask(&[], request, 200, ResponseFraming::Length(0), &head) {
-            prop_assert!(meta.is_fresh(NOW));
             prop_assert!(u64::from(meta.lifetime) <= 31_536_000);
             prop_assert!(meta.fresh_until() <= NOW + u64::from(meta.lifetime));
             prop_assert!(!cache_control.contains("no-store") && !cache_control.contains("private") && !cache_control.contains("no-cache"));

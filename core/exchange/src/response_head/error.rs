@@ -28,6 +28,8 @@ pub struct ErrorAnswer<'a> {
     pub reason: Option<ForwardReason>,
     /// What happened to the origin, for the sentence in the body.
     pub failure: Option<OriginFailure>,
+    /// For a 416: the length of what is stored (RFC 9110 §15.5.17).
+    pub unsatisfied_len: Option<u64>,
     /// Now, for `Date`.
     pub wall: u64,
 }
@@ -48,6 +50,7 @@ pub fn write_error(
         keep_alive,
         reason: None,
         failure: None,
+        unsatisfied_len: None,
         wall,
     };
     write_error_answer(behavior, &answer, out);
@@ -70,6 +73,9 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
     writer.field("Content-Type", content_type);
     writer.field_number("Content-Length", body.len() as u64);
     writer.field("Cache-Control", b"no-store");
+    if let Some(len) = answer.unsatisfied_len {
+        writer.field_parts("Content-Range", &[b"bytes */", len.to_string().as_bytes()]);
+    }
     if behavior.error_page == ErrorPage::Html {
         // H-26: these answers have Via, although no message was received.
         write_via(behavior, Version::Http11, out);
@@ -100,8 +106,10 @@ fn sentence(status: u16) -> &'static str {
         400 => "Bad request.",
         403 => "The request is not allowed here: method, or a body where none belongs.",
         408 => "The request did not arrive in time.",
+        412 => "A condition of the request does not hold.",
         413 => "The request's body is too large.",
         414 => "The request's URL is too long.",
+        416 => "No byte of the requested range exists.",
         417 => "The expectation cannot be met.",
         431 | 494 => "The request's header is too large.",
         501 => "The method or the transfer coding is not supported.",

@@ -32,6 +32,8 @@ pub struct HitTail {
     pub ttl: i64,
     /// The length of the stored body, which is complete; announced to HEAD too (RFC 9110 §8.6).
     pub content_len: u64,
+    /// The status, which may forbid to name a length (RFC 9110 §8.6).
+    pub status: u16,
     /// The viewer's version.
     pub version: Version,
     /// The connection lives on.
@@ -53,9 +55,11 @@ pub fn finish_hit(behavior: &Behavior, prefix: &[u8], tail: &HitTail, out: &mut 
     writer.put(AGE);
     writer.put(digits.format(tail.age).as_bytes());
     writer.put(LINE_END);
-    writer.put(CONTENT_LENGTH);
-    writer.put(digits.format(tail.content_len).as_bytes());
-    writer.put(LINE_END);
+    if tail.status != 204 {
+        writer.put(CONTENT_LENGTH);
+        writer.put(digits.format(tail.content_len).as_bytes());
+        writer.put(LINE_END);
+    }
     writer.put(Connection::of(behavior, tail.version, tail.keep_alive).line());
     writer.put(LINE_END);
     if writer.fits { writer.at } else { 0 }
@@ -88,7 +92,7 @@ mod tests {
     use proptest::prelude::*;
 
     const TAIL: HitTail =
-        HitTail { age: 7, ttl: 53, content_len: 12, version: Version::Http11, keep_alive: true };
+        HitTail { age: 7, ttl: 53, content_len: 12, status: 200, version: Version::Http11, keep_alive: true };
 
     fn text(prefix: &str, tail: HitTail) -> String {
         let mut out = [0; 256];
@@ -117,6 +121,7 @@ mod tests {
             age: u32::MAX,
             ttl: i64::MIN,
             content_len: u64::MAX,
+            status: 200,
             version: Version::Http10,
             keep_alive: true,
         };

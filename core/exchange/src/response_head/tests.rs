@@ -21,6 +21,7 @@ const MISS: OriginAnswer<'static> = OriginAnswer {
     result: ResultType::Miss,
     reason: ForwardReason::UriMiss,
     stored: Stored::Yes,
+    not_stored: None,
     wall: WALL,
 };
 
@@ -130,7 +131,8 @@ fn a_missing_date_is_added_and_a_given_one_kept() {
 fn a_hit_is_its_prefix_and_its_tail() {
     let text = "HTTP/1.1 200 OK\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nAge: 9\nX-Cache: Hit from o\nContent-Length: 5\nETag: \"a\"\n\n";
     let prefix = stored(text, &[]).replace('\n', "\r\n");
-    let tail = HitTail { age: 12, ttl: 48, content_len: 5, version: Version::Http11, keep_alive: true };
+    let tail =
+        HitTail { age: 12, ttl: 48, content_len: 5, status: 200, version: Version::Http11, keep_alive: true };
     let mut out = [0; 1024];
     let len = finish_hit(&behavior(&[]), prefix.as_bytes(), &tail, &mut out);
     assert_eq!(
@@ -191,6 +193,7 @@ const GATEWAY: ErrorAnswer<'static> = ErrorAnswer {
     keep_alive: true,
     reason: Some(ForwardReason::UriMiss),
     failure: Some(OriginFailure::Refused),
+    unsatisfied_len: None,
     wall: WALL,
 };
 
@@ -255,7 +258,7 @@ proptest! {
         });
         let prefix = stored(&text, &[]).replace('\n', "\r\n");
         let mut out = vec![0; prefix.len() + HIT_TAIL_LEN_MAX];
-        let tail = HitTail { age: 1, ttl: 2, content_len: length, version: Version::Http11, keep_alive: false };
+        let tail = HitTail { age: 1, ttl: 2, content_len: length, status: 200, version: Version::Http11, keep_alive: false };
         let len = finish_hit(&behavior(&[]), prefix.as_bytes(), &tail, &mut out);
         let text = std::str::from_utf8(&out[..len]).unwrap().replace("\r\n", "\n");
         with_head(&text, Method::Get, |head| {

@@ -14,27 +14,35 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use aspis_cache::status::Stored;
+use aspis_cache::conditional::Validators;
+use aspis_cache::status::Stored as Kept;
 use aspis_cache::stored::StoredMeta;
-use aspis_exchange::response_head::{self, ErrorAnswer, OriginAnswer, ViewerFraming};
+use aspis_exchange::forwarded::write_request_key;
+use aspis_exchange::origin_request::{self, Preconditions};
+use aspis_exchange::response_head::{
+    self, ErrorAnswer, OriginAnswer, ViewerFraming, joined_fields, joined_head, stored_fields,
+};
 use aspis_exchange::{
-    Action, Event, Exchange, Forward, Now, OriginFailure, ViewerFacts, invalidation, origin_request,
+    Action, Conditions, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Stored, StoredAnswer,
+    ViewerFacts, invalidation,
 };
 use aspis_runtime::Close;
 use aspis_runtime::future::{Either, race};
 use aspis_storage::mapping::body::Body;
+use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
-use aspis_wire::FieldSlots;
 use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::response::{ResponseHead, parse_response};
+use aspis_wire::{Field, FieldSlots};
 
-use crate::fill::{self, Candidate, Fill};
+use crate::fill::{self, Fill, Filling};
 use crate::limits::LINGER;
 use crate::log::{Answered, Ended};
 use crate::origin::{LentBody, OriginBody, OriginRequest, OriginResponse};
 use crate::shard::Shard;
 use crate::viewer::body::{BodyFault, ViewerBody};
 use crate::viewer::relay::{Delimiter, Relay, RelayFailure};
+use crate::viewer::stored::Material;
 use crate::viewer::{Viewer, tunnel};
 
 /// A request that waits, with everything that it needs once the ring's buffer is gone.
@@ -46,6 +54,8 @@ pub(crate) struct Parked {
     pub(crate) head: Box<[u8]>,
     /// Hash and bytes of the cache key, if the cache was asked.
     pub(crate) key: Option<(u128, Box<[u8]>)>,
+    /// What was found and not served.
+    pub(crate) stored: Option<Arc<StoredResponse>>,
     pub(crate) started: Instant,
 }
 
@@ -83,6 +93,7 @@ pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
         head: &head,
         facts: &parked.facts,
         key: parked.key.as_ref(),
+        stored: parked.stored.as_ref(),
         exchange: &exchange,
         progress: &progress,
         request_whole: Rc::new(Cell::new(true)),
@@ -124,6 +135,7 @@ struct Work<'w> {
     head: &'w RequestHead<'w, 'w>,
     facts: &'w ViewerFacts,
     key: Option<&'w (u128, Box<[u8]>)>,
+    stored: Option<&'w Arc<StoredResponse>>,
     exchange: &'w RefCell<Exchange>,
     progress: &'w Progress,
     /// Every byte of the request was taken from the connection.
@@ -139,7 +151,11 @@ struct FlightGuard<'g> {
 
 impl<'g> FlightGuard<'g> {
     fn new(shard: &'g Rc<Shard>, hash: u128) -> Self {
-        FlightGuard { shard, flight: shard.begin_flight(hash), invalidation: shard.invalidation_number() }
+        FlightGuard {
+            shard,
+            flight: shard.begin_flight(hash, None),
+            invalidation: shard.invalidation_number(),
+        }
     }
 
     /// The fill ends the flight from now on.
@@ -182,7 +198,7 @@ impl Work<'_> {
         );
         let body = LentBody::new(body);
         match self.fetch(&forward, body.clone()).await {
-            Ok(response) => self.respond(response, flight).await,
+            Ok(response) => self.respond(response, flight, body).await,
             Err(failure) => match body.take_back().and_then(|body| body.fault()) {
                 Some(fault) => self.answer_fault(fault),
                 None => self.answer_failure(failure),
@@ -197,7 +213,27 @@ impl Work<'_> {
         body: LentBody<ViewerBody>,
     ) -> Result<OriginResponse, OriginFailure> {
         let mut head = Vec::with_capacity(1024);
-        origin_request::write(self.head, self.facts, &self.shard.behavior, &mut head);
+        let fields: Vec<Field<'_>> =
+            self.stored.map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
+        let preconditions = match (forward.conditions, self.stored) {
+            (Conditions::Viewer, _) => Preconditions::Viewer,
+            (Conditions::Stored, Some(stored)) => {
+                Preconditions::Of(Validators::of(&fields, stored.meta.generated_at))
+            }
+            (Conditions::Rest, Some(stored)) => {
+                let etag = Validators::of(&fields, stored.meta.generated_at).strong_etag();
+                Preconditions::Rest { from: stored.body.published(), etag }
+            }
+            (Conditions::Stored | Conditions::Rest, None) | (Conditions::None, _) => Preconditions::None,
+        };
+        origin_request::write_as(
+            self.head,
+            self.head.method,
+            self.facts,
+            &self.shard.behavior,
+            preconditions,
+            &mut head,
+        );
         let request = OriginRequest {
             head: &head,
             method: self.head.method,
@@ -219,27 +255,110 @@ impl Work<'_> {
         }
     }
 
-    /// Sends what the origin answered.
-    async fn respond(&self, response: OriginResponse, flight: Option<FlightGuard<'_>>) -> Afterwards {
-        let mut slots = FieldSlots::new();
-        let head = match parse_response(&response.head, &mut slots, &self.shard.head_limits, self.head.method)
-        {
-            Ok(Some(head)) => head,
-            Ok(None) | Err(_) => return self.answer_failure(OriginFailure::Invalid),
-        };
-        let now = self.shard.now();
-        let action = self.step(Event::OriginHead { head: &head }, now);
-        match action {
-            Action::RespondOrigin { store, body, invalidate } => {
-                if invalidate {
-                    self.invalidate(&head);
+    /// Sends what the origin answered, asking again where the machine says so.
+    async fn respond(
+        &self,
+        response: OriginResponse,
+        flight: Option<FlightGuard<'_>>,
+        request_body: LentBody<ViewerBody>,
+    ) -> Afterwards {
+        let mut response = response;
+        loop {
+            let mut slots = FieldSlots::new();
+            let limits = &self.shard.head_limits;
+            let head = match parse_response(&response.head, &mut slots, limits, self.head.method) {
+                Ok(Some(head)) => head,
+                Ok(None) | Err(_) => return self.answer_failure(OriginFailure::Invalid),
+            };
+            let event = Event::OriginHead { head: &head, request: self.head, stored: self.view() };
+            match self.step(event, self.shard.now()) {
+                Action::RespondOrigin { store, body, invalidate, found } => {
+                    if invalidate {
+                        self.invalidate(&head);
+                    }
+                    self.change_found(found, &head);
+                    return self.send_response(&head, response.body, store, body, flight, None).await;
                 }
-                self.send_response(&head, response.body, store.filter(|_| body), body, flight).await
+                Action::Join { store } => {
+                    let Some(stored) = self.stored else { return Afterwards::Reset };
+                    let fields = joined_fields(&stored.head, &head);
+                    let len = stored.body.published() + response.body.length().unwrap_or(0);
+                    let whole = joined_head(&head, &fields, len);
+                    let prefix = Some(&stored.body);
+                    return self.send_response(&whole, response.body, store, true, flight, prefix).await;
+                }
+                Action::Freshen { store, answer } => {
+                    drop(response.body);
+                    return self.freshen(store, answer, &head, flight);
+                }
+                Action::Answer(answer) => return self.answer_stored(answer),
+                Action::Forward(again) => match self.fetch(&again, request_body.clone()).await {
+                    Ok(other) => response = other,
+                    Err(failure) => return self.answer_failure(failure),
+                },
+                Action::Tunnel => return self.tunnel(&head, response.body).await,
+                Action::Refuse { status } => {
+                    return self.answer_error(status, Some(OriginFailure::ProtocolMismatch));
+                }
+                _ => return Afterwards::Reset,
             }
-            Action::Tunnel => self.tunnel(&head, response.body).await,
-            Action::Refuse { status } => self.answer_error(status, Some(OriginFailure::ProtocolMismatch)),
-            _ => Afterwards::Reset,
         }
+    }
+
+    /// What was found, as the machine looks at it.
+    fn view(&self) -> Option<Stored<'_>> {
+        self.stored.map(|stored| Stored {
+            meta: &stored.meta,
+            head: &stored.head,
+            len: stored.body.published(),
+        })
+    }
+
+    /// The answer to a HEAD may concern what was found (RFC 9111 §4.3.5).
+    fn change_found(&self, change: FoundChange, head: &ResponseHead<'_, '_>) {
+        let Some(stored) = self.stored else { return };
+        match change {
+            FoundChange::Keep => {}
+            FoundChange::Forget => {
+                self.shard.store.borrow_mut().remove(stored.hash, &stored.key);
+            }
+            FoundChange::Update(meta) => {
+                self.shard.freshen(stored, Some(meta), head, stored.invalidation());
+            }
+        }
+    }
+
+    /// The origin confirmed what was found: it gets its new head and answers.
+    fn freshen(
+        &self,
+        store: Option<StoredMeta>,
+        answer: StoredAnswer,
+        update: &ResponseHead<'_, '_>,
+        flight: Option<FlightGuard<'_>>,
+    ) -> Afterwards {
+        let Some(stored) = self.stored else { return Afterwards::Reset };
+        let invalidation = flight.as_ref().map_or(stored.invalidation(), |flight| flight.invalidation);
+        let head = self.shard.freshen(stored, store, update, invalidation);
+        self.send_answer(stored, &head, answer)
+    }
+
+    /// What was found answers although it is stale: the origin failed (rule 15).
+    fn answer_stored(&self, answer: StoredAnswer) -> Afterwards {
+        let Some(stored) = self.stored else { return Afterwards::Reset };
+        self.send_answer(stored, &stored.head, answer)
+    }
+
+    fn send_answer(&self, stored: &StoredResponse, head: &[u8], answer: StoredAnswer) -> Afterwards {
+        let keep_alive = self.may_keep_alive();
+        let material = Material { hash: stored.hash, head, meta: &stored.meta, body: &stored.body };
+        let exchange = self.exchange.borrow();
+        let (status, sent_len) =
+            self.shard.send_answer(self.viewer.socket, self.head, &exchange, &material, answer, keep_alive);
+        let progress = self.progress;
+        progress.status.set(status);
+        progress.sent_len.set(progress.sent_len.get() + sent_len);
+        progress.answered.set(Answered::At(Instant::now()));
+        if keep_alive { Afterwards::KeepAlive } else { Afterwards::Close }
     }
 
     /// Sends head and content of the origin's answer, and stores them on the way if `store` says so.
@@ -250,14 +369,17 @@ impl Work<'_> {
         store: Option<StoredMeta>,
         has_body: bool,
         flight: Option<FlightGuard<'_>>,
+        prefix: Option<&Arc<Body>>,
     ) -> Afterwards {
         let fits = origin.length().is_none_or(|length| length <= self.shard.object_len_max);
         if store.is_some() && !fits {
             self.shard.counters.add(Counter::CacheNotStoredSize, 1);
         }
-        let store = store.filter(|_| fits).zip(flight);
+        let mut origin = Some(origin);
+        let fill =
+            store.filter(|_| fits).and_then(|meta| self.start_fill(head, &mut origin, meta, flight, prefix));
         let mut out = Vec::with_capacity(1024);
-        let stored = if store.is_some() { Stored::Yes } else { Stored::No };
+        let stored = if fill.is_some() { Kept::Yes } else { Kept::No };
         let answer = OriginAnswer::new(
             self.head,
             &self.exchange.borrow(),
@@ -273,13 +395,14 @@ impl Work<'_> {
             _ => Delimiter::Plain,
         };
         let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
-        let relayed = match store {
-            Some((meta, flight)) => {
-                let reader = Reader(self.start_fill(head, origin, meta, flight));
-                relay.follow(&reader.0).await
-            }
-            None if has_body => relay.pass(origin).await,
-            None => relay.finish().await,
+        if let (None, Some(prefix)) = (&fill, prefix) {
+            relay.send_prefix(prefix);
+        }
+        let relayed = match (fill, origin) {
+            (Some(fill), _) if has_body => relay.follow(&Reader(fill).0).await,
+            (None, Some(origin)) if has_body => relay.pass(origin).await,
+            // Content that the viewer does not get, if there is any, goes on being stored.
+            _ => relay.finish().await,
         };
         match relayed {
             Ok(()) if sending.keep_alive => Afterwards::KeepAlive,
@@ -292,30 +415,32 @@ impl Work<'_> {
         }
     }
 
-    /// Begins to store the response: the returned fill grows by itself.
+    /// Begins to store the response; the origin's stream is taken only if that is done.
     fn start_fill(
         &self,
         head: &ResponseHead<'_, '_>,
-        origin: OriginBody,
+        origin: &mut Option<OriginBody>,
         meta: StoredMeta,
-        flight: FlightGuard<'_>,
-    ) -> Rc<Fill> {
-        let (hash, key) = self.key.expect("a flight is begun only with a key");
-        let mut stored_head = Vec::with_capacity(1024);
-        // The length is stated by each hit: it may not be known yet.
-        response_head::write_stored(&self.shard.behavior, head, self.shard.now(), &mut stored_head);
-        let writer = Body::writer(&self.shard.arena, origin.length());
-        let fill = Fill::new(Arc::clone(writer.body()));
-        let candidate = Candidate {
-            hash: *hash,
-            key: key.clone(),
-            head: stored_head.into(),
-            meta,
-            invalidation: flight.invalidation,
-            flight: flight.hand_over(),
+        flight: Option<FlightGuard<'_>>,
+        prefix: Option<&Arc<Body>>,
+    ) -> Option<Rc<Fill>> {
+        let posted;
+        let (key, flight) = match (self.key, flight) {
+            (Some(key), Some(flight)) => (key, flight),
+            _ => {
+                // Rule 9: the answer to a POST is kept for later GETs. What it invalidated went before.
+                let mut bytes = Vec::new();
+                write_request_key(self.head, self.facts, self.head.path_and_query, &mut bytes);
+                posted = (aspis_cache::key::hash(&bytes), bytes.into_boxed_slice());
+                (&posted, FlightGuard::new(self.shard, posted.0))
+            }
         };
-        self.shard.ring.spawn(fill::run(Rc::clone(self.shard), Rc::clone(&fill), origin, writer, candidate));
-        fill
+        let invalidation = flight.invalidation;
+        let number = flight.flight;
+        let filling = Filling { head, request: self.head, key, meta, flight: number, invalidation, prefix };
+        let fill = fill::begin(self.shard, filling, origin)?;
+        flight.hand_over();
+        Some(fill)
     }
 
     /// Whether the connection can take another request behind this answer. An answer that came before the request's
@@ -348,7 +473,8 @@ impl Work<'_> {
 
     /// The viewer's content did not come whole.
     fn answer_fault(&self, fault: BodyFault) -> Afterwards {
-        self.step(Event::OriginFailed(OriginFailure::ViewerGone), self.shard.now());
+        let failure = OriginFailure::ViewerGone;
+        self.step(Event::OriginFailed { failure, request: self.head, stored: None }, self.shard.now());
         // Where the next request would begin is not known.
         self.request_whole.set(false);
         fault.status().map_or(Afterwards::Reset, |status| self.answer_error(status, None))
@@ -359,7 +485,9 @@ impl Work<'_> {
         if failure == OriginFailure::ViewerGone {
             return Afterwards::Reset;
         }
-        match self.step(Event::OriginFailed(failure), self.shard.now()) {
+        let event = Event::OriginFailed { failure, request: self.head, stored: self.view() };
+        match self.step(event, self.shard.now()) {
+            Action::Answer(answer) => self.answer_stored(answer),
             Action::Refuse { status } => self.answer_error(status, Some(failure)),
             _ => Afterwards::Reset,
         }
@@ -374,6 +502,7 @@ impl Work<'_> {
             keep_alive: self.may_keep_alive(),
             reason: self.exchange.borrow().forward_reason(),
             failure,
+            unsatisfied_len: None,
             wall: self.shard.now().wall,
         };
         let mut out = Vec::with_capacity(512);

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use aspis_exchange::response_head::error::refusal_status;
 use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
-use aspis_exchange::{Action, Event, Exchange, ResultType, ViewerFacts};
+use aspis_exchange::{Action, Event, Exchange, ResultType, Stored, ViewerFacts};
 use aspis_runtime::{Close, SocketId, Source};
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
@@ -22,9 +22,11 @@ use aspis_wire::{FieldSlots, Scheme};
 
 use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
 use crate::log::{Answered, Ended};
+use crate::refresh::Refresh;
 use crate::shard::Shard;
 use crate::viewer::exchange::{self, Parked};
 use crate::viewer::relay::BodySource;
+use crate::viewer::stored::Material;
 use crate::viewer::{Deadline, Viewer, ViewerState};
 
 /// What became of one request head.
@@ -168,54 +170,104 @@ impl Shard {
         let mut exchange = Exchange::new();
         let event = Event::Request { head, viewer: &facts, key_buffer: &mut scratch.key };
         let mut action = exchange.step(&self.behavior, event, now);
-        let mut key_hash = None;
+        let mut key = None;
+        let mut kept = None;
         if let Action::Lookup { hash } = action {
-            key_hash = Some(hash);
+            let primary_len = scratch.key.len();
+            key = Some((hash, primary_len));
             let store = self.store.borrow();
-            action = match store.lookup(hash, &scratch.key) {
-                None => {
-                    self.counters.add(Counter::LookupsNotFound, 1);
-                    exchange.step(&self.behavior, Event::NotFound, now)
+            let mut found = store.lookup(hash, &scratch.key);
+            if found.is_none()
+                && let Some(names) = store.vary_names(hash, &scratch.key)
+            {
+                let event = Event::Varies { names, head, key_buffer: &mut scratch.key };
+                action = exchange.step(&self.behavior, event, now);
+                if let Action::Lookup { hash } = action {
+                    found = store.lookup(hash, &scratch.key);
                 }
-                Some(stored) => {
-                    self.counters.add(Counter::LookupsFound, 1);
-                    let action = exchange.step(&self.behavior, Event::Found(&stored.meta), now);
-                    if let Action::RespondStored { age, ttl, send_body } = action {
-                        let keep_alive = head.keep_alive && !self.draining.get();
+            }
+            if let (Action::Lookup { .. }, None) = (action, found)
+                && store.has_parts()
+                && scratch.key.len() == primary_len
+            {
+                action = exchange.step(&self.behavior, Event::NotWhole { key_buffer: &mut scratch.key }, now);
+                if let Action::Lookup { hash } = action {
+                    found = store.lookup(hash, &scratch.key);
+                }
+            }
+            if let (Action::Lookup { .. }, None) = (action, found) {
+                self.counters.add(Counter::LookupsNotFound, 1);
+                action = exchange.step(&self.behavior, Event::NotFound, now);
+            }
+            if let Some(stored) = found {
+                self.counters.add(Counter::LookupsFound, 1);
+                let view = Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() };
+                action = exchange.step(&self.behavior, Event::Found { stored: view, head }, now);
+                let keep_alive = head.keep_alive && !self.draining.get();
+                let sent = match action {
+                    Action::RespondStored { age, ttl, send_body } => {
                         let tail = HitTail {
                             age,
                             ttl,
                             content_len: stored.body.published(),
+                            status: stored.meta.status,
                             version: head.version,
                             keep_alive,
                         };
                         let sent_len =
                             self.send_stored(viewer.socket, stored, &tail, send_body, &mut scratch.head);
-                        let ended = Ended {
-                            status: stored.meta.status,
-                            sent_len,
-                            result: ResultType::Hit,
-                            forward: None,
-                            started,
-                            answered: Answered::Last,
-                        };
-                        self.record(viewer, Some(head), &ended);
-                        drop(store);
-                        if keep_alive {
-                            return Served::Next;
-                        }
-                        self.close_viewer(viewer, Close::Linger(LINGER));
-                        return Served::Taken;
+                        Some((stored.meta.status, sent_len))
                     }
-                    action
+                    Action::Answer(answer) => {
+                        let material = Material {
+                            hash: stored.hash,
+                            head: &stored.head,
+                            meta: &stored.meta,
+                            body: &stored.body,
+                        };
+                        let sent =
+                            self.send_answer(viewer.socket, head, &exchange, &material, answer, keep_alive);
+                        if answer.refresh {
+                            kept = Some(Arc::clone(stored));
+                        }
+                        Some(sent)
+                    }
+                    _ => {
+                        kept = Some(Arc::clone(stored));
+                        None
+                    }
+                };
+                drop(store);
+                if let Some((status, sent_len)) = sent {
+                    if let Some(stored) = kept {
+                        let key = (hash, scratch.key[..primary_len].into());
+                        self.refresh(Refresh { head: raw.into(), facts, key, stored });
+                    }
+                    let ended = Ended {
+                        status,
+                        sent_len,
+                        result: exchange.result(),
+                        forward: None,
+                        started,
+                        answered: Answered::Last,
+                    };
+                    self.record(viewer, Some(head), &ended);
+                    if keep_alive {
+                        return Served::Next;
+                    }
+                    self.close_viewer(viewer, Close::Linger(LINGER));
+                    return Served::Taken;
                 }
-            };
+            }
         }
         match action {
             Action::Refuse { status } => self.refuse(viewer, Some(head), status, started),
             action => {
-                let key = key_hash.map(|hash| (hash, scratch.key.as_slice().into()));
-                self.park(viewer, Parked { exchange, action, facts, head: raw.into(), key, started });
+                let key = key.map(|(hash, len)| (hash, scratch.key[..len].into()));
+                self.park(
+                    viewer,
+                    Parked { exchange, action, facts, head: raw.into(), key, stored: kept, started },
+                );
             }
         }
         Served::Taken

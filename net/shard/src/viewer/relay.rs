@@ -166,6 +166,14 @@ impl<'r> Relay<'r> {
         }
     }
 
+    /// Sends what was stored already before the origin's content; the head has announced both together.
+    pub(crate) fn send_prefix(&mut self, prefix: &Arc<Body>) {
+        let source: Rc<dyn Source> = Rc::new(BodySource(Arc::clone(prefix)));
+        let len = prefix.published();
+        self.shard.ring.send_source(self.viewer.socket, &[], source, 0..len);
+        self.note(len);
+    }
+
     fn queue_piece(&mut self, fill: &Fill, to: u64) {
         let source: Rc<dyn Source> = Rc::new(BodySource(Arc::clone(&fill.body)));
         let range = self.sent..to;

@@ -1,0 +1,144 @@
+//! Which URIs vary, by which request fields, and under which hashes their variants are stored (RFC 9111 §4.1).
+//!
+//! The tier asks on a lookup that found no response under the primary key, and tells what it takes in and what leaves. Invariants: a rule
+//! is there exactly while one of its variants is; a URI has at most `VARIANT_COUNT_MAX` of them; every byte is charged as index.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::budget::{Budget, Charge, Purpose};
+use crate::limits::VARIANT_COUNT_MAX;
+use crate::response::VariantOf;
+use crate::tier::PassThrough;
+
+/// The rules of one tier.
+#[derive(Debug)]
+pub struct VaryTable {
+    rules: HashMap<u128, Rule, PassThrough>,
+    charge: Charge,
+}
+
+#[derive(Debug)]
+struct Rule {
+    /// The primary key.
+    key: Box<[u8]>,
+    names: Box<str>,
+    /// Oldest first.
+    variants: Vec<u128>,
+}
+
+impl Rule {
+    /// What is charged: the record, twice its place in the table for growth, and all the variants it may have.
+    fn cost(key_len: usize, names_len: usize) -> u64 {
+        (2 * size_of::<(u128, Rule)>() + VARIANT_COUNT_MAX * size_of::<u128>() + key_len + names_len) as u64
+    }
+
+    fn charged(&self) -> u64 {
+        Self::cost(self.key.len(), self.names.len())
+    }
+}
+
+impl VaryTable {
+    /// Makes an empty table.
+    pub fn new(budget: &Arc<Budget>) -> Self {
+        let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
+        VaryTable { rules: HashMap::default(), charge }
+    }
+
+    /// Returns the names for exactly this primary key.
+    pub fn names(&self, primary: u128, key: &[u8]) -> Option<&str> {
+        let rule = self.rules.get(&primary)?;
+        (*rule.key == *key).then_some(&*rule.names)
+    }
+
+    /// Notes a variant and returns those that have to leave for it: all of another rule, or the oldest of too many.
+    ///
+    /// `None` when the budget has no room for the rule.
+    pub fn admit(&mut self, key: &[u8], variant: &VariantOf, hash: u128) -> Option<Vec<u128>> {
+        let same = self
+            .rules
+            .get(&variant.primary)
+            .is_some_and(|rule| *rule.key == *key && rule.names == variant.names);
+        let mut outdated = Vec::new();
+        if !same {
+            outdated = self.remove(variant.primary);
+            if !self.charge.grow(Rule::cost(key.len(), variant.names.len())) {
+                return None;
+            }
+            let rule = Rule { key: key.into(), names: variant.names.clone(), variants: Vec::new() };
+            self.rules.insert(variant.primary, rule);
+        }
+        let rule = self.rules.get_mut(&variant.primary).expect("it was there or was put there");
+        rule.variants.retain(|other| *other != hash);
+        if rule.variants.len() >= VARIANT_COUNT_MAX {
+            outdated.push(rule.variants.remove(0));
+        }
+        rule.variants.push(hash);
+        Some(outdated)
+    }
+
+    /// Forgets one variant, and the rule with the last.
+    pub fn forget(&mut self, primary: u128, hash: u128) {
+        let Some(rule) = self.rules.get_mut(&primary) else { return };
+        rule.variants.retain(|other| *other != hash);
+        if rule.variants.is_empty() {
+            self.remove(primary);
+        }
+    }
+
+    /// Forgets a rule and returns the hashes of its variants.
+    pub fn remove(&mut self, primary: u128) -> Vec<u128> {
+        let Some(rule) = self.rules.remove(&primary) else { return Vec::new() };
+        self.charge.shrink(rule.charged());
+        rule.variants
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.rules.clear();
+        self.charge.shrink(self.charge.bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(names: &str) -> VariantOf {
+        VariantOf { primary: 1, primary_len: 3, names: names.into() }
+    }
+
+    #[test]
+    fn a_rule_lives_as_long_as_its_variants_and_is_charged() {
+        let budget = Budget::new(1 << 20);
+        let mut table = VaryTable::new(&budget);
+        assert_eq!(table.admit(b"key", &of("a"), 10), Some(vec![]));
+        assert_eq!(table.admit(b"key", &of("a"), 11), Some(vec![]));
+        assert_eq!((table.names(1, b"key"), table.names(1, b"other")), (Some("a"), None));
+        assert!(budget.used(Purpose::Index) > 0);
+        table.forget(1, 10);
+        assert_eq!(table.names(1, b"key"), Some("a"));
+        table.forget(1, 11);
+        assert_eq!((table.names(1, b"key"), budget.used_total()), (None, 0));
+    }
+
+    #[test]
+    fn another_rule_or_one_variant_too_many_turns_the_old_out() {
+        let mut table = VaryTable::new(&Budget::new(1 << 20));
+        for hash in 0..VARIANT_COUNT_MAX as u128 {
+            assert_eq!(table.admit(b"key", &of("a"), hash), Some(vec![]));
+        }
+        assert_eq!(table.admit(b"key", &of("a"), 1000), Some(vec![0]));
+        let all = table.admit(b"key", &of("a,b"), 2000).unwrap();
+        assert_eq!(all.len(), VARIANT_COUNT_MAX);
+        assert_eq!(table.names(1, b"key"), Some("a,b"));
+        assert_eq!(table.remove(1), vec![2000]);
+    }
+
+    #[test]
+    fn a_budget_without_room_refuses_the_rule() {
+        let mut table = VaryTable::new(&Budget::new(10));
+        assert_eq!(table.admit(b"key", &of("a"), 10), None);
+        assert_eq!(table.names(1, b"key"), None);
+    }
+}
