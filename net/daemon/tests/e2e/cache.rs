@@ -148,7 +148,7 @@ fn responses_that_must_not_be_stored_are_fetched_each_time() {
 fn responses_that_set_a_cookie_are_stored_as_the_operator_says() {
     let origin = Origin::start(|reply| {
         let cookie = format!("id={}", reply.before);
-        let stated = reply.request.target == "/stated";
+        let stated = reply.request.target() == "/stated";
         let control = if stated { "max-age=60" } else { "x" };
         let fields = [
             ("Cache-Control", control),
@@ -163,13 +163,13 @@ fn responses_that_set_a_cookie_are_stored_as_the_operator_says() {
         Viewer::connect(&aspis).get("/stated").expect_cached("Hit", b"id=0").all("set-cookie"),
         ["id=0"]
     );
-    for number in 1..3 {
+    for number in 0..2 {
         let cookie = format!("id={number}");
         let response = Viewer::connect(&aspis).get("/guessed").expect_cached("Miss", cookie.as_bytes());
         assert_eq!(response.all("set-cookie"), [cookie]);
     }
-    let careful = Aspis::serve(&[&format!("--origin={}", origin.url()), "--store-set-cookie=off"]);
-    for number in 3..5 {
+    let careful = Launch::before(&origin.url()).with("--store-set-cookie", "off").start();
+    for number in 1..3 {
         Viewer::connect(&careful).get("/stated").expect_cached("Miss", format!("id={number}").as_bytes());
     }
 }
