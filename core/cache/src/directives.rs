@@ -56,6 +56,8 @@ pub fn response_directives(head: &[Field<'_>]) -> ResponseDirectives {
         };
         found.add(name, argument);
     }
+    // A string that is never closed may have swallowed a directive that forbids.
+    found.no_store |= fields::named(head, "cache-control").any(fields::has_open_string);
     found
 }
 
@@ -195,6 +197,7 @@ mod tests {
             "no-store=\"x\"",
             "no-store =1",
             "\tno-store",
+            "max-age=60, x=\"a, no-store",
         ] {
             assert!(read(&[line]).no_store, "{line}");
         }

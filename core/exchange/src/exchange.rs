@@ -31,11 +31,12 @@ use aspis_config::Behavior;
 use aspis_config::behavior::{BodyOnGet, Methods};
 use aspis_wire::request::{RequestFraming, RequestHead};
 use aspis_wire::response::{ResponseFraming, ResponseHead};
-use aspis_wire::{Field, Method};
+use aspis_wire::{Field, Method, fields};
 
 use crate::Now;
 use crate::failure::OriginFailure;
 use crate::forwarded::{ViewerFacts, write_request_key};
+use crate::origin_request::max_forwards;
 use crate::response_head::{joined_fields, stored_fields};
 
 /// A stored response, as the machine looks at it.
@@ -796,6 +797,13 @@ fn refusal(behavior: &Behavior, head: &RequestHead<'_, '_>) -> Option<u16> {
         _ if matches!(method, Method::Connect | Method::Trace) => return Some(501),
         Methods::Seven | Methods::Any => {}
     }
+    // RFC 9110 §7.6.2: not to be forwarded, and we have nothing to say about ourselves.
+    if method == Method::Options && head.field("max-forwards").and_then(max_forwards) == Some(0) {
+        return Some(501);
+    }
+    if passed_here(behavior, head) >= PASSED_HERE_MAX {
+        return Some(508);
+    }
     let body_on_get = matches!(method, Method::Get | Method::Head) && head.has_content();
     if body_on_get && behavior.body_on_get == BodyOnGet::Refuse {
         return Some(403);
@@ -805,6 +813,20 @@ fn refusal(behavior: &Behavior, head: &RequestHead<'_, '_>) -> Option<u16> {
         RequestFraming::Length(len) if len > behavior.request_body_max => Some(413),
         _ => None,
     }
+}
+
+/// A request that says so often that it came by here runs in a circle. Tiers of one name are fewer.
+const PASSED_HERE_MAX: usize = 8;
+
+/// Counts the members of Via that have our name (RFC 9110 §7.6.3).
+fn passed_here(behavior: &Behavior, head: &RequestHead<'_, '_>) -> usize {
+    head.fields_named("via")
+        .flat_map(fields::list)
+        .filter(|member| {
+            let name = member.split(|&byte| byte == b' ').filter(|part| !part.is_empty()).nth(1);
+            name.is_some_and(|name| name == behavior.name.as_bytes())
+        })
+        .count()
 }
 
 /// What an origin's head answers.

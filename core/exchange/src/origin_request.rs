@@ -57,7 +57,12 @@ pub fn write_as(
     writer.field("Host", host(head, behavior).as_bytes());
     for field in fields::end_to_end(head.fields) {
         let as_asked = matches!(preconditions, Preconditions::Viewer) || !is_precondition(field.name);
-        if as_asked && passes(field, viewer) {
+        if method == Method::Options && field.name.eq_ignore_ascii_case("max-forwards") {
+            // RFC 9110 §7.6.2; zero was answered before.
+            if let Some(left) = max_forwards(field.value) {
+                writer.field_number("Max-Forwards", left.saturating_sub(1));
+            }
+        } else if as_asked && passes(field, viewer) {
             writer.field(field.name, field.value);
         }
     }
@@ -97,6 +102,12 @@ pub fn write_as(
         }
     }
     writer.end();
+}
+
+/// Reads Max-Forwards; what is no number counts as absent.
+pub(crate) fn max_forwards(value: &[u8]) -> Option<u64> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    if digits { Some(std::str::from_utf8(value).ok()?.parse().unwrap_or(u64::MAX)) } else { None }
 }
 
 /// Returns the Host that the origin sees; without one from an HTTP/1.0 viewer, the origin's own.

@@ -208,11 +208,11 @@ pub fn write_origin(
     Sending { framing, keep_alive }
 }
 
-/// Writes an interim head, 102 or 103, as it may go on to the viewer; returns false and writes nothing where it may not.
+/// Writes an interim head, 102 to 199 (rule 17), as it may go on to the viewer; returns false and writes nothing where it may not.
 ///
 /// HTTP/1.0 knows no interim answers (RFC 9110 §15.2); 100 is answered here (H-21) and 101 ends the exchange.
 pub fn write_interim(head: &ResponseHead<'_, '_>, version: Version, out: &mut Vec<u8>) -> bool {
-    if version == Version::Http10 || !matches!(head.status, 102 | 103) {
+    if version == Version::Http10 || !matches!(head.status, 102..=199) {
         return false;
     }
     let mut writer = HeadWriter::new(out);

@@ -137,6 +137,20 @@ impl<'b> Iterator for List<'b> {
     }
 }
 
+/// Tells whether a quoted string is begun and not ended, so that what stands in it may have been meant as members.
+pub fn has_open_string(value: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for &byte in value {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    quoted
+}
+
 /// Where the first member ends: at a separator outside of quotes, or at the end.
 fn member_end(value: &[u8], separator: u8) -> usize {
     let mut quoted = false;
@@ -159,6 +173,16 @@ mod tests {
 
     fn members(value: &str) -> Vec<&str> {
         list(value.as_bytes()).map(|member| str::from_utf8(member).unwrap()).collect()
+    }
+
+    #[test]
+    fn an_open_string_is_found() {
+        for open in [r#"a="b"#, r#"""#, r#"a="b\"x"#] {
+            assert!(has_open_string(open.as_bytes()), "{open}");
+        }
+        for closed in ["", r#"a="b""#, r#"a="b\\""#, r"a\b"] {
+            assert!(!has_open_string(closed.as_bytes()), "{closed}");
+        }
     }
 
     #[test]

@@ -405,6 +405,9 @@ fn refusals_come_before_anything_else() {
         (cloudfront, "GET / HTTP/1.1\nHost: a\nContent-Length: 1\n\n", 403),
         (cloudfront, "GET / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n", 403),
         (small, "POST / HTTP/1.1\nHost: a\nContent-Length: 11\n\n", 413),
+        // RFC 9110 §7.6.2, §7.6.3.
+        (&[], "OPTIONS / HTTP/1.1\nHost: a\nMax-Forwards: 0\n\n", 501),
+        (&[], &format!("GET / HTTP/1.1\nHost: a\nVia: {}\n\n", ["1.1 aspis"; 8].join(", ")), 508),
     ] {
         let mut run = Run::new(flags);
         assert_eq!(run.request(request), Action::Refuse { status }, "{request}");
@@ -413,6 +416,9 @@ fn refusals_come_before_anything_else() {
     }
     let mut run = Run::new(small);
     assert!(matches!(run.request("POST / HTTP/1.1\nHost: a\nContent-Length: 10\n\n"), Action::Forward(_)));
+    let passed =
+        format!("OPTIONS / HTTP/1.1\nHost: a\nMax-Forwards: 1\nVia: {}\n\n", ["1.1 aspis"; 7].join(", "));
+    assert!(matches!(Run::new(&[]).request(&passed), Action::Forward(_)));
 }
 
 /// H-25, H-2.

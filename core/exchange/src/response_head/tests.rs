@@ -162,6 +162,7 @@ fn interim_heads_pass_filtered_and_never_to_http_1_0() {
     );
     assert_eq!(interim(text, Version::Http10), None);
     assert!(interim("HTTP/1.1 102 Processing\n\n", Version::Http11).is_some());
+    assert!(interim("HTTP/1.1 104 Upload Resumption Supported\n\n", Version::Http11).is_some());
     assert_eq!(interim("HTTP/1.1 100 Continue\n\n", Version::Http11), None);
 }
 

@@ -119,7 +119,7 @@ impl OriginClient {
         self.pool.close_idle();
     }
 
-    /// Sends a request and waits for the final head. `interim` is shown the heads of 102 and 103 as they came.
+    /// Sends a request and waits for the final head. `interim` is shown the heads of 102 to 199 as they came.
     ///
     /// `body` must be given if the framing announces content, and is not asked for any if the framing announces none.
     /// Dropping the future, or the response, ends the exchange with
@@ -286,8 +286,8 @@ impl HeadReader<'_> {
                     if continue_count > 1 || interim_count > INTERIM_COUNT_MAX {
                         return Err(OriginFailure::Invalid);
                     }
-                    // Rule 17 of the RFC 9111 profile: these go on to the viewer, others are for us only.
-                    if matches!(status, 102 | 103) {
+                    // Rule 17 of the RFC 9111 profile, RFC 9110 §15.2: all but the answers to what we asked go on to the viewer.
+                    if status >= 102 {
                         interim(&self.buffer[..len]);
                     }
                     self.buffer.copy_within(len..self.filled, 0);
