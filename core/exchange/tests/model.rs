@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use aspis_cache::conditional::Validators;
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary;
 use aspis_config::{Behavior, Raw, check};
-use aspis_exchange::response_head::{write_freshened, write_stored};
+use aspis_exchange::response_head::{stored_fields, write_freshened, write_stored};
 use aspis_exchange::{
     Action, Conditions, Event, Exchange, Now, OriginFailure, ResultType, Stored, ViewerFacts,
 };
@@ -196,6 +197,7 @@ struct Entry {
     meta: StoredMeta,
     head: Vec<u8>,
     version: u32,
+    key: Vec<u8>,
     primary: Vec<u8>,
     names: Option<Box<str>>,
 }
@@ -270,8 +272,9 @@ impl Driver {
             let served = matches!(exchange.step(&self.behavior, event, now), Action::Answer(_));
             return found.filter(|_| served).map(|entry| entry.version);
         }
-        let etag =
-            found.filter(|_| conditions == Conditions::Stored).map(|entry| format!("\"{}\"", entry.version));
+        let fields: Vec<_> = found.map(|entry| stored_fields(&entry.head).collect()).unwrap_or_default();
+        let etag = Validators::of(&fields, 0).etag.filter(|_| conditions == Conditions::Stored);
+        let etag = etag.map(|tag| String::from_utf8_lossy(tag).into_owned());
         let text = world.answer(etag.as_deref());
         let mut slots = FieldSlots::new();
         let head = parse_response(text.as_bytes(), &mut slots, &HeadLimits::default(), Method::Get)
@@ -290,6 +293,7 @@ impl Driver {
                             meta,
                             head: out,
                             version: world.version,
+                            key: Vec::new(),
                             primary: primary.to_vec(),
                             names: None,
                         },
@@ -299,14 +303,11 @@ impl Driver {
             }
             Action::Freshen { store, .. } => {
                 let entry = found.expect("only what was found is freshened");
-                let place =
-                    self.store.iter().find(|(_, kept)| kept.head == entry.head && kept.primary == primary);
-                let place = place.map(|(key, _)| key.clone()).expect("it is still there");
-                self.store.remove(&place);
+                self.store.remove(&entry.key);
                 if let Some(meta) = store {
                     let mut out = Vec::new();
                     write_freshened(&self.behavior, &entry.head, &meta, &head, now, &mut out);
-                    self.store.insert(place, Entry { meta, head: out, ..entry.clone() });
+                    self.store.insert(entry.key.clone(), Entry { meta, head: out, ..entry.clone() });
                 }
                 Some(entry.version)
             }
@@ -332,6 +333,7 @@ impl Driver {
             self.store.remove(primary);
             entry.names = Some(names);
         }
+        entry.key = key.clone();
         self.store.insert(key, entry);
     }
 }
