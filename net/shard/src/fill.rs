@@ -21,7 +21,9 @@ use aspis_telemetry::Counter;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
 
-use crate::limits::{FILL_RECEIVE_LEN as RECEIVE_LEN, FILL_WITHOUT_VIEWER_MISSING_MAX};
+use crate::limits::{
+    FILL_RECEIVE_LEN as RECEIVE_LEN, FILL_WITHOUT_VIEWER_MISSING_MAX, FILL_WITHOUT_VIEWER_TIME,
+};
 use crate::origin::OriginBody;
 use crate::shard::Shard;
 
@@ -157,9 +159,12 @@ impl Fill {
         self.changed.notify_all();
     }
 
-    /// Idea 4: a fill without viewers goes on if half is there or little is missing.
-    fn is_worth_finishing(&self, length: Option<u64>) -> bool {
-        let Some(length) = length else { return true };
+    /// Idea 4: a fill without viewers goes on if half is there or little is missing. Where the length is not known it has
+    /// a little time: an answer that never ends would hold its connection for ever.
+    fn is_worth_finishing(&self, length: Option<u64>, millis_alone: u64) -> bool {
+        let Some(length) = length else {
+            return u128::from(millis_alone) < FILL_WITHOUT_VIEWER_TIME.as_millis();
+        };
         let published = self.body.published();
         published >= length / 2 || length - published <= FILL_WITHOUT_VIEWER_MISSING_MAX
     }
@@ -221,6 +226,7 @@ enum End {
 
 async fn read_all(shard: &Rc<Shard>, fill: &Fill, writer: &mut BodyWriter, origin: &mut OriginBody) -> End {
     let length = origin.length().map(|length| length + fill.body.published());
+    let mut alone_since = None;
     loop {
         if fill.body.published() > shard.object_len_max {
             return End::TooLarge;
@@ -241,8 +247,11 @@ async fn read_all(shard: &Rc<Shard>, fill: &Fill, writer: &mut BodyWriter, origi
             }
             Err(_) => return End::Broken,
         }
-        if fill.viewer_left.get() && !fill.is_worth_finishing(length) {
-            return End::Unwanted;
+        if fill.viewer_left.get() {
+            let now = shard.ring.now_millis();
+            if !fill.is_worth_finishing(length, now - *alone_since.get_or_insert(now)) {
+                return End::Unwanted;
+            }
         }
     }
 }

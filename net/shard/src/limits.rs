@@ -26,6 +26,9 @@ pub(crate) const FILL_RECEIVE_LEN: u64 = 256 * 1024;
 /// A fill that lost its viewer goes on if at most this many bytes are missing, or if half is there.
 pub(crate) const FILL_WITHOUT_VIEWER_MISSING_MAX: u64 = 64 * 1024 * 1024;
 
+/// A fill of unknown length that lost its viewer goes on for this long.
+pub(crate) const FILL_WITHOUT_VIEWER_TIME: Duration = Duration::from_secs(5);
+
 /// How long a connection that we end is still read, so that the viewer sees our last answer and not a reset.
 pub(crate) const LINGER: Duration = Duration::from_millis(1000);
 

@@ -71,7 +71,6 @@ pub(crate) struct Shard {
     /// Of this process: raised by every invalidation (idea 3 of the architecture page).
     invalidation_number: Arc<AtomicU64>,
     pub(crate) draining: Cell<bool>,
-    stopping: Cell<bool>,
     sweep_armed: Cell<bool>,
 }
 
@@ -129,7 +128,6 @@ impl Shard {
             outbox: RefCell::new(VecDeque::new()),
             invalidation_number: parts.invalidation_number,
             draining: Cell::new(false),
-            stopping: Cell::new(false),
             sweep_armed: Cell::new(false),
             settings: parts.settings,
         })
@@ -277,7 +275,6 @@ impl Shard {
 
     fn stop(&self) {
         self.stop_accepting();
-        self.stopping.set(true);
         for viewer in self.all_viewers() {
             self.close_viewer(&viewer, Close::Abort);
         }

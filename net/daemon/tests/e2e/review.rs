@@ -249,3 +249,85 @@ fn draining_does_not_wait_for_a_proxy_header() {
     viewer.expect_close();
     assert_eq!(aspis.wait_for_exit().code(), Some(0));
 }
+
+/// Without a length or chunks only a reset can say that something is missing.
+#[test]
+fn a_cut_answer_to_http_1_0_is_a_reset_and_no_end() {
+    for fresh in ["max-age=600", "no-store"] {
+        let origin = Origin::start(move |reply| {
+            reply.head(200, &[("Transfer-Encoding", "chunked"), ("Cache-Control", fresh)]);
+            reply.chunk(&pattern(0, 100_000));
+            reply.send(b"1000\r\nnot all of it");
+            reply.close();
+        });
+        let aspis = Launch::before(&origin.url()).start();
+        let mut viewer = Viewer::connect(&aspis);
+        viewer.send("GET / HTTP/1.0\r\nHost: a.example\r\n\r\n");
+        let read = viewer.connection.read_to_end();
+        assert!(read.is_err(), "{fresh}: a clean end after {} bytes", read.map_or(0, |bytes| bytes.len()));
+    }
+}
+
+/// What the origin did not want of a request's content is never taken for the next request.
+#[test]
+fn content_behind_an_early_answer_is_no_request() {
+    for status in [200, 413] {
+        let origin = Origin::start(move |reply| {
+            if reply.request.target() == "/upload" {
+                reply.send(format!("HTTP/1.1 {status} Early\r\nContent-Length: 5\r\n\r\nearly").as_bytes());
+                wait(Duration::from_millis(300));
+                return reply.close();
+            }
+            reply.answer(200, &[], b"smuggled");
+        });
+        let aspis = Launch::before(&origin.url()).start();
+        let mut viewer = Viewer::connect(&aspis);
+        viewer.send("POST /upload HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000\r\n\r\n");
+        let response = viewer.response();
+        assert_eq!((response.status(), response.body.as_slice()), (status, &b"early"[..]));
+        assert!(response.lists("connection", "close"), "{response:?}");
+        viewer.ask_if_open("/smuggled");
+        let rest = viewer.rest();
+        assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+        assert_eq!(origin.count("/smuggled"), 0);
+    }
+}
+
+/// A viewer that waits for `100 Continue` and gets an error may send its content or not: the connection ends either way.
+#[test]
+fn an_expectation_that_the_origin_fails_ends_the_connection() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+    let url = format!("http://{}", closed.local_addr().expect("bound"));
+    drop(closed);
+    let aspis = Launch::before(&url).start();
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 60\r\nExpect: 100-continue\r\n\r\n");
+    let response = viewer.response();
+    assert_eq!(response.status(), 502, "{response:?}");
+    assert!(response.lists("connection", "close"), "{response:?}");
+    viewer.ask_if_open("/next");
+    assert!(viewer.rest().is_empty());
+}
+
+/// Nobody waits for it and nobody knows how long it is: such a fetch must not hold its connection for ever.
+#[test]
+fn an_endless_answer_without_a_viewer_is_given_up() {
+    let given_up = Gate::default();
+    let origin = {
+        let given_up = given_up.clone();
+        Origin::start(move |reply| {
+            reply.head(200, &[("Transfer-Encoding", "chunked"), ("Cache-Control", "max-age=600")]);
+            while !reply.is_closing() {
+                reply.chunk(b"drip");
+                wait(Duration::from_millis(50));
+            }
+            given_up.open();
+        })
+    };
+    let aspis = Launch::before(&origin.url()).start();
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.ask("GET", "/", "");
+    viewer.head();
+    drop(viewer);
+    given_up.wait("the origin's connection ends");
+}

@@ -1,1 +1,0 @@
-//! Drives the product from outside: criterion, load, the floor, peers, soak.
