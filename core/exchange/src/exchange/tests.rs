@@ -275,6 +275,12 @@ fn request_directives_are_followed_where_the_operator_says_so() {
         let Action::Forward(forward) = ask(&[("request-directives", value)]) else { panic!("{value}") };
         assert_eq!((forward.reason, forward.conditions), (ForwardReason::Request, Conditions::Stored));
     }
+    // RFC 9111 §5.2.1.5.
+    let mut run = Run::new(&[("request-directives", "on")]);
+    run.request("GET /x HTTP/1.1\nHost: a\nCache-Control: no-store\n\n");
+    let Action::Forward(forward) = run.found(&STALE) else { panic!("forwarded") };
+    assert!(!forward.may_store);
+    assert!(matches!(run.origin(FRESH, 1000), Action::RespondOrigin { store: None, .. }));
     let mut run = Run::new(&[("request-directives", "on")]);
     run.request("GET /x HTTP/1.1\nHost: a\nCache-Control: only-if-cached\n\n");
     assert_eq!(run.step(Event::NotFound), Action::Refuse { status: 504 });
