@@ -57,7 +57,7 @@ pub fn evaluate(request: &[Field<'_>], stored: &Validators<'_>) -> Verdict {
             return Verdict::Failed;
         }
     } else if let Some(since) = single_date(request, "if-unmodified-since")
-        && modified_at(stored) > since
+        && stored.last_modified.and_then(date::parse).is_some_and(|modified| modified > since)
     {
         return Verdict::Failed;
     }
@@ -202,6 +202,10 @@ mod tests {
             assert_eq!(ask(request, Some("\"a\""), Some(AT)), expected, "{request:?}");
         }
         assert_eq!(ask(&[("If-Match", "W/\"a\"")], Some("W/\"a\""), None), Failed);
+        // RFC 9110 §13.1.4: ignored without Last-Modified.
+        assert_eq!(ask(&[("If-Unmodified-Since", BEFORE)], None, None), Proceed);
+        let twice = [("If-Modified-Since", AFTER), ("If-Modified-Since", AFTER)];
+        assert_eq!(ask(&twice, None, Some(AT)), Proceed);
     }
 
     ///

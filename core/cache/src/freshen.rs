@@ -58,12 +58,16 @@ pub fn head_answer(
 
 /// Returns the stored fields with those of the update in place of their namesakes (RFC 9111 §3.2).
 ///
-/// Hop-by-hop fields and those that describe the stored bytes are not taken over. `Age` is: it belongs to the update.
+/// Hop-by-hop fields and those that describe the stored bytes are not taken over. `Age` is: it belongs to the update. The stored `Date`
+/// goes in any case: an update without one was made when it arrived (RFC 9110 §6.6.1), or it would be as old as what it freshens.
 pub fn merged<'b>(stored: impl Iterator<Item = Field<'b>>, update: &[Field<'b>]) -> Vec<Field<'b>> {
     let taken: Vec<Field<'b>> =
         fields::end_to_end(update).filter(|field| !describes_content(field.name)).copied().collect();
-    let mut all: Vec<Field<'b>> =
-        stored.filter(|old| !taken.iter().any(|new| new.name.eq_ignore_ascii_case(old.name))).collect();
+    let is_replaced = |old: &Field<'_>| {
+        old.name.eq_ignore_ascii_case("date")
+            || taken.iter().any(|new| new.name.eq_ignore_ascii_case(old.name))
+    };
+    let mut all: Vec<Field<'b>> = stored.filter(|old| !is_replaced(old)).collect();
     all.extend(taken);
     all
 }
@@ -100,8 +104,14 @@ mod tests {
     /// RFC 9111 §3.2.
     #[test]
     fn updates_replace_fields_but_not_those_of_the_content() {
-        let stored =
-            fields_of(&[("A", "1"), ("B", "1"), ("B", "2"), ("Content-Encoding", "gzip"), ("C", "1")]);
+        let stored = fields_of(&[
+            ("A", "1"),
+            ("Date", "x"),
+            ("B", "1"),
+            ("B", "2"),
+            ("Content-Encoding", "gzip"),
+            ("C", "1"),
+        ]);
         let update = fields_of(&[
             ("b", "3"),
             ("Content-Encoding", "br"),

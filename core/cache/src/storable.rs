@@ -93,7 +93,7 @@ pub fn storable(
     if !request.may_store {
         return Err(NotStored::Request);
     }
-    if !matches!(head.status, 200..=599) || head.status == 304 || is_caused_by_request(head.status) {
+    if !matches!(head.status, 200..=599) || head.status == 304 || blames_the_request(head.status) {
         return Err(NotStored::Status);
     }
     let part = match head.status {
@@ -110,6 +110,11 @@ pub fn storable(
     check_length(behavior, head)?;
     let meta = lifetime(behavior, request, head, &control, received_at)?;
     Ok(StoredMeta { part, ..meta })
+}
+
+/// Errors that fields or content of one request brought about, which are not in the key: others would get them for nothing.
+fn blames_the_request(status: u16) -> bool {
+    matches!(status, 408 | 412 | 413 | 416 | 417 | 425 | 431)
 }
 
 /// Returns where the content of a 206 belongs: one range, of exactly the length that is announced, of a known whole.
@@ -185,8 +190,7 @@ fn lifetime(
         OriginAge::Ignored => 0,
     };
     let stale_if_error = stale_if_error(behavior, directives);
-    let may_be_stale =
-        stale_if_error != StaleIfError::Forbidden || behavior.stale_on_error == StaleOnError::Cloudfront;
+    let may_be_stale = behavior.stale_on_error == StaleOnError::Cloudfront || !forbids_stale(directives);
     let meta = StoredMeta {
         status: head.status,
         generated_at,
@@ -253,13 +257,6 @@ fn is_understood(status: u16) -> bool {
     matches!(status, 200..=206 | 300..=305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 451 | 500..=505)
 }
 
-/// Tells whether a status says something about one request's own conditions, range, size or expectation, and nothing about the resource.
-///
-/// Those are outside the key: stored, one viewer's strange request would be everybody's answer (T-34 stores 412; not here).
-fn is_caused_by_request(status: u16) -> bool {
-    matches!(status, 412 | 413 | 416 | 417 | 431)
-}
-
 /// With CloudFront's rules: which errors are stored, and that the error TTL is a minimum (T-33, T-34). Returns the explicit lifetime.
 fn check_status(behavior: &Behavior, status: u16, explicit: Option<u32>) -> Result<Option<u32>, NotStored> {
     if behavior.statuses == Statuses::Rfc9111 || status < 400 {
@@ -284,13 +281,18 @@ fn check_cookie(behavior: &Behavior, head: &[Field<'_>], explicit: Option<u32>) 
     if sets && !allowed { Err(NotStored::SetCookie) } else { Ok(()) }
 }
 
+/// RFC 9111 §4.2.4: a directive forbids every stale answer.
+fn forbids_stale(directives: &ResponseDirectives) -> bool {
+    directives.must_revalidate
+        || directives.proxy_revalidate
+        || directives.s_maxage.is_some()
+        || directives.no_cache == Extent::Whole
+}
+
 /// Rule 15 and T-28, T-31.
 fn stale_if_error(behavior: &Behavior, directives: &ResponseDirectives) -> StaleIfError {
     let stated = directives.stale_if_error;
-    let forbidden = directives.must_revalidate
-        || directives.proxy_revalidate
-        || directives.s_maxage.is_some()
-        || directives.no_cache == Extent::Whole;
+    let forbidden = forbids_stale(directives);
     match (behavior.stale_on_error, stated) {
         (_, Some(0)) => StaleIfError::Forbidden,
         (StaleOnError::Stated | StaleOnError::Rfc9111, _) if forbidden => StaleIfError::Forbidden,

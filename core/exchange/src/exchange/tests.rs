@@ -7,7 +7,7 @@ use aspis_wire::{FieldSlots, HeadLimits, Scheme};
 use proptest::prelude::*;
 
 use super::*;
-use aspis_cache::stored::StaleIfError;
+use aspis_cache::stored::{Part, StaleIfError};
 
 const VIEWER: ViewerFacts =
     ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false };
@@ -275,6 +275,12 @@ fn request_directives_are_followed_where_the_operator_says_so() {
         let Action::Forward(forward) = ask(&[("request-directives", value)]) else { panic!("{value}") };
         assert_eq!((forward.reason, forward.conditions), (ForwardReason::Request, Conditions::Stored));
     }
+    // RFC 9111 §5.2.1.5.
+    let mut run = Run::new(&[("request-directives", "on")]);
+    run.request("GET /x HTTP/1.1\nHost: a\nCache-Control: no-store\n\n");
+    let Action::Forward(forward) = run.found(&STALE) else { panic!("forwarded") };
+    assert!(!forward.may_store);
+    assert!(matches!(run.origin(FRESH, 1000), Action::RespondOrigin { store: None, .. }));
     let mut run = Run::new(&[("request-directives", "on")]);
     run.request("GET /x HTTP/1.1\nHost: a\nCache-Control: only-if-cached\n\n");
     assert_eq!(run.step(Event::NotFound), Action::Refuse { status: 504 });
@@ -310,6 +316,60 @@ fn a_post_is_stored_only_if_it_names_its_own_uri() {
         let Action::RespondOrigin { store, invalidate: true, .. } = action else { panic!("{fields}") };
         assert_eq!(store.is_some(), stored, "{fields}");
     }
+}
+
+/// R-3, rule 14: a part answers what lies in it; its prefix is completed, on the same strong ETag only.
+#[test]
+fn a_part_answers_ranges_and_is_completed() {
+    let part = |start| StoredMeta { status: 206, part: Some(Part { start, total: 1000 }), ..META };
+    let ask = |fields: &str, meta: &StoredMeta| {
+        let mut run = Run::new(&[]);
+        run.request(&format!("GET /x HTTP/1.1\nHost: a\n{fields}\n"));
+        let event = Event::NotWhole { key_buffer: &mut run.key };
+        let Action::Lookup { .. } = run.exchange.step(&run.behavior, event, NOW) else { panic!("looked up") };
+        let action = run.found(meta);
+        (run, action)
+    };
+    let kind = |range: &str, meta: &StoredMeta| match ask(range, meta).1 {
+        Action::Answer(answer) => Some(answer.kind),
+        Action::Forward(forward) => {
+            assert_eq!((forward.reason, forward.conditions), (ForwardReason::Partial, Conditions::Viewer));
+            None
+        }
+        other => panic!("{other:?}"),
+    };
+    let range = |start, end| Some(AnswerKind::Part(ByteRange { start, end }));
+    assert_eq!(kind("Range: bytes=10-19\n", &part(0)), range(10, 20));
+    assert_eq!(kind("Range: bytes=900-\n", &part(900)), range(900, 1000));
+    for (fields, start) in
+        [("Range: bytes=90-100\n", 0), ("Range: bytes=10-19\n", 20), ("Range: bytes=0-1,3-4\n", 0), ("", 5)]
+    {
+        assert_eq!(kind(fields, &part(start)), None, "{fields}");
+    }
+    let stale = StoredMeta { lifetime: 1, ..part(0) };
+    assert_eq!(kind("Range: bytes=10-19\n", &stale), None);
+    let rest = |fields: &str| {
+        let (mut run, action) = ask("", &part(0));
+        let Action::Forward(forward) = action else { panic!("forwarded") };
+        assert_eq!(forward.conditions, Conditions::Rest);
+        run.origin(&format!("HTTP/1.1 206 x\nCache-Control: max-age=9\n{fields}\n"), 1000)
+    };
+    let joined = rest("ETag: \"a\"\nContent-Range: bytes 100-999/1000\nContent-Length: 900\n");
+    let Action::Join { store: Some(meta) } = joined else { panic!("joined") };
+    assert_eq!((meta.status, meta.part, meta.lifetime), (200, None, 9));
+    for fields in [
+        "ETag: \"b\"\nContent-Range: bytes 100-999/1000\nContent-Length: 900\n",
+        "ETag: W/\"a\"\nContent-Range: bytes 100-999/1000\nContent-Length: 900\n",
+        "ETag: \"a\"\nContent-Range: bytes 101-999/1000\nContent-Length: 899\n",
+        "ETag: \"a\"\nContent-Range: bytes 100-999/1001\nContent-Length: 900\n",
+        "ETag: \"a\"\nContent-Length: 900\n",
+    ] {
+        let Action::Forward(again) = rest(fields) else { panic!("{fields}") };
+        assert_eq!(again.conditions, Conditions::None, "{fields}");
+    }
+    // A part is no answer to a request for the whole, however the origin fails.
+    let (mut run, _) = ask("", &part(0));
+    assert_eq!(run.fails(OriginFailure::Refused), Action::Refuse { status: 502 });
 }
 
 /// RFC 9111 §4.3.5.

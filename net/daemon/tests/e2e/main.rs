@@ -15,6 +15,7 @@ mod origin_failures;
 mod protocol_errors;
 mod proxy;
 mod real_programs;
+mod reuse;
 mod review;
 mod tls_origin;
 mod tunnel;

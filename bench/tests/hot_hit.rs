@@ -1,0 +1,153 @@
+//! A hot hit allocates nothing: from the request's bytes to the response's head, through parser, exchange and tier.
+//!
+//! The counting allocator is the only unsafe code here; it counts on the thread that asks and passes every call on.
+#![allow(
+    unsafe_code,
+    reason = "a global allocator cannot be written without; bench's counting allocator is the place for it"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
+
+use aspis_cache::stored::StoredMeta;
+use aspis_config::{Behavior, Raw, check};
+use aspis_exchange::response_head::{HIT_TAIL_LEN_MAX, HitTail, finish_hit, write_stored};
+use aspis_exchange::{Action, Event, Exchange, Now, Stored, ViewerFacts};
+use aspis_storage::budget::Budget;
+use aspis_storage::mapping::arena::Arena;
+use aspis_storage::mapping::body::Body;
+use aspis_storage::response::{Parts, StoredResponse};
+use aspis_storage::tier::RamTier;
+use aspis_wire::limits::HeadLimits;
+use aspis_wire::request::parse_request;
+use aspis_wire::response::parse_response;
+use aspis_wire::{FieldSlots, Method, Scheme};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// JUSTIFICATION: only a global allocator sees every allocation of the code under test.
+// SAFETY: both calls are passed on unchanged to the system's allocator, which keeps the trait's promises; the counter is a thread-local
+// cell without a destructor, so counting neither allocates nor unwinds. Test: `a_hot_hit_allocates_nothing`, which also counts a `Vec`.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises about `layout` are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above, that is from the system's allocator, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const NOW: Now = Now { wall: 1_788_256_860, millis: 60_000 };
+const RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nDate: Tue, 01 Sep 2026 10:00:00 GMT\r\nContent-Length: 1024\r\nETag: \"a\"\r\n\
+    Cache-Control: max-age=3600\r\nVary: Accept-Encoding\r\n\r\n";
+const REQUEST: &[u8] = b"GET /app.js?v=3 HTTP/1.1\r\nHost: www.example.com\r\nAccept-Encoding: gzip, br\r\n\
+    Cookie: a=b\r\nCache-Control: no-cache\r\nUser-Agent: x\r\n\r\n";
+
+/// Which way the response is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Plain,
+    AsVariant,
+}
+
+/// Answers the request once and returns the length of the head; the same steps as the shard's.
+fn serve(behavior: &Behavior, tier: &RamTier, key: &mut Vec<u8>, out: &mut [u8]) -> usize {
+    let viewer =
+        ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(Ipv4Addr::LOCALHOST), trusted: false };
+    let mut slots = FieldSlots::new();
+    let head = parse_request(REQUEST, &mut slots, &HeadLimits::default()).unwrap().unwrap();
+    let mut exchange = Exchange::new();
+    let event = Event::Request { head: &head, viewer: &viewer, key_buffer: key };
+    let Action::Lookup { mut hash } = exchange.step(behavior, event, NOW) else { panic!("looked up") };
+    if tier.lookup(hash, key).is_none() {
+        let names = tier.vary_names(hash, key).expect("it varies");
+        let event = Event::Varies { names, head: &head, key_buffer: key };
+        let Action::Lookup { hash: variant } = exchange.step(behavior, event, NOW) else {
+            panic!("looked up")
+        };
+        hash = variant;
+    }
+    let found = tier.lookup(hash, key).expect("it is stored");
+    let stored = Stored { meta: &found.meta, head: &found.head, len: found.body.published() };
+    let Action::RespondStored { age, ttl, .. } =
+        exchange.step(behavior, Event::Found { stored, head: &head }, NOW)
+    else {
+        panic!("a fresh response is sent")
+    };
+    let content_len = found.body.published();
+    let tail =
+        HitTail { age, ttl, content_len, status: 200, version: head.version, keep_alive: head.keep_alive };
+    finish_hit(behavior, &found.head, &tail, out)
+}
+
+/// Stores the response and returns how many allocations 100 hits on it make.
+fn allocations(kept: Kept) -> u64 {
+    let raw: Raw = [("origin", "http://origin.example")].into_iter().collect();
+    let behavior = Behavior::from(&check(&raw).unwrap());
+    let budget = Budget::new(64 << 20);
+    let arena = Arena::new(16 << 20, budget.clone()).unwrap();
+    let mut tier = RamTier::new(arena.clone(), budget.clone());
+    let mut slots = FieldSlots::new();
+    let response =
+        parse_response(RESPONSE, &mut slots, &HeadLimits::default(), Method::Get).unwrap().unwrap();
+    let mut prefix = Vec::new();
+    write_stored(&behavior, &response, NOW, &mut prefix);
+    let mut writer = Body::writer(&arena, Some(1024));
+    writer.append(&[b'x'; 1024]);
+    let body = writer.body().clone();
+    writer.complete();
+    let mut key = Vec::new();
+    aspis_cache::key::write_key(Scheme::Http, "www.example.com", "/app.js?v=3", &mut key);
+    let (primary, primary_len) = (aspis_cache::key::hash(&key), key.len());
+    let mut request_slots = FieldSlots::new();
+    let request = parse_request(REQUEST, &mut request_slots, &HeadLimits::default()).unwrap().unwrap();
+    let variant = (kept == Kept::AsVariant).then(|| {
+        assert!(aspis_cache::vary::extend_key(&behavior, "accept-encoding", request.fields, &mut key));
+        aspis_storage::response::VariantOf { primary, primary_len, names: "accept-encoding".into() }
+    });
+    let meta = StoredMeta {
+        generated_at: NOW.wall - 60,
+        received_at: NOW.wall - 60,
+        lifetime: 3600,
+        ..StoredMeta::PLAIN
+    };
+    let parts = Parts {
+        hash: aspis_cache::key::hash(&key),
+        key: key.into(),
+        head: prefix.into(),
+        meta,
+        body,
+        invalidation: 0,
+        variant,
+    };
+    tier.insert(StoredResponse::new(parts, &budget).unwrap()).unwrap();
+    let (mut buffer, mut out) = (Vec::with_capacity(1024), vec![0; 4096 + HIT_TAIL_LEN_MAX]);
+    assert!(serve(&behavior, &tier, &mut buffer, &mut out) > 0);
+    let before = ALLOCATIONS.with(Cell::get);
+    for _ in 0..100 {
+        assert!(serve(&behavior, &tier, &mut buffer, &mut out) > 0);
+    }
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+#[test]
+fn a_hot_hit_allocates_nothing() {
+    let before = ALLOCATIONS.with(Cell::get);
+    drop(std::hint::black_box(vec![1_u8; 100]));
+    assert!(ALLOCATIONS.with(Cell::get) > before, "the counter counts");
+    assert_eq!(allocations(Kept::Plain), 0);
+    assert_eq!(allocations(Kept::AsVariant), 0);
+}

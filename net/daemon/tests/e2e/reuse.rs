@@ -1,0 +1,234 @@
+//! Answers from the cache that are no plain hit: variants, conditions, ranges, validation, stale responses; and what must not poison it.
+
+use crate::support::{Aspis, Launch, Origin, Viewer};
+
+fn before(origin: &Origin) -> Aspis {
+    Launch::before(&origin.url()).start()
+}
+
+const FRESH: (&str, &str) = ("Cache-Control", "max-age=60");
+const ETAG: (&str, &str) = ("ETag", "\"one\"");
+
+/// RFC 9111 §4.1, rule 11: several variants of one URL are kept, and the other keeps its own.
+#[test]
+fn variants_are_kept_side_by_side() {
+    let origin = Origin::start(|reply| {
+        let foo = reply.request.field("foo").unwrap_or("none").to_owned();
+        reply.answer(200, &[FRESH, ("Vary", "Foo")], foo.as_bytes());
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    for result in ["Miss", "Hit", "Hit"] {
+        viewer.get_with("/a", "Foo: 1\r\n").expect_cached(result, b"1");
+        viewer.get_with("/a", "foo: 2\r\n").expect_cached(result, b"2");
+        viewer.get("/a").expect_cached(result, b"none");
+    }
+    assert_eq!(origin.count("/a"), 3);
+    viewer.ask("POST", "/a", "Foo: 1\r\nContent-Length: 0\r\n");
+    viewer.response();
+    // Rule 16: an unsafe request takes every variant away.
+    viewer.get_with("/a", "Foo: 2\r\n").expect_cached("Miss", b"2");
+    viewer.get("/a").expect_cached("Miss", b"none");
+}
+
+/// Rule 12, T-24, R-2, R-12 to R-15.
+#[test]
+fn a_stored_response_answers_conditions_and_ranges() {
+    let body = b"0123456789abcdefghij";
+    let origin = Origin::fixed(&[FRESH, ETAG, ("Content-Type", "text/x")], body);
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.get("/a").expect_cached("Miss", body);
+    let same = viewer.get_with("/a", "If-None-Match: \"x\", W/\"one\"\r\n").expect(304, b"");
+    assert_eq!((same.field("etag"), same.field("content-length")), (Some("\"one\""), None));
+    assert!(same.x_cache().starts_with("Hit") && same.field("age").is_some());
+    viewer.get_with("/a", "If-None-Match: \"x\"\r\n").expect_cached("Hit", body);
+    viewer.get_with("/a", "If-Match: \"x\"\r\n");
+    let part = viewer.get_with("/a", "Range: bytes=2-4\r\n").expect(206, b"234");
+    assert_eq!(part.field("content-range"), Some("bytes 2-4/20"));
+    viewer.get_with("/a", "Range: bytes=-2\r\n").expect(206, b"ij");
+    viewer.get_with("/a", "Range: bytes=5-1\r\n").expect(200, body);
+    viewer.get_with("/a", "Range: bytes=0-1\r\nIf-Range: \"x\"\r\n").expect(200, body);
+    let beyond = viewer.get_with("/a", "Range: bytes=20-\r\n");
+    assert_eq!((beyond.status(), beyond.field("content-range")), (416, Some("bytes */20")));
+    let several = viewer.get_with("/a", "Range: bytes=0-1,18-\r\n");
+    let boundary = several.field("content-type").unwrap().split("boundary=").nth(1).unwrap().to_owned();
+    let expected = format!(
+        "--{boundary}\r\nContent-Type: text/x\r\nContent-Range: bytes 0-1/20\r\n\r\n01\r\n\
+         --{boundary}\r\nContent-Type: text/x\r\nContent-Range: bytes 18-19/20\r\n\r\nij\r\n--{boundary}--\r\n"
+    );
+    assert_eq!((several.status(), String::from_utf8_lossy(&several.body).into_owned()), (206, expected));
+    assert_eq!(origin.count("/a"), 1);
+}
+
+/// RFC 9110 §13.1.1.
+#[test]
+fn a_failed_precondition_is_told_and_the_connection_goes_on() {
+    let origin = Origin::fixed(&[FRESH, ETAG], b"x");
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.get("/a").expect_cached("Miss", b"x");
+    assert_eq!(viewer.get_with("/a", "If-Match: \"other\"\r\n").status(), 412);
+    viewer.get("/a").expect_cached("Hit", b"x");
+}
+
+/// RFC 9111 §4.3, rule 13: validated, freshened with new fields over the same content, and a hit again.
+#[test]
+fn a_stale_response_is_validated_and_freshened() {
+    let origin = Origin::start(|reply| match reply.request.field("if-none-match") {
+        Some("\"one\"") => reply.answer(304, &[FRESH, ETAG, ("B", "2")], b""),
+        _ => reply.answer(200, &[("Cache-Control", "no-cache"), ETAG, ("A", "1"), ("B", "1")], b"content"),
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.get("/a").expect_cached("Miss", b"content");
+    let validated = viewer.get("/a").expect_cached("RefreshHit", b"content");
+    assert_eq!((validated.field("a"), validated.field("b")), (Some("1"), Some("2")));
+    assert!(validated.field("cache-status").unwrap().contains("fwd=stale; fwd-status=304"));
+    let hit = viewer.get("/a").expect_cached("Hit", b"content");
+    assert_eq!((hit.all("b"), hit.all("cache-control")), (vec!["2"], vec!["max-age=60"]));
+    assert_eq!(origin.count("/a"), 2);
+}
+
+/// Rule 15: the stale response is served when the origin breaks, unless the origin forbade it.
+#[test]
+fn stale_is_served_when_the_origin_fails_unless_forbidden() {
+    let origin = Origin::start(|reply| {
+        let control =
+            if reply.request.target() == "/free" { "max-age=0" } else { "max-age=0, must-revalidate" };
+        match reply.before {
+            0 => reply.answer(200, &[("Cache-Control", control), ETAG], b"old"),
+            1 => reply.answer(503, &[], b"broken"),
+            _ => reply.close(),
+        }
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.get("/free").expect_cached("Miss", b"old");
+    let stale = viewer.get("/free").expect_cached("RefreshHit", b"old");
+    assert!(stale.field("cache-status").unwrap().ends_with("detail=stale-on-error"));
+    viewer.get("/free").expect_cached("RefreshHit", b"old");
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.get("/strict").expect_cached("Miss", b"old");
+    viewer.get("/strict").expect(503, b"broken");
+    assert_eq!(viewer.get("/strict").status(), 502);
+}
+
+/// RFC 5861 §3, T-29: served at once; one refresh in the background, which outlives the viewer.
+#[test]
+fn stale_is_served_while_one_refresh_runs() {
+    let origin = Origin::start(|reply| {
+        let control = if reply.before == 0 { "max-age=1, stale-while-revalidate=60" } else { "max-age=60" };
+        std::thread::sleep(std::time::Duration::from_millis(if reply.before == 0 { 0 } else { 300 }));
+        reply.answer(200, &[("Cache-Control", control)], reply.before.to_string().as_bytes());
+    });
+    let aspis = before(&origin);
+    Viewer::connect(&aspis).get("/a").expect_cached("Miss", b"0");
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    for _ in 0..3 {
+        Viewer::connect(&aspis).get("/a").expect_cached("Hit", b"0");
+    }
+    origin.wait_for("/a", 2);
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    Viewer::connect(&aspis).get("/a").expect_cached("Hit", b"1");
+    assert_eq!(origin.count("/a"), 2);
+}
+
+/// RFC 9111 §3.4, rule 14: a part answers ranges within it and is completed on the same strong ETag; else fetched whole.
+#[test]
+fn parts_answer_ranges_and_are_completed() {
+    let origin = Origin::start(|reply| {
+        let range = reply.request.field("range").unwrap_or("").to_owned();
+        let other = reply.request.target() == "/other";
+        match range.as_str() {
+            "bytes=0-4" => reply.answer(206, &[FRESH, ETAG, ("Content-Range", "bytes 0-4/10")], b"01234"),
+            "bytes=5-" if other => {
+                reply.answer(206, &[FRESH, ("ETag", "\"two\""), ("Content-Range", "bytes 5-9/10")], b"fghij");
+            }
+            "bytes=5-" => reply.answer(206, &[FRESH, ETAG, ("Content-Range", "bytes 5-9/10")], b"56789"),
+            _ => reply.answer(200, &[FRESH, ("ETag", "\"two\"")], b"abcdefghij"),
+        }
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.get_with("/same", "Range: bytes=0-4\r\n").expect(206, b"01234");
+    let part = viewer.get_with("/same", "Range: bytes=1-2\r\n").expect(206, b"12");
+    assert_eq!((part.all("content-range"), part.x_cache().starts_with("Hit")), (vec!["bytes 1-2/10"], true));
+    let whole = viewer.get("/same").expect_cached("Miss", b"0123456789");
+    assert_eq!((whole.field("content-range"), whole.field("content-length")), (None, Some("10")));
+    assert_eq!(origin.requests().last().unwrap().field("if-range"), Some("\"one\""));
+    viewer.get("/same").expect_cached("Hit", b"0123456789");
+    assert_eq!(origin.count("/same"), 2);
+    viewer.get_with("/other", "Range: bytes=0-4\r\n").expect(206, b"01234");
+    viewer.get("/other").expect_cached("Miss", b"abcdefghij");
+    viewer.get("/other").expect_cached("Hit", b"abcdefghij");
+    assert_eq!(origin.count("/other"), 3);
+}
+
+/// RFC 9111 §5.2.1, T-18: a reload goes past the cache only for viewers whom the operator names.
+#[test]
+fn request_directives_are_followed_for_named_viewers_only() {
+    let origin = Origin::start(|reply| reply.answer(200, &[FRESH], reply.before.to_string().as_bytes()));
+    let deaf = before(&origin);
+    let mut viewer = Viewer::connect(&deaf);
+    viewer.get("/a").expect_cached("Miss", b"0");
+    viewer.get_with("/a", "Cache-Control: no-cache\r\n").expect_cached("Hit", b"0");
+    let open = Launch::before(&origin.url()).with("--request-directives", "127.0.0.0/8").start();
+    let mut viewer = Viewer::connect(&open);
+    viewer.get("/b").expect_cached("Miss", b"0");
+    viewer.get_with("/b", "Cache-Control: no-cache\r\n").expect_cached("Miss", b"1");
+    viewer.get("/b").expect_cached("Hit", b"1");
+    assert_eq!(viewer.get_with("/c", "Cache-Control: only-if-cached\r\n").status(), 504);
+}
+
+/// A field that is not in the key must not choose what others get: forwarding fields of strangers, another Host, a body on GET,
+/// a method override, paths that differ only in their encoding.
+#[test]
+fn nothing_outside_the_key_poisons_the_cache() {
+    let origin = Origin::start(|reply| {
+        let seen = |name| reply.request.field(name).unwrap_or("-").to_owned();
+        let words = [
+            reply.request.method().to_owned(),
+            reply.request.target().to_owned(),
+            seen("host"),
+            seen("x-forwarded-host"),
+            seen("forwarded"),
+            seen("x-original-url"),
+            seen("x-http-method-override"),
+        ];
+        reply.body();
+        reply.answer(200, &[FRESH], words.join(" ").as_bytes());
+    });
+    let aspis = before(&origin);
+    let plain = Viewer::connect(&aspis).get("/plain").body;
+    for (at, fields) in [
+        "X-Forwarded-Host: evil\r\n",
+        "Forwarded: host=evil\r\n",
+        "X-Original-URL: /admin\r\n",
+        "X-HTTP-Method-Override: DELETE\r\n",
+        "X-Forwarded-Host: evil\r\nX-HTTP-Method: PUT\r\n",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let target = format!("/p{at}");
+        Viewer::connect(&aspis).get_with(&target, fields);
+        let clean = Viewer::connect(&aspis).get(&target).body;
+        let expected = String::from_utf8_lossy(&plain).replace("/plain", &target);
+        assert_eq!(String::from_utf8_lossy(&clean), expected, "{fields}");
+    }
+    // A fat GET is passed and not stored.
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.send("GET /fat HTTP/1.1\r\nHost: test.example\r\nContent-Length: 4\r\n\r\nevil");
+    assert!(viewer.response().x_cache().starts_with("Miss"));
+    assert!(viewer.get("/fat").x_cache().starts_with("Miss"));
+    // Whatever the origin may read differently has a key of its own.
+    for target in [
+        "/a/b", "/a%2fb", "/a%2Fb", "/a/./b", "/a//b", "/a/b;x", "/a/b%00", "/a/b?", "/a/b.css", "/a/b%3f",
+        "/A/b",
+    ] {
+        let response = viewer.get(target);
+        assert!(response.x_cache().starts_with("Miss"), "{target}");
+        assert!(String::from_utf8_lossy(&response.body).contains(&format!(" {target} ")), "{target}");
+    }
+}
