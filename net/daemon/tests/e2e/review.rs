@@ -268,6 +268,19 @@ fn a_cut_answer_to_http_1_0_is_a_reset_and_no_end() {
     }
 }
 
+/// The time between two requests counts from the answer, a hit's too, whatever `--send-timeout` is.
+#[test]
+fn a_connection_is_idle_from_its_last_hit_on() {
+    let origin = Origin::start(|reply| reply.answer(200, FRESH, b"short"));
+    let aspis = Launch::before(&origin.url()).with("--idle-timeout", "1500ms").start();
+    let mut viewer = Viewer::connect(&aspis);
+    eventually("the response is stored", || (viewer.get("/a").x_cache() == "Hit").then_some(()));
+    let began = Instant::now();
+    viewer.expect_close();
+    assert!(began.elapsed() >= Duration::from_millis(1400), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
 /// What the origin did not want of a request's content is never taken for the next request.
 #[test]
 fn content_behind_an_early_answer_is_no_request() {
@@ -309,14 +322,15 @@ fn an_expectation_that_the_origin_fails_ends_the_connection() {
     assert!(viewer.rest().is_empty());
 }
 
-/// Nobody waits for it and nobody knows how long it is: such a fetch must not hold its connection for ever.
-#[test]
-fn an_endless_answer_without_a_viewer_is_given_up() {
+/// Asks for an answer that never ends and leaves with an orderly end first, as browsers do: no receive tells that the viewer
+/// is gone, only what is sent to it does. Stored or not, the origin's connection must not be held for ever.
+#[track_caller]
+fn leave_an_endless_answer(cache_control: &'static str) {
     let given_up = Gate::default();
     let origin = {
         let given_up = given_up.clone();
         Origin::start(move |reply| {
-            reply.head(200, &[("Transfer-Encoding", "chunked"), ("Cache-Control", "max-age=600")]);
+            reply.head(200, &[("Transfer-Encoding", "chunked"), ("Cache-Control", cache_control)]);
             while !reply.is_closing() {
                 reply.chunk(b"drip");
                 wait(Duration::from_millis(50));
@@ -328,6 +342,44 @@ fn an_endless_answer_without_a_viewer_is_given_up() {
     let mut viewer = Viewer::connect(&aspis);
     viewer.ask("GET", "/", "");
     viewer.head();
+    viewer.connection.finish_sending();
+    wait(Duration::from_millis(200));
+    drop(viewer);
+    given_up.wait("the origin's connection ends");
+    eventually("no request runs", || (metric(&aspis, "aspis_requests_running") == 0).then_some(()));
+}
+
+#[test]
+fn an_endless_answer_without_a_viewer_is_given_up() {
+    leave_an_endless_answer("no-store");
+}
+
+/// Nobody waits for it and nobody knows how long it is.
+#[test]
+fn an_endless_fill_without_a_viewer_is_given_up() {
+    leave_an_endless_answer("max-age=600");
+}
+
+#[test]
+fn an_endless_tunnel_without_a_viewer_is_given_up() {
+    let given_up = Gate::default();
+    let origin = {
+        let given_up = given_up.clone();
+        Origin::start(move |reply| {
+            reply.head(101, &[("Connection", "Upgrade"), ("Upgrade", "websocket")]);
+            while !reply.is_closing() {
+                reply.send(b"drip");
+                wait(Duration::from_millis(50));
+            }
+            given_up.open();
+        })
+    };
+    let aspis = Launch::before(&origin.url()).start();
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.ask("GET", "/", "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    assert_eq!(viewer.head().status(), 101);
+    viewer.connection.finish_sending();
+    wait(Duration::from_millis(200));
     drop(viewer);
     given_up.wait("the origin's connection ends");
 }

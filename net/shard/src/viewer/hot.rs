@@ -143,10 +143,6 @@ impl Shard {
             viewer.inbox.borrow_mut().extend_from_slice(&bytes[at..]);
         }
         if viewer.state.get() == ViewerState::Idle {
-            if at > 0 {
-                // The time of a head that was answered says nothing about the next one.
-                viewer.deadline.set(Deadline::None);
-            }
             self.wait_for_viewer(viewer);
         }
     }

@@ -53,7 +53,12 @@ impl Shard {
 
     fn expect_sending(&self, viewer: &Viewer, now: u64) {
         viewer.taken_before.set(None);
-        viewer.expect(Deadline::Send, now + self.send_timeout());
+        viewer.expect(Deadline::Send, now + self.first_look_after());
+    }
+
+    /// When to look for the first time whether a queue moves. Mostly it is empty by then, and the connection idle.
+    fn first_look_after(&self) -> u64 {
+        self.send_timeout().min(self.idle_timeout())
     }
 
     /// Ends connections whose deadline has passed.
@@ -66,7 +71,12 @@ impl Shard {
             }
             Deadline::Head => self.refuse_late_head(viewer),
             Deadline::Send if self.ring.queued_len(viewer.socket) == 0 => {
-                viewer.expect(Deadline::Idle, now + self.idle_timeout());
+                // Seen full before, it became empty at a time that nobody noted; else it left with its turn, as hits do.
+                let idle_since = match viewer.taken_before.get() {
+                    Some(_) => now,
+                    None => viewer.deadline_at.get() - self.first_look_after(),
+                };
+                viewer.expect(Deadline::Idle, idle_since + self.idle_timeout());
             }
             Deadline::Send => {
                 let taken = self.taken(viewer.socket);

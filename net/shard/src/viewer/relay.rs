@@ -129,7 +129,7 @@ impl<'r> Relay<'r> {
         loop {
             let published = fill.body.published();
             if published > self.sent {
-                self.queue_piece(fill, published.min(self.sent + FILL_PIECE_LEN));
+                self.queue_piece(fill, published.min(self.sent + FILL_PIECE_LEN))?;
                 self.bound_queue().await?;
                 continue;
             }
@@ -158,7 +158,8 @@ impl<'r> Relay<'r> {
                 Ok(0) => return self.finish().await,
                 Ok(count) => {
                     self.note(count as u64);
-                    self.shard.ring.send_owned(self.viewer.socket, buffer.take(count));
+                    let piece = buffer.take(count);
+                    self.is_queued(self.shard.ring.send_owned(self.viewer.socket, piece))?;
                 }
                 Err(failure) => return Err(RelayFailure::Origin(failure)),
             }
@@ -174,20 +175,31 @@ impl<'r> Relay<'r> {
         self.note(len);
     }
 
-    fn queue_piece(&mut self, fill: &Fill, to: u64) {
+    fn queue_piece(&mut self, fill: &Fill, to: u64) -> Result<(), RelayFailure> {
         let source: Rc<dyn Source> = Rc::new(BodySource(Arc::clone(&fill.body)));
         let range = self.sent..to;
-        match self.delimiter {
-            Delimiter::Plain => {
-                self.shard.ring.send_source(self.viewer.socket, &[], source, range);
-            }
+        let (ring, socket) = (&self.shard.ring, self.viewer.socket);
+        let is_queued = match self.delimiter {
+            Delimiter::Plain => ring.send_source(socket, &[], source, range),
             Delimiter::Chunked => {
                 let header = format!("{:08x}\r\n", to - self.sent);
-                self.shard.ring.send_source(self.viewer.socket, header.as_bytes(), source, range);
-                self.shard.ring.send_owned(self.viewer.socket, b"\r\n".to_vec());
+                ring.send_source(socket, header.as_bytes(), source, range)
+                    && ring.send_owned(socket, b"\r\n".to_vec())
             }
-        }
+        };
+        self.is_queued(is_queued)?;
         self.note(to - self.sent);
+        Ok(())
+    }
+
+    /// Ends the relay if the ring did not take a piece, because sending failed before. Of a viewer that has ended its side
+    /// and then left nothing else tells: there is no more to receive from it, and a queue that failed is empty.
+    fn is_queued(&self, is_queued: bool) -> Result<(), RelayFailure> {
+        if is_queued {
+            return Ok(());
+        }
+        self.shard.count_abort(self.viewer);
+        Err(RelayFailure::Viewer)
     }
 
     fn note(&mut self, count: u64) {

@@ -93,7 +93,10 @@ async fn to_viewer(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel
             Err(_) => return End::Broken,
         };
         sent.set(sent.get() + count as u64);
-        shard.ring.send_owned(viewer.socket, take_front(&mut buffer, count));
+        // A viewer that ended its side before it left is missed only here: there is no more to receive from it.
+        if !shard.ring.send_owned(viewer.socket, take_front(&mut buffer, count)) {
+            return End::Broken;
+        }
         if shard.ring.queued_len(viewer.socket) > SEND_WINDOW && shard.flush(viewer).await.is_err() {
             return End::Broken;
         }
