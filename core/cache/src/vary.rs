@@ -160,6 +160,9 @@ mod tests {
     use crate::storable::tests::behavior;
     use proptest::prelude::*;
 
+    /// Names and values.
+    type Pairs = [(&'static str, &'static str)];
+
     fn fields_of<'a>(lines: &[(&'a str, &'a str)]) -> Vec<Field<'a>> {
         lines.iter().map(|(name, value)| Field { name, value: value.as_bytes() }).collect()
     }
@@ -209,7 +212,7 @@ mod tests {
     /// Rule 11: which requests select the same variant.
     #[test]
     fn normalised_values_select_the_same_variant() {
-        let same: &[(&[(&str, &str)], &[(&str, &str)])] = &[
+        let same: &[(&Pairs, &Pairs)] = &[
             (&[("Foo", "1, 2")], &[("Foo", "1"), ("Foo", "2")]),
             (&[("Foo", "1,2")], &[("foo", " 1 ,  2 ")]),
             (&[("Accept-Language", "en, DE")], &[("Accept-Language", "en,de")]),
@@ -224,7 +227,7 @@ mod tests {
                 "{one:?}"
             );
         }
-        let different: &[(&[(&str, &str)], &[(&str, &str)])] = &[
+        let different: &[(&Pairs, &Pairs)] = &[
             (&[("Foo", "1")], &[("Foo", "2")]),
             (&[("Foo", "1")], &[]),
             (&[("Foo", "")], &[]),

@@ -129,7 +129,8 @@ pub fn write_stored_reply(
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         says_ranges |= is("accept-ranges");
         // A stored part says where it lies; what is sent of it may lie elsewhere.
-        if !(multipart && is("content-type")) && !(partial && is("content-range")) {
+        let is_replaced = (multipart && is("content-type")) || (partial && is("content-range"));
+        if !is_replaced {
             writer.field(field.name, field.value);
         }
     }
