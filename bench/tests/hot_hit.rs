@@ -68,7 +68,9 @@ fn serve(behavior: &Behavior, tier: &RamTier, key: &mut Vec<u8>, out: &mut [u8])
     let viewer =
         ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(Ipv4Addr::LOCALHOST), trusted: false };
     let mut slots = FieldSlots::new();
-    let head = parse_request(REQUEST, &mut slots, &HeadLimits::default()).unwrap().unwrap();
+    let head = parse_request(REQUEST, &mut slots, &HeadLimits::default())
+        .expect("the head is sound")
+        .expect("the head is whole");
     let mut exchange = Exchange::new();
     let event = Event::Request { head: &head, viewer: &viewer, key_buffer: key };
     let Action::Lookup { mut hash } = exchange.step(behavior, event, NOW) else { panic!("looked up") };
@@ -96,13 +98,14 @@ fn serve(behavior: &Behavior, tier: &RamTier, key: &mut Vec<u8>, out: &mut [u8])
 /// Stores the response and returns how many allocations 100 hits on it make.
 fn allocations(kept: Kept) -> u64 {
     let raw: Raw = [("origin", "http://origin.example")].into_iter().collect();
-    let behavior = Behavior::from(&check(&raw).unwrap());
+    let behavior = Behavior::from(&check(&raw).expect("the flags are sound"));
     let budget = Budget::new(64 << 20);
-    let arena = Arena::new(16 << 20, budget.clone()).unwrap();
+    let arena = Arena::new(16 << 20, budget.clone()).expect("the machine has memory for a test");
     let mut tier = RamTier::new(arena.clone(), budget.clone());
     let mut slots = FieldSlots::new();
-    let response =
-        parse_response(RESPONSE, &mut slots, &HeadLimits::default(), Method::Get).unwrap().unwrap();
+    let response = parse_response(RESPONSE, &mut slots, &HeadLimits::default(), Method::Get)
+        .expect("the head is sound")
+        .expect("the head is whole");
     let mut prefix = Vec::new();
     write_stored(&behavior, &response, NOW, &mut prefix);
     let mut writer = Body::writer(&arena, Some(1024));
@@ -113,7 +116,9 @@ fn allocations(kept: Kept) -> u64 {
     aspis_cache::key::write_key(Scheme::Http, "www.example.com", "/app.js?v=3", &mut key);
     let (primary, primary_len) = (aspis_cache::key::hash(&key), key.len());
     let mut request_slots = FieldSlots::new();
-    let request = parse_request(REQUEST, &mut request_slots, &HeadLimits::default()).unwrap().unwrap();
+    let request = parse_request(REQUEST, &mut request_slots, &HeadLimits::default())
+        .expect("the head is sound")
+        .expect("the head is whole");
     let variant = (kept == Kept::AsVariant).then(|| {
         assert!(aspis_cache::vary::extend_key(&behavior, "accept-encoding", request.fields, &mut key));
         aspis_storage::response::VariantOf { primary, primary_len, names: "accept-encoding".into() }
@@ -133,7 +138,8 @@ fn allocations(kept: Kept) -> u64 {
         invalidation: 0,
         variant,
     };
-    tier.insert(StoredResponse::new(parts, &budget).unwrap()).unwrap();
+    tier.insert(StoredResponse::new(parts, &budget).expect("the budget has room"))
+        .expect("the tier has room");
     let (mut buffer, mut out) = (Vec::with_capacity(1024), vec![0; 4096 + HIT_TAIL_LEN_MAX]);
     assert!(serve(&behavior, &tier, &mut buffer, &mut out) > 0);
     let before = ALLOCATIONS.with(Cell::get);

@@ -80,6 +80,9 @@ fn describes_content(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// Names and values.
+    type Pairs = [(&'static str, &'static str)];
+
     fn fields_of<'a>(lines: &[(&'a str, &'a str)]) -> Vec<Field<'a>> {
         lines.iter().map(|(name, value)| Field { name, value: value.as_bytes() }).collect()
     }
@@ -87,7 +90,7 @@ mod tests {
     /// RFC 9111 §4.3.4 and rule 13.
     #[test]
     fn another_strong_etag_changes_nothing() {
-        let cases: &[(Option<&str>, &[(&str, &str)], Freshening)] = &[
+        let cases: &[(Option<&str>, &Pairs, Freshening)] = &[
             (Some("\"a\""), &[], Freshening::Applies),
             (Some("\"a\""), &[("ETag", "\"a\"")], Freshening::Applies),
             (Some("\"a\""), &[("ETag", "W/\"b\"")], Freshening::Applies),

@@ -162,6 +162,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// First bytes and those behind the last.
+    type Tiles = [(u64, u64)];
+
     fn parts(value: &str, len: u64) -> Option<Vec<(u64, u64)>> {
         let request = [Field { name: "Range", value: value.as_bytes() }];
         match select(&request, len) {
@@ -176,7 +179,7 @@ mod tests {
     /// and RFC 9110 §14.1.2.
     #[test]
     fn ranges_are_read_cut_or_ignored() {
-        let cases: &[(&str, Option<&[(u64, u64)]>)] = &[
+        let cases: &[(&str, Option<&Tiles>)] = &[
             ("bytes=0-9", Some(&[(0, 10)])),
             ("BYTES=0-0", Some(&[(0, 1)])),
             ("bytes=90-", Some(&[(90, 100)])),

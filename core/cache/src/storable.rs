@@ -93,7 +93,7 @@ pub fn storable(
     if !request.may_store {
         return Err(NotStored::Request);
     }
-    if !matches!(head.status, 200..=599) || head.status == 304 || blames_the_request(head.status) {
+    if !matches!(head.status, 200..=599) || head.status == 304 || is_caused_by_request(head.status) {
         return Err(NotStored::Status);
     }
     let part = match head.status {
@@ -110,11 +110,6 @@ pub fn storable(
     check_length(behavior, head)?;
     let meta = lifetime(behavior, request, head, &control, received_at)?;
     Ok(StoredMeta { part, ..meta })
-}
-
-/// Errors that fields or content of one request brought about, which are not in the key: others would get them for nothing.
-fn blames_the_request(status: u16) -> bool {
-    matches!(status, 408 | 412 | 413 | 416 | 417 | 425 | 431)
 }
 
 /// Returns where the content of a 206 belongs: one range, of exactly the length that is announced, of a known whole.
@@ -255,6 +250,13 @@ fn check_directives(
 /// Statuses whose meaning for a cache is known: those of RFC 9110 §15 (rule 2).
 fn is_understood(status: u16) -> bool {
     matches!(status, 200..=206 | 300..=305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 451 | 500..=505)
+}
+
+/// Tells whether a status says something about one request's own conditions, range, size or expectation, and nothing about the resource.
+///
+/// Those are outside the key: stored, one viewer's strange request would be everybody's answer (T-34 stores 412; not here).
+fn is_caused_by_request(status: u16) -> bool {
+    matches!(status, 412 | 413 | 416 | 417 | 431)
 }
 
 /// With CloudFront's rules: which errors are stored, and that the error TTL is a minimum (T-33, T-34). Returns the explicit lifetime.

@@ -27,14 +27,14 @@ pub enum Varies {
     Always,
 }
 
-/// Tells whether a response varies by `*` or by what cannot be followed, without an allocation.
+/// Tells whether a response varies by `*` or by too much to be followed, without an allocation.
 ///
-/// X-Forwarded-For is such: the origin sees each viewer's own address in it, whatever the viewer sent.
+/// `X-Forwarded-For` is such a field: the origin sees each viewer's own address in it.
 pub fn varies_always(head: &[Field<'_>]) -> bool {
     let mut count = 0;
     fields::named(head, "vary").flat_map(fields::list).any(|name| {
         count += 1;
-        name == b"*" || count > VARY_NAMES_MAX || name.eq_ignore_ascii_case(b"x-forwarded-for")
+        name == b"*" || name.eq_ignore_ascii_case(b"x-forwarded-for") || count > VARY_NAMES_MAX
     })
 }
 
@@ -93,9 +93,11 @@ pub fn extend_key(behavior: &Behavior, names: &str, request: &[Field<'_>], key: 
 }
 
 /// Writes `:` and the members of all lines, trimmed and joined; nothing for a field that is not there.
+///
+/// A field that `Connection` names does not reach the origin (RFC 9110 §7.6.1), so it does not select either: else anybody could
+/// put the answer for its absence in the place of any variant.
 fn write_value(name: &str, request: &[Field<'_>], key: &mut Vec<u8>) {
-    // What ends at this connection the origin never saw, so it chose as if it were absent.
-    if fields::is_hop_by_hop(name) || fields::is_connection_option(request, name) {
+    if fields::is_connection_option(request, name) {
         return;
     }
     for (at, value) in fields::named(request, name).enumerate() {
@@ -158,6 +160,9 @@ mod tests {
     use crate::storable::tests::behavior;
     use proptest::prelude::*;
 
+    /// Names and values.
+    type Pairs = [(&'static str, &'static str)];
+
     fn fields_of<'a>(lines: &[(&'a str, &'a str)]) -> Vec<Field<'a>> {
         lines.iter().map(|(name, value)| Field { name, value: value.as_bytes() }).collect()
     }
@@ -166,6 +171,16 @@ mod tests {
         let mut key = b"primary".to_vec();
         assert!(extend_key(&behavior(flags), names, &fields_of(request), &mut key));
         key
+    }
+
+    /// RFC 9110 §7.6.1: what the origin does not see selects nothing.
+    #[test]
+    fn a_field_for_the_connection_only_counts_as_absent() {
+        let absent = key(&[], "accept-language", &[]);
+        let hidden = [("Connection", "close, Accept-Language"), ("Accept-Language", "de")];
+        assert_eq!(key(&[], "accept-language", &hidden), absent);
+        assert_ne!(key(&[], "accept-language", &hidden[1..]), absent);
+        assert!(varies_always(&fields_of(&[("Vary", "Accept, X-Forwarded-For")])));
     }
 
     /// RFC 9110 §12.5.5 and rule 11.
@@ -197,7 +212,7 @@ mod tests {
     /// Rule 11: which requests select the same variant.
     #[test]
     fn normalised_values_select_the_same_variant() {
-        let same: &[(&[(&str, &str)], &[(&str, &str)])] = &[
+        let same: &[(&Pairs, &Pairs)] = &[
             (&[("Foo", "1, 2")], &[("Foo", "1"), ("Foo", "2")]),
             (&[("Foo", "1,2")], &[("foo", " 1 ,  2 ")]),
             (&[("Accept-Language", "en, DE")], &[("Accept-Language", "en,de")]),
@@ -212,7 +227,7 @@ mod tests {
                 "{one:?}"
             );
         }
-        let different: &[(&[(&str, &str)], &[(&str, &str)])] = &[
+        let different: &[(&Pairs, &Pairs)] = &[
             (&[("Foo", "1")], &[("Foo", "2")]),
             (&[("Foo", "1")], &[]),
             (&[("Foo", "")], &[]),

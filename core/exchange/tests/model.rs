@@ -38,7 +38,7 @@ struct Policy {
 #[derive(Clone, Debug)]
 enum Operation {
     /// GET of one of two URLs with one of two values of `Foo`.
-    Get { url: u8, foo: u8 },
+    Get { url: u8, chosen: u8 },
     /// A POST that succeeds.
     Post { url: u8 },
     /// The representations change.
@@ -82,10 +82,10 @@ struct Model {
 }
 
 impl Model {
-    fn get(&mut self, world: &World, url: u8, foo: u8) -> Seen {
-        let place = (url, self.varies.get(&url).copied().unwrap_or(false).then_some(foo));
+    fn get(&mut self, world: &World, url: u8, chosen: u8) -> Seen {
+        let place = (url, self.varies.get(&url).copied().unwrap_or(false).then_some(chosen));
         let kept = self.kept.get(&place).copied();
-        let Some(kept) = kept else { return self.fetch(world, url, foo) };
+        let Some(kept) = kept else { return self.fetch(world, url, chosen) };
         let age = world.now - kept.at;
         if age < kept.fresh_for() {
             return Seen { version: Some(kept.version), result: ResultType::Hit, asked: false };
@@ -96,7 +96,7 @@ impl Model {
             // The background refresh is done at once here; it leaves everything as it is where the origin is down.
             let seen = Seen { version: Some(kept.version), result: ResultType::Hit, asked: true };
             if world.up {
-                self.ask_again(world, place, kept, url, foo);
+                self.ask_again(world, place, kept, url, chosen);
             }
             return seen;
         }
@@ -105,13 +105,13 @@ impl Model {
             let result = if strict { ResultType::Error } else { ResultType::RefreshHit };
             return Seen { version, result, asked: true };
         }
-        self.ask_again(world, place, kept, url, foo)
+        self.ask_again(world, place, kept, url, chosen)
     }
 
     /// The origin is up: a matching validator freshens, else the response comes whole.
-    fn ask_again(&mut self, world: &World, place: (u8, Option<u8>), kept: Kept, url: u8, foo: u8) -> Seen {
+    fn ask_again(&mut self, world: &World, place: (u8, Option<u8>), kept: Kept, url: u8, chosen: u8) -> Seen {
         if !(kept.policy.etag && world.policy.etag && kept.version == world.version) {
-            return self.fetch(world, url, foo);
+            return self.fetch(world, url, chosen);
         }
         let seen = Seen { version: Some(kept.version), result: ResultType::RefreshHit, asked: true };
         // A 304 without Vary leaves the stored one; one that begins to vary fits no longer to where the response is kept.
@@ -120,14 +120,15 @@ impl Model {
             self.kept.insert(place, Kept { version: kept.version, at: world.now, policy });
         } else {
             self.kept.remove(&place);
-            if place.1.is_some() && !self.kept.keys().any(|(other, foo)| *other == url && foo.is_some()) {
+            if place.1.is_some() && !self.kept.keys().any(|(other, chosen)| *other == url && chosen.is_some())
+            {
                 self.varies.remove(&url);
             }
         }
         seen
     }
 
-    fn fetch(&mut self, world: &World, url: u8, foo: u8) -> Seen {
+    fn fetch(&mut self, world: &World, url: u8, chosen: u8) -> Seen {
         if !world.up {
             return Seen { version: None, result: ResultType::Error, asked: true };
         }
@@ -138,7 +139,7 @@ impl Model {
                 self.varies.insert(url, true);
             }
             let kept = Kept { version: world.version, at: world.now, policy: world.policy };
-            self.kept.insert((url, varies.then_some(foo)), kept);
+            self.kept.insert((url, varies.then_some(chosen)), kept);
         }
         Seen { version: Some(world.version), result: ResultType::Miss, asked: true }
     }
@@ -213,10 +214,12 @@ impl Driver {
         self.store.values().find(|entry| entry.primary == primary && entry.names.is_some())?.names.clone()
     }
 
-    fn get(&mut self, world: &World, url: u8, foo: u8) -> Seen {
-        let text = format!("GET /{url} HTTP/1.1\r\nHost: a\r\nFoo: {foo}\r\n\r\n");
+    fn get(&mut self, world: &World, url: u8, chosen: u8) -> Seen {
+        let text = format!("GET /{url} HTTP/1.1\r\nHost: a\r\nFoo: {chosen}\r\n\r\n");
         let mut slots = FieldSlots::new();
-        let request = parse_request(text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
+        let request = parse_request(text.as_bytes(), &mut slots, &HeadLimits::default())
+            .expect("the head is sound")
+            .expect("the head is whole");
         let now = Now { wall: world.now, millis: 0 };
         let (mut key, mut exchange) = (Vec::new(), Exchange::new());
         self.asked = false;
@@ -278,8 +281,8 @@ impl Driver {
         let text = world.answer(etag.as_deref());
         let mut slots = FieldSlots::new();
         let head = parse_response(text.as_bytes(), &mut slots, &HeadLimits::default(), Method::Get)
-            .unwrap()
-            .unwrap();
+            .expect("the head is sound")
+            .expect("the head is whole");
         match exchange.step(&self.behavior, Event::OriginHead { head: &head, request, stored }, now) {
             Action::RespondOrigin { store, .. } => {
                 if let Some(meta) = store {
@@ -356,7 +359,7 @@ fn policies() -> impl Strategy<Value = Policy> {
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let operation = prop_oneof![
-        8 => (0_u8..2, 0_u8..2).prop_map(|(url, foo)| Operation::Get { url, foo }),
+        8 => (0_u8..2, 0_u8..2).prop_map(|(url, chosen)| Operation::Get { url, chosen }),
         1 => (0_u8..2).prop_map(|url| Operation::Post { url }),
         2 => Just(Operation::Change),
         2 => policies().prop_map(Operation::Policy),
@@ -373,15 +376,15 @@ proptest! {
     fn the_exchange_reuses_as_the_reference_model_does(first in policies(), operations in operations()) {
         let mut raw = Raw::new();
         raw.push("origin", "http://origin.example");
-        let behavior = Behavior::from(&check(&raw).unwrap());
+        let behavior = Behavior::from(&check(&raw).expect("the flags are sound"));
         let mut driver = Driver { behavior, store: HashMap::new(), asked: false };
         let mut world = World { now: START, version: 1, policy: first, up: true };
         let mut model = Model::default();
         for (at, operation) in operations.iter().enumerate() {
             match operation {
-                Operation::Get { url, foo } => {
-                    let expected = model.get(&world, *url, *foo);
-                    let seen = driver.get(&world, *url, *foo);
+                Operation::Get { url, chosen } => {
+                    let expected = model.get(&world, *url, *chosen);
+                    let seen = driver.get(&world, *url, *chosen);
                     prop_assert_eq!(seen, expected, "operation {} at {}", at, world.now - START);
                 }
                 Operation::Post { url } => {

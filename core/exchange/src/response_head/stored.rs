@@ -122,14 +122,18 @@ pub fn write_stored_reply(
 ) {
     let StoredReply { answer, .. } = *reply;
     let mut writer = HeadWriter::new(out);
-    writer.status_line(answer.kind.status(reply.status));
-    let (multipart, partial) = (reply.multipart.is_some(), answer.kind.status(reply.status) == 206);
+    let status = answer.kind.status(reply.status);
+    let (multipart, partial, not_modified) = (reply.multipart.is_some(), status == 206, status == 304);
+    writer.status_line(status);
     let mut says_ranges = false;
     for field in stored_fields(reply.head) {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         says_ranges |= is("accept-ranges");
         // A stored part says where it lies; what is sent of it may lie elsewhere.
-        if !(multipart && is("content-type")) && !(partial && is("content-range")) {
+        let is_replaced = (multipart && is("content-type")) || (partial && is("content-range"));
+        // RFC 9110 §15.4.5: a 304 describes no content.
+        let describes = not_modified && (is("content-type") || is("content-encoding") || is("content-language"));
+        if !is_replaced && !describes {
             writer.field(field.name, field.value);
         }
     }

@@ -13,8 +13,8 @@ const ETAG: (&str, &str) = ("ETag", "\"one\"");
 #[test]
 fn variants_are_kept_side_by_side() {
     let origin = Origin::start(|reply| {
-        let foo = reply.request.field("foo").unwrap_or("none").to_owned();
-        reply.answer(200, &[FRESH, ("Vary", "Foo")], foo.as_bytes());
+        let chosen = reply.request.field("foo").unwrap_or("none").to_owned();
+        reply.answer(200, &[FRESH, ("Vary", "Foo")], chosen.as_bytes());
     });
     let aspis = before(&origin);
     let mut viewer = Viewer::connect(&aspis);
