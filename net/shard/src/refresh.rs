@@ -131,7 +131,12 @@ async fn work(shard: &Rc<Shard>, refresh: &Refresh, flight: usize, invalidation:
                     invalidation,
                     prefix: None,
                 };
-                return fill::begin(shard, filling, &mut Some(response.body)).is_some();
+                let fill = fill::begin(shard, filling, &mut Some(response.body));
+                // Nobody reads it: the bounds of a fill without a viewer hold from the start.
+                if let Some(fill) = &fill {
+                    fill.leave();
+                }
+                return fill.is_some();
             }
             _ => return false,
         }

@@ -132,7 +132,8 @@ pub fn write_stored_reply(
         // A stored part says where it lies; what is sent of it may lie elsewhere.
         let is_replaced = (multipart && is("content-type")) || (partial && is("content-range"));
         // RFC 9110 §15.4.5: a 304 describes no content.
-        let describes = not_modified && (is("content-type") || is("content-encoding") || is("content-language"));
+        let describes =
+            not_modified && (is("content-type") || is("content-encoding") || is("content-language"));
         if !is_replaced && !describes {
             writer.field(field.name, field.value);
         }
