@@ -2,6 +2,7 @@
 //! origin that cuts, resets, stalls, lies and restarts. The driver knows for each URL what a right answer is, so one wrong byte, one cut answer
 //! that looks whole or one request that hangs is a fault. At the end the server must be as empty as at the start.
 
+mod connection;
 mod tally;
 mod viewer;
 
