@@ -15,6 +15,7 @@ use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
 use aspis_exchange::{Action, Event, Exchange, ResultType, Stored, ViewerFacts};
 use aspis_runtime::{Close, SocketId, Source};
 use aspis_storage::response::StoredResponse;
+use aspis_storage::tier::RamTier;
 use aspis_telemetry::Counter;
 use aspis_wire::proxy_protocol;
 use aspis_wire::request::{RequestHead, parse_request};
@@ -35,6 +36,29 @@ enum Served {
     Next,
     /// A task goes on with it, or the connection is on its way to be closed.
     Taken,
+}
+
+/// What a lookup brought.
+enum Found<'s> {
+    Stored(&'s Arc<StoredResponse>),
+    /// Nothing of use; the machine says what to do instead.
+    Instead(Action),
+}
+
+/// What became of a stored response that was found.
+enum Sent {
+    AtOnce(SentAtOnce),
+    /// It does not answer the request by itself; the machine says what to do.
+    Instead(Action),
+}
+
+/// An answer from the cache that is queued already.
+struct SentAtOnce {
+    status: u16,
+    sent_len: u64,
+    keep_alive: bool,
+    /// It is stale: a fetch in the background makes it fresh.
+    refresh: bool,
 }
 
 impl Shard {
@@ -160,112 +184,148 @@ impl Shard {
             address: viewer.address.get().ip(),
             trusted: viewer.trusted.get(),
         };
-        let now = self.now();
         let mut scratch = self.scratch.borrow_mut();
         let scratch = &mut *scratch;
         let mut exchange = Exchange::new();
         let event = Event::Request { head, viewer: &facts, key_buffer: &mut scratch.key };
-        let mut action = exchange.step(&self.behavior, event, now);
-        let mut key = None;
-        let mut kept = None;
+        let mut action = exchange.step(&self.behavior, event, self.now());
+        let (mut key, mut kept) = (None, None);
         if let Action::Lookup { hash } = action {
             let primary_len = scratch.key.len();
-            key = Some((hash, primary_len));
             let store = self.store.borrow();
-            let mut found = store.lookup(hash, &scratch.key);
-            if found.is_none()
-                && let Some(names) = store.vary_names(hash, &scratch.key)
-            {
-                let event = Event::Varies { names, head, key_buffer: &mut scratch.key };
-                action = exchange.step(&self.behavior, event, now);
-                if let Action::Lookup { hash } = action {
-                    found = store.lookup(hash, &scratch.key);
-                }
-            }
-            if let (Action::Lookup { .. }, None) = (action, found)
-                && store.has_parts()
-                && scratch.key.len() == primary_len
-            {
-                action = exchange.step(&self.behavior, Event::NotWhole { key_buffer: &mut scratch.key }, now);
-                if let Action::Lookup { hash } = action {
-                    found = store.lookup(hash, &scratch.key);
-                }
-            }
-            if let (Action::Lookup { .. }, None) = (action, found) {
-                self.counters.add(Counter::LookupsNotFound, 1);
-                action = exchange.step(&self.behavior, Event::NotFound, now);
-            }
-            if let Some(stored) = found {
-                self.counters.add(Counter::LookupsFound, 1);
-                let view = Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() };
-                action = exchange.step(&self.behavior, Event::Found { stored: view, head }, now);
-                let keep_alive = head.keep_alive && !self.draining.get();
-                let sent = match action {
-                    Action::RespondStored { age, ttl, send_body } => {
-                        let tail = HitTail {
-                            age,
-                            ttl,
-                            content_len: stored.body.published(),
-                            status: stored.meta.status,
-                            version: head.version,
-                            keep_alive,
-                        };
-                        let sent_len =
-                            self.send_stored(viewer.socket, stored, &tail, send_body, &mut scratch.head);
-                        Some((stored.meta.status, sent_len))
-                    }
-                    Action::Answer(answer) => {
-                        let material = Material {
-                            hash: stored.hash,
-                            head: &stored.head,
-                            meta: &stored.meta,
-                            body: &stored.body,
-                        };
-                        let sent =
-                            self.send_answer(viewer.socket, head, &exchange, &material, answer, keep_alive);
-                        if answer.refresh {
-                            kept = Some(Arc::clone(stored));
+            let found = self.look_up(&store, &mut exchange, head, hash, &mut scratch.key);
+            let primary = || (hash, Box::from(&scratch.key[..primary_len]));
+            action = match found {
+                Found::Instead(action) => action,
+                Found::Stored(stored) => {
+                    match self.send_found(viewer, head, &mut exchange, stored, &mut scratch.head) {
+                        Sent::AtOnce(sent) => {
+                            let refreshed = sent.refresh.then(|| (Arc::clone(stored), primary()));
+                            drop(store);
+                            if let Some((stored, key)) = refreshed {
+                                self.refresh(Refresh { head: raw.into(), facts, key, stored });
+                            }
+                            return self.sent_at_once(viewer, head, &exchange, &sent, started);
                         }
-                        Some(sent)
+                        Sent::Instead(action) => {
+                            kept = Some(Arc::clone(stored));
+                            action
+                        }
                     }
-                    _ => {
-                        kept = Some(Arc::clone(stored));
-                        None
-                    }
-                };
-                drop(store);
-                if let Some((status, sent_len)) = sent {
-                    if let Some(stored) = kept {
-                        let key = (hash, scratch.key[..primary_len].into());
-                        self.refresh(Refresh { head: raw.into(), facts, key, stored });
-                    }
-                    let ended = Ended {
-                        status,
-                        sent_len,
-                        result: exchange.result(),
-                        forward: None,
-                        started,
-                        answered: Answered::Last,
-                    };
-                    self.record(viewer, Some(head), &ended);
-                    if keep_alive {
-                        return Served::Next;
-                    }
-                    self.close_viewer(viewer, Close::Linger(LINGER));
-                    return Served::Taken;
                 }
-            }
+            };
+            key = Some(primary());
         }
         match action {
             Action::Refuse { status } => self.refuse(viewer, Some(head), status, started),
             action => {
-                let key = key.map(|(hash, len)| (hash, scratch.key[..len].into()));
-                self.park(
-                    viewer,
-                    Parked { exchange, action, facts, head: raw.into(), key, stored: kept, started },
-                );
+                let parked = Parked { exchange, action, facts, head: raw.into(), key, stored: kept, started };
+                self.park(viewer, parked);
             }
         }
+        Served::Taken
+    }
+
+    /// Finds the stored response that the request selects: under its key, as a variant, or as a part. Else what to do instead.
+    fn look_up<'s>(
+        &self,
+        store: &'s RamTier,
+        exchange: &mut Exchange,
+        head: &RequestHead<'_, '_>,
+        hash: u128,
+        key: &mut Vec<u8>,
+    ) -> Found<'s> {
+        let (now, primary_len) = (self.now(), key.len());
+        let mut action = Action::Lookup { hash };
+        let mut found = store.lookup(hash, key);
+        if found.is_none()
+            && let Some(names) = store.vary_names(hash, key)
+        {
+            action = exchange.step(&self.behavior, Event::Varies { names, head, key_buffer: key }, now);
+            if let Action::Lookup { hash } = action {
+                found = store.lookup(hash, key);
+            }
+        }
+        let may_be_a_part = matches!(action, Action::Lookup { .. }) && key.len() == primary_len;
+        if found.is_none() && may_be_a_part && store.has_parts() {
+            action = exchange.step(&self.behavior, Event::NotWhole { key_buffer: key }, now);
+            if let Action::Lookup { hash } = action {
+                found = store.lookup(hash, key);
+            }
+        }
+        if let Some(found) = found {
+            self.counters.add(Counter::LookupsFound, 1);
+            return Found::Stored(found);
+        }
+        if let Action::Lookup { .. } = action {
+            self.counters.add(Counter::LookupsNotFound, 1);
+            action = exchange.step(&self.behavior, Event::NotFound, now);
+        }
+        Found::Instead(action)
+    }
+
+    /// Sends what was found if it answers the request as it is. Else what to do instead.
+    fn send_found(
+        &self,
+        viewer: &Viewer,
+        head: &RequestHead<'_, '_>,
+        exchange: &mut Exchange,
+        stored: &Arc<StoredResponse>,
+        head_buffer: &mut Vec<u8>,
+    ) -> Sent {
+        let view = Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() };
+        let action = exchange.step(&self.behavior, Event::Found { stored: view, head }, self.now());
+        let keep_alive = head.keep_alive && !self.draining.get();
+        match action {
+            Action::RespondStored { age, ttl, send_body } => {
+                let tail = HitTail {
+                    age,
+                    ttl,
+                    content_len: stored.body.published(),
+                    status: stored.meta.status,
+                    version: head.version,
+                    keep_alive,
+                };
+                let sent_len = self.send_stored(viewer.socket, stored, &tail, send_body, head_buffer);
+                Sent::AtOnce(SentAtOnce { status: stored.meta.status, sent_len, keep_alive, refresh: false })
+            }
+            Action::Answer(answer) => {
+                let material = Material {
+                    hash: stored.hash,
+                    head: &stored.head,
+                    meta: &stored.meta,
+                    body: &stored.body,
+                };
+                let (status, sent_len) =
+                    self.send_answer(viewer.socket, head, exchange, &material, answer, keep_alive);
+                Sent::AtOnce(SentAtOnce { status, sent_len, keep_alive, refresh: answer.refresh })
+            }
+            action => Sent::Instead(action),
+        }
+    }
+
+    /// Records an answer from the cache and says how the connection goes on.
+    fn sent_at_once(
+        &self,
+        viewer: &Rc<Viewer>,
+        head: &RequestHead<'_, '_>,
+        exchange: &Exchange,
+        sent: &SentAtOnce,
+        started: Instant,
+    ) -> Served {
+        let ended = Ended {
+            status: sent.status,
+            sent_len: sent.sent_len,
+            result: exchange.result(),
+            forward: None,
+            started,
+            answered: Answered::Last,
+        };
+        self.record(viewer, Some(head), &ended);
+        if sent.keep_alive {
+            return Served::Next;
+        }
+        self.close_viewer(viewer, Close::Linger(LINGER));
         Served::Taken
     }
 
