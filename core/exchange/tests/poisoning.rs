@@ -2,6 +2,7 @@
 //!
 //! Two promises: whatever the origin can see of a request and the key does not show stays away from the origin or from the cache; and
 //! targets that differ in a byte never share a key.
+#![allow(clippy::unwrap_used, reason = "helpers of tests; a panic names the line that is wrong")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,4 +1,5 @@
 //! Properties of keys, ages, lifetimes, ranges and stored heads over random values, through the public interface only.
+#![allow(clippy::unwrap_used, reason = "helpers of tests; a panic names the line that is wrong")]
 
 use std::net::{IpAddr, Ipv4Addr};
 
