@@ -158,7 +158,11 @@ impl Origin {
             Change::Targeted(value) => return site.targeted = value,
             Change::Etag(tag) => return site.etag = tag,
             Change::Modified(is_told) => return site.modified = is_told,
-            Change::Expires(expires) => return site.expires = expires,
+            Change::Expires(expires) => {
+                // It decides only where Cache-Control says nothing.
+                site.control = "";
+                return site.expires = expires;
+            }
             Change::Date(clock) => return site.date = clock,
             Change::Age(value) => return site.age = value,
             Change::Framing(framing) => return site.framing = framing,

@@ -311,6 +311,8 @@ impl Model {
         answer.fields = entry.answer.fields.updated(&update.fields, update.received_at);
         entry.answer = answer;
         entry.authorized = request.fields.get("authorization").is_some();
+        // A GET confirmed it.
+        entry.posted = false;
         entry.gone |= !entry.may_be_stored(self.rules);
     }
 
