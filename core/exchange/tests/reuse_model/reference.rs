@@ -7,15 +7,15 @@ use crate::text::{Fields, Request, date, members};
 
 /// What the operator's settings change.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    pub max_ttl: i64,
-    pub default_ttl: Option<i64>,
-    pub request_directives: bool,
+pub(crate) struct Rules {
+    pub(crate) max_ttl: i64,
+    pub(crate) default_ttl: Option<i64>,
+    pub(crate) request_directives: bool,
 }
 
 /// What must happen to a request; the number is the entry's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expect {
+pub(crate) enum Expect {
     /// It passes the cache by.
     Pass,
     /// Nothing suitable is stored.
@@ -32,33 +32,35 @@ pub enum Expect {
 
 /// One answer of the origin's to one request.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub fields: Fields,
-    pub content_len: usize,
-    pub requested_at: i64,
-    pub received_at: i64,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) fields: Fields,
+    pub(crate) content_len: usize,
+    pub(crate) requested_at: i64,
+    pub(crate) received_at: i64,
 }
 
 /// A response that may be stored.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    pub uri: String,
-    pub answer: Answer,
+pub(crate) struct Entry {
+    pub(crate) uri: String,
+    pub(crate) answer: Answer,
     /// The request fields that Vary names, as they came.
     selecting: Vec<(String, Option<String>)>,
     authorized: bool,
     posted: bool,
-    /// Invalidated, outdated or replaced: never to be used again.
-    pub gone: bool,
+    /// Invalidated or outdated: never to be used again.
+    pub(crate) gone: bool,
+    /// A more recent one matches whatever it matched.
+    replaced: bool,
     /// The product may have dropped it earlier than it had to, for one of the reasons that the harness lists.
-    pub excused: bool,
+    pub(crate) excused: bool,
 }
 
 #[derive(Debug)]
-pub struct Model {
-    pub rules: Rules,
-    pub entries: Vec<Entry>,
+pub(crate) struct Model {
+    pub(crate) rules: Rules,
+    pub(crate) entries: Vec<Entry>,
 }
 
 struct Control(Vec<(String, Option<String>)>, /* targeted */ bool);
@@ -79,6 +81,12 @@ impl Control {
         self.0.iter().any(|(given, argument)| given == name && argument.is_none())
     }
 
+    /// RFC 9111 §4.2.4.
+    fn forbids_stale(&self) -> bool {
+        ["must-revalidate", "proxy-revalidate", "no-cache"].iter().any(|name| self.has(name))
+            || self.seconds("s-maxage").is_some()
+    }
+
     /// RFC 9111 §4.2.1: invalid is stale; of several the smallest (rule 4).
     fn seconds(&self, name: &str) -> Option<i64> {
         let given = self.0.iter().filter(|(given, _)| given == name);
@@ -92,12 +100,17 @@ fn seconds(text: &str) -> Option<i64> {
 }
 
 impl Entry {
+    /// The names in Vary.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.selecting.iter().map(|(name, _)| &**name).collect()
+    }
+
     fn date(&self) -> i64 {
         self.answer.fields.get("date").and_then(date).unwrap_or(self.answer.received_at)
     }
 
     /// RFC 9111 §4.2.3.
-    pub fn age(&self, now: i64) -> i64 {
+    pub(crate) fn age(&self, now: i64) -> i64 {
         let Answer { requested_at, received_at, .. } = self.answer;
         let apparent = (received_at - self.date()).max(0);
         let first = self.answer.fields.get("age").and_then(|text| text.split(',').next());
@@ -119,20 +132,25 @@ impl Entry {
     /// RFC 9111 §4.2.1, §4.2.2; rule 1. `None`: nothing says that it may be reused.
     fn lifetime(&self, rules: Rules) -> Option<i64> {
         let control = Control::of(&self.answer.fields);
-        let known = matches!(self.answer.status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 451 | 501);
+        let known = matches!(
+            self.answer.status,
+            200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 451 | 501
+        );
         let modified = self.answer.fields.get("last-modified").and_then(date);
-        let guessed = modified.filter(|_| known || control.has("public")).map(|at| (self.date() - at).max(0) / 10);
+        let guessed =
+            modified.filter(|_| known || control.has("public")).map(|at| (self.date() - at).max(0) / 10);
         let lifetime = self.explicit_lifetime().or(rules.default_ttl.filter(|_| known)).or(guessed);
         let lifetime = lifetime.or((known || control.has("public")).then_some(0))?;
         Some(if control.has("no-cache") { 0 } else { lifetime.min(rules.max_ttl) })
     }
 
-    pub fn ttl(&self, rules: Rules, now: i64) -> i64 {
+    pub(crate) fn ttl(&self, rules: Rules, now: i64) -> i64 {
         self.lifetime(rules).unwrap_or(0) - self.age(now)
     }
 
-    pub fn has_validator(&self) -> bool {
-        self.answer.fields.get("etag").is_some() || self.answer.fields.get("last-modified").and_then(date).is_some()
+    pub(crate) fn has_validator(&self) -> bool {
+        self.answer.fields.get("etag").is_some()
+            || self.answer.fields.get("last-modified").and_then(date).is_some()
     }
 
     /// RFC 9111 §3; rules 2, 3, 7 to 9.
@@ -140,7 +158,8 @@ impl Entry {
         let (control, status) = (Control::of(&self.answer.fields), self.answer.status);
         let understood = status < 510 && !matches!(status, 209..=299 | 418 | 419);
         let must_understand = control.has("must-understand");
-        let shared = control.has("public") || control.seconds("s-maxage").is_some() || control.has("must-revalidate");
+        let shared =
+            control.has("public") || control.seconds("s-maxage").is_some() || control.has("must-revalidate");
         let kept_out = (control.has("no-store") && !must_understand)
             || (must_understand && !understood)
             || control.has("private")
@@ -155,32 +174,41 @@ impl Entry {
         !kept_out && useful && self.lifetime(rules).is_some()
     }
 
-    fn matches(&self, request: &Request) -> bool {
+    pub(crate) fn may_match(&self, request: &Request) -> bool {
         let same = |(name, value): &(String, Option<String>)| request.selecting(name) == *value;
         !self.gone && self.uri == request.uri && self.selecting.iter().all(same)
     }
 
     /// RFC 9111 §4.2.4, RFC 5861 §4, rule 15.
-    pub fn may_be_stale(&self, rules: Rules, now: i64) -> bool {
+    pub(crate) fn may_be_stale(&self, rules: Rules, now: i64) -> bool {
         let control = Control::of(&self.answer.fields);
-        let forbidden = ["must-revalidate", "proxy-revalidate", "no-cache"].iter().any(|name| control.has(name));
         let window = control.seconds("stale-if-error");
         let within = window.is_none_or(|window| window > 0 && -self.ttl(rules, now) <= window);
         let sound = self.answer.status < 500 && self.age(now) <= rules.max_ttl;
-        !forbidden && control.seconds("s-maxage").is_none() && within && sound
+        !control.forbids_stale() && within && sound
     }
 }
 
 impl Model {
-    pub fn expect(&self, request: &Request, now: i64) -> Expect {
-        let none = Control(Vec::new(), false);
-        let asked = if self.rules.request_directives { request.directives() } else { Vec::new() };
-        let asked = if asked.is_empty() { none } else { Control(asked, false) };
+    pub(crate) fn expect(&self, request: &Request, now: i64) -> Expect {
+        let asked = self.asked(request);
         let ask = |expect| if asked.has("only-if-cached") { Expect::Refuse } else { expect };
         if request.passes() {
             return ask(Expect::Pass);
         }
-        let Some(at) = self.entries.iter().rposition(|entry| entry.matches(request)) else { return ask(Expect::Miss) };
+        let matches = |entry: &Entry| entry.may_match(request) && !entry.replaced;
+        // RFC 9111 §4.1: of several the most recent, but one that has Vary before one that mistakenly omits it.
+        let varying = self.entries.iter().rposition(|entry| matches(entry) && !entry.selecting.is_empty());
+        match varying.or_else(|| self.entries.iter().rposition(matches)) {
+            Some(at) => self.judge(request, at, now),
+            None => ask(Expect::Miss),
+        }
+    }
+
+    /// What must happen with this entry.
+    pub(crate) fn judge(&self, request: &Request, at: usize, now: i64) -> Expect {
+        let asked = self.asked(request);
+        let ask = |expect| if asked.has("only-if-cached") { Expect::Refuse } else { expect };
         let entry = &self.entries[at];
         let (age, ttl) = (entry.age(now), entry.ttl(self.rules, now));
         let limit = |name| asked.seconds(name).unwrap_or(i64::MAX);
@@ -189,21 +217,22 @@ impl Model {
             return ask(Expect::Validate(at));
         }
         let control = Control::of(&entry.answer.fields);
-        let forbidden = ["must-revalidate", "proxy-revalidate", "no-cache"].iter().any(|name| control.has(name))
-            || control.seconds("s-maxage").is_some()
-            || control.seconds("stale-if-error") == Some(0);
+        let forbidden = control.forbids_stale();
+        // Excuse: an origin that wants nothing stale on error is not held to what a viewer puts up with.
+        let ends = forbidden || control.seconds("stale-if-error") == Some(0);
         let stale = if asked.has("max-stale") { i64::MAX } else { asked.seconds("max-stale").unwrap_or(0) };
-        if ttl > 0 || (!forbidden && -ttl <= stale && stale > 0) {
+        if ttl > 0 || (!ends && -ttl <= stale && stale > 0) {
             return Expect::Hit(at);
         }
         let meanwhile = control.seconds("stale-while-revalidate").filter(|_| !forbidden).unwrap_or(0);
-        let lived = entry.lifetime(self.rules).is_some_and(|lifetime| lifetime > 0) && age <= self.rules.max_ttl;
+        let lived =
+            entry.lifetime(self.rules).is_some_and(|lifetime| lifetime > 0) && age <= self.rules.max_ttl;
         let plain = request.method == "GET" && !request.is_guarded();
         if plain && lived && -ttl < meanwhile { Expect::StaleHit(at) } else { ask(Expect::Validate(at)) }
     }
 
     /// Takes in an answer that reached the viewer, or the background, whole.
-    pub fn observe(&mut self, request: &Request, answer: &Answer, validated: Option<usize>) {
+    pub(crate) fn observe(&mut self, request: &Request, answer: &Answer, validated: Option<usize>) {
         let status = answer.status;
         if !matches!(request.method, "GET" | "HEAD" | "OPTIONS") && (200..400).contains(&status) {
             // RFC 9111 §4.4, rule 16.
@@ -211,23 +240,45 @@ impl Model {
                 self.entries.iter_mut().filter(|entry| entry.uri == uri).for_each(|entry| entry.gone = true);
             }
         }
-        match (request.method, validated) {
+        match (request.method, validated.filter(|_| !self.asks_not_to_store(request))) {
             (_, Some(at)) if status == 304 => self.freshen(at, request, answer),
-            ("HEAD", Some(at)) if status == 200 && self.entries[at].answer.status == 200 => self.compare(at, request, answer),
+            ("HEAD", Some(at)) if status == 200 && self.entries[at].answer.status == 200 => {
+                self.compare(at, request, answer)
+            }
             _ => {}
         }
         let own = request.method == "POST"
             && status == 200
-            && answer.fields.get("content-location").is_some_and(|reference| request.resolve(reference) == request.uri);
-        let asked_not = self.rules.request_directives && request.directives().iter().any(|(name, _)| name == "no-store");
-        if (request.method == "GET" && !request.passes() && !asked_not) || own {
+            && answer
+                .fields
+                .get("content-location")
+                .is_some_and(|reference| request.resolve(reference) == request.uri);
+        if (request.method == "GET" && !request.passes() && !self.asks_not_to_store(request)) || own {
             self.store(request, answer, own);
         }
     }
 
+    /// RFC 9111 §4.3.1: a HEAD brings no content, and If-Match is for the origin to judge.
+    pub(crate) fn validates(&self, request: &Request) -> bool {
+        request.method == "GET" && !request.is_guarded() && !self.asks_not_to_store(request)
+    }
+
+    /// RFC 9111 §5.2.1, where the operator lets viewers ask.
+    fn asked(&self, request: &Request) -> Control {
+        Control(if self.rules.request_directives { request.directives() } else { Vec::new() }, false)
+    }
+
+    /// RFC 9111 §5.2.1.5.
+    pub(crate) fn asks_not_to_store(&self, request: &Request) -> bool {
+        self.asked(request).has("no-store")
+    }
+
     fn store(&mut self, request: &Request, answer: &Answer, posted: bool) {
         let names = members(&answer.fields.all("vary").join(","));
-        let selecting = names.into_iter().map(|(name, _)| (request.selecting(&name), name)).map(|(value, name)| (name, value));
+        let selecting = names.into_iter().map(|(name, _)| {
+            let value = request.selecting(&name);
+            (name, value)
+        });
         let entry = Entry {
             uri: request.uri.clone(),
             answer: answer.clone(),
@@ -235,6 +286,7 @@ impl Model {
             authorized: request.fields.get("authorization").is_some(),
             posted,
             gone: false,
+            replaced: false,
             excused: false,
         };
         if !entry.may_be_stored(self.rules) {
@@ -242,7 +294,7 @@ impl Model {
         }
         for old in self.entries.iter_mut().filter(|old| old.uri == entry.uri) {
             // RFC 9111 §4: of several that match the most recent counts.
-            old.gone |= old.matches(request);
+            old.replaced |= old.may_match(request);
         }
         self.entries.push(entry);
     }
@@ -254,10 +306,13 @@ impl Model {
         if tag.is_some() && tag != entry.answer.fields.get("etag") {
             return;
         }
-        let mut answer = Answer { status: entry.answer.status, content_len: entry.answer.content_len, ..update.clone() };
+        let mut answer =
+            Answer { status: entry.answer.status, content_len: entry.answer.content_len, ..update.clone() };
         answer.fields = entry.answer.fields.updated(&update.fields, update.received_at);
         entry.answer = answer;
         entry.authorized = request.fields.get("authorization").is_some();
+        // A GET confirmed it.
+        entry.posted = false;
         entry.gone |= !entry.may_be_stored(self.rules);
     }
 
