@@ -51,7 +51,8 @@ fuzz_target!(|data: &[u8]| {
 
     let names = names(&lines);
     let has = |name: &str| names.iter().any(|other| other == name.as_bytes());
-    assert_eq!(found.no_store, has("no-store"));
+    let open = lines.iter().any(|line| fields::has_open_string(line));
+    assert_eq!(found.no_store, has("no-store") || open);
     assert_eq!(found.private != Extent::Absent, has("private"));
     assert_eq!(found.no_cache != Extent::Absent, has("no-cache"));
     assert!(!found.public || has("public"));
@@ -90,15 +91,20 @@ fn check_storing(lines: &[&[u8]], found: &ResponseDirectives) {
     let Ok(Some(head)) = parse_response(&bytes, &mut slots, &HeadLimits::default(), Method::Get) else {
         return;
     };
-    let request = RequestFacts { may_store: true, authorization: false, requested_at: 1_000 };
+    let request = RequestFacts {
+        may_store: true,
+        authorization: false,
+        requested_at: 1_000,
+        explicit_only: false,
+        range: false,
+    };
     let stored = BEHAVIOR.with(|behavior| storable(behavior, request, &head, 1_000));
     if let Ok(meta) = stored {
-        assert!(!found.no_store && found.private == Extent::Absent && found.no_cache == Extent::Absent);
+        assert!(!found.no_store || found.must_understand, "{found:?}");
+        assert!(found.private != Extent::Whole, "{found:?}");
+        assert!(found.no_cache != Extent::Whole || meta.lifetime == 0, "{meta:?} {found:?}");
         let explicit = found.s_maxage.or(found.max_age);
-        assert!(
-            explicit.is_none_or(|explicit| explicit > 0 && meta.lifetime <= explicit),
-            "{meta:?} {found:?}"
-        );
+        assert!(explicit.is_none_or(|explicit| meta.lifetime <= explicit), "{meta:?} {found:?}");
     }
     let authorized = RequestFacts { authorization: true, ..request };
     let stored = BEHAVIOR.with(|behavior| storable(behavior, authorized, &head, 1_000));

@@ -109,6 +109,7 @@ fn check_response(bytes: &[u8], behavior: &Behavior, choice: u8) {
             result: ResultType::Miss,
             reason: ForwardReason::Miss,
             stored: Stored::No,
+            not_stored: None,
             wall: 1_000_000_000,
         };
         sending = Some(write_origin(behavior, &head, &answer, &mut out));
@@ -145,8 +146,14 @@ fn check_hit(head: &ResponseHead<'_, '_>, behavior: &Behavior, choice: u8) {
     let now = Now { wall: 1_000_000_000, millis: 0 };
     let mut prefix = Vec::new();
     write_stored(behavior, head, now, &mut prefix);
-    let tail =
-        HitTail { age: 7, ttl: -5, content_len: 12, version: Version::Http11, keep_alive: choice & 16 == 0 };
+    let tail = HitTail {
+        age: 7,
+        ttl: -5,
+        content_len: 12,
+        status: head.status,
+        version: Version::Http11,
+        keep_alive: choice & 16 == 0,
+    };
     let mut out = vec![0; prefix.len() + HIT_TAIL_LEN_MAX];
     let len = finish_hit(behavior, &prefix, &tail, &mut out);
     let mut slots = FieldSlots::new();
@@ -154,6 +161,8 @@ fn check_hit(head: &ResponseHead<'_, '_>, behavior: &Behavior, choice: u8) {
     let sent = parsed.expect("a response").expect("complete");
     assert_eq!((sent.len, sent.status, sent.keep_alive), (len, head.status, tail.keep_alive));
     check_head(&out[..len], sent.fields);
-    assert_eq!(sent.framing, ResponseFraming::Length(12));
+    let has_content = !matches!(head.status, 100..=199 | 204 | 304);
+    let expected = if has_content { ResponseFraming::Length(12) } else { ResponseFraming::None };
+    assert_eq!(sent.framing, expected);
     assert!(values(sent.fields, "age").len() == 1 && values(sent.fields, "x-cache").len() == 1);
 }

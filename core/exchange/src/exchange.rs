@@ -570,7 +570,7 @@ impl Exchange {
         }
         let reason = if ttl > 0 { ForwardReason::Request } else { ForwardReason::Stale };
         // A HEAD brings no content, and If-Match is for the origin to judge: both go as they came.
-        let validates = facts.method == MethodKind::Get && !facts.guarded && validators.any();
+        let validates = facts.may_store() && !facts.guarded && validators.any();
         let conditions = if validates { Conditions::Stored } else { Conditions::Viewer };
         self.forward(facts, reason, conditions, now)
     }
@@ -694,9 +694,15 @@ impl Exchange {
         let store = freshened_meta(behavior, facts, sent, stored, &fields, head, now);
         self.not_stored = store.err();
         let meta = store.unwrap_or(StoredMeta {
+            generated_at: aspis_cache::freshness::generated_at(&fields).unwrap_or(now.wall),
             received_at: now.wall,
             lifetime: 0,
-            initial_age: 0,
+            initial_age: aspis_cache::age::initial_age(
+                fields::first(&fields, "age"),
+                aspis_cache::freshness::generated_at(&fields),
+                sent.requested_at,
+                now.wall,
+            ),
             ..*stored.meta
         });
         let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = reuse::reuse(&meta, now.wall);
@@ -913,7 +919,8 @@ fn found_change(
     head: &ResponseHead<'_, '_>,
     now: Now,
 ) -> FoundChange {
-    if facts.method != MethodKind::Head || head.status != 200 || stored.meta.status != 200 {
+    let asked_not_to = facts.directives.is_some_and(|directives| directives.no_store);
+    if facts.method != MethodKind::Head || head.status != 200 || stored.meta.status != 200 || asked_not_to {
         return FoundChange::Keep;
     }
     let old: Vec<Field<'_>> = stored_fields(stored.head).collect();

@@ -1,7 +1,7 @@
 //! From checked settings to a serving process, in the order in which things can fail.
 //!
 //! Everything that may be wrong with the machine or the flags is found before the first viewer is accepted and said
-//! in one line that names the flag. Afterwards [`control`](crate::control) has the process.
+//! in one line that names the flag. Afterwards [`control`] has the process.
 
 use std::net::SocketAddr;
 use std::path::Path;

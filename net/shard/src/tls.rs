@@ -1,7 +1,7 @@
 //! TLS towards origins: whom to trust, and one session as a machine between plaintext and ciphertext buffers.
 //!
 //! The control thread makes the [`ClientConfig`] with [`client_config`] and sends it to the shards; `origin/stream.rs`
-//! drives a [`Session`] over the ring's sockets. Nothing else names rustls' connection types.
+//! drives a `Session` over the ring's sockets. Nothing else names rustls' connection types.
 //!
 //! Invariants: every byte that comes from the socket passes the record layer, so plain bytes before, during or after the
 //! handshake are an error, never data. The end of a session is its `close_notify`; a socket that ends without one is a

@@ -1,6 +1,6 @@
 //! Answers from the cache that are no plain hit: variants, conditions, ranges, validation, stale responses; and what must not poison it.
 
-use crate::support::{Aspis, Launch, Origin, Viewer};
+use crate::support::{Aspis, Gate, Launch, Origin, Viewer, eventually};
 
 fn before(origin: &Origin) -> Aspis {
     Launch::before(&origin.url()).start()
@@ -117,20 +117,29 @@ fn stale_is_served_when_the_origin_fails_unless_forbidden() {
 /// RFC 5861 §3, T-29: served at once; one refresh in the background, which outlives the viewer.
 #[test]
 fn stale_is_served_while_one_refresh_runs() {
-    let origin = Origin::start(|reply| {
-        let control = if reply.before == 0 { "max-age=1, stale-while-revalidate=60" } else { "max-age=60" };
-        std::thread::sleep(std::time::Duration::from_millis(if reply.before == 0 { 0 } else { 300 }));
-        reply.answer(200, &[("Cache-Control", control)], reply.before.to_string().as_bytes());
-    });
+    let refreshed = Gate::default();
+    let origin = {
+        let refreshed = refreshed.clone();
+        Origin::start(move |reply| {
+            let control =
+                if reply.before == 0 { "max-age=1, stale-while-revalidate=60" } else { "max-age=60" };
+            if reply.before > 0 {
+                refreshed.wait("the refresh may be answered");
+            }
+            reply.answer(200, &[("Cache-Control", control)], reply.before.to_string().as_bytes());
+        })
+    };
     let aspis = before(&origin);
     Viewer::connect(&aspis).get("/a").expect_cached("Miss", b"0");
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    eventually("what is stored becomes stale, and a refresh begins", || {
+        Viewer::connect(&aspis).get("/a").expect_cached("Hit", b"0");
+        (origin.count("/a") == 2).then_some(())
+    });
     for _ in 0..3 {
         Viewer::connect(&aspis).get("/a").expect_cached("Hit", b"0");
     }
-    origin.wait_for("/a", 2);
-    std::thread::sleep(std::time::Duration::from_millis(600));
-    Viewer::connect(&aspis).get("/a").expect_cached("Hit", b"1");
+    refreshed.open();
+    eventually("the refresh is stored", || (Viewer::connect(&aspis).get("/a").body == b"1").then_some(()));
     assert_eq!(origin.count("/a"), 2);
 }
 
