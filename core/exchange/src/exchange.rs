@@ -16,222 +16,36 @@
 //! Invariants: an event that cannot happen in a state gives [`Action::OutOfOrder`] and changes nothing; exactly one answer is
 //! given per exchange, and after it result, status and forward reason are final but for a body that breaks.
 
-use aspis_cache::conditional::{self, Validators, Verdict};
-use aspis_cache::freshen::{self, Freshening, HeadAnswer};
-use aspis_cache::invalidate::{invalidates, same_authority_target};
+use aspis_cache::conditional::{self, Validators};
+use aspis_cache::freshen::{self, Freshening};
+use aspis_cache::invalidate::invalidates;
 use aspis_cache::key::{PART_SUFFIX, hash};
 use aspis_cache::range::{self, ByteRange, Selection};
-use aspis_cache::request_directives::{Asked, RequestDirectives, request_directives};
+use aspis_cache::request_directives::{Asked, request_directives};
 use aspis_cache::reuse::{self, Bypass, Reuse};
 use aspis_cache::status::{ForwardReason, ResultType};
-use aspis_cache::storable::{NotStored, RequestFacts, storable};
+use aspis_cache::storable::{NotStored, storable};
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary;
 use aspis_config::Behavior;
-use aspis_config::behavior::{BodyOnGet, Methods};
-use aspis_wire::request::{RequestFraming, RequestHead};
+use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
-use aspis_wire::{Field, Method, fields};
+use aspis_wire::{Field, fields};
+
+mod action;
+mod facts;
+mod stored;
+
+pub use action::{Action, AnswerKind, Conditions, Event, Forward, FoundChange, Stored, StoredAnswer};
+pub(crate) use stored::whole_head;
+
+use facts::{Facts, MethodKind, Sent, refusal};
+use stored::{answer_kind, found_change, freshened_meta};
 
 use crate::Now;
 use crate::failure::OriginFailure;
 use crate::forwarded::{ViewerFacts, write_request_key};
-use crate::origin_request::max_forwards;
 use crate::response_head::{joined_fields, stored_fields};
-
-/// A stored response, as the machine looks at it.
-#[derive(Clone, Copy, Debug)]
-pub struct Stored<'e> {
-    /// Its facts.
-    pub meta: &'e StoredMeta,
-    /// Its head as [`crate::response_head::write_stored`] made it.
-    pub head: &'e [u8],
-    /// The length of its complete content.
-    pub len: u64,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event<'e> {
-    /// A viewer's head is complete.
-    Request {
-        /// The head, still in the receive buffer.
-        head: &'e RequestHead<'e, 'e>,
-        /// Who sent it.
-        viewer: &'e ViewerFacts,
-        /// Receives the cache key if the answer is [`Action::Lookup`].
-        key_buffer: &'e mut Vec<u8>,
-    },
-    /// The responses under this key vary by these names.
-    Varies {
-        /// The names, as storage keeps them.
-        names: &'e str,
-        /// The request.
-        head: &'e RequestHead<'e, 'e>,
-        /// Holds the primary key; receives the variant's.
-        key_buffer: &'e mut Vec<u8>,
-    },
-    /// The lookup found a stored response with exactly this key.
-    Found {
-        /// It.
-        stored: Stored<'e>,
-        /// The request.
-        head: &'e RequestHead<'e, 'e>,
-    },
-    /// The lookup found none, or could not be done.
-    NotFound,
-    /// The lookup found none, but the cache keeps parts of some responses.
-    NotWhole {
-        /// Holds the primary key; receives the part's.
-        key_buffer: &'e mut Vec<u8>,
-    },
-    /// The origin's final head came, or 101. Other interim heads are no event.
-    OriginHead {
-        /// The head, still in its buffer.
-        head: &'e ResponseHead<'e, 'e>,
-        /// The request, as the viewer sent it.
-        request: &'e RequestHead<'e, 'e>,
-        /// What was found and not served.
-        stored: Option<Stored<'e>>,
-    },
-    /// The origin gave no answer, and no further attempt is allowed.
-    OriginFailed {
-        /// Why.
-        failure: OriginFailure,
-        /// The request, as the viewer sent it.
-        request: &'e RequestHead<'e, 'e>,
-        /// What was found and not served.
-        stored: Option<Stored<'e>>,
-    },
-    /// After its head, the origin's body broke.
-    OriginBodyFailed(OriginFailure),
-}
-
-/// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Look up the key in the key buffer; answer with `Found`, `Varies` or `NotFound`.
-    Lookup {
-        /// Its hash.
-        hash: u128,
-    },
-    /// Send the stored response that was found, whole.
-    RespondStored {
-        /// For `Age`.
-        age: u32,
-        /// For `Cache-Status`.
-        ttl: i64,
-        /// False for HEAD.
-        send_body: bool,
-    },
-    /// Answer from the stored response that was found, other than as a plain hit.
-    Answer(StoredAnswer),
-    /// Send the request to the origin; answer with `OriginHead` or `OriginFailed`.
-    Forward(Forward),
-    /// Send the origin's response on.
-    RespondOrigin {
-        /// With these facts it is stored on the way; `None` if it is not.
-        store: Option<StoredMeta>,
-        /// Content follows towards the viewer.
-        body: bool,
-        /// Before anything is sent: take away what [`crate::invalidation::keys`] names.
-        invalidate: bool,
-        /// What becomes of the stored response that was found.
-        found: FoundChange,
-    },
-    /// The origin confirmed what is stored: make the new head of [`crate::response_head::write_freshened`] and answer from it.
-    Freshen {
-        /// With these facts it takes the old one's place; `None`: it is used for this answer, and nothing stays stored.
-        store: Option<StoredMeta>,
-        /// The answer.
-        answer: StoredAnswer,
-    },
-    /// The origin sent exactly what was missing: answer 200 with what is stored and what comes (RFC 9111 §3.4).
-    Join {
-        /// With these facts the whole is stored on the way.
-        store: Option<StoredMeta>,
-    },
-    /// Send the 101 on and join the two connections.
-    Tunnel,
-    /// Answer with an error of our own.
-    Refuse {
-        /// Its status.
-        status: u16,
-    },
-    /// End the viewer's connection so that the broken transfer shows.
-    Cut,
-    /// The event cannot happen now: a fault in the driver. Close the viewer's connection.
-    OutOfOrder,
-}
-
-/// An answer from a stored response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoredAnswer {
-    /// What of it.
-    pub kind: AnswerKind,
-    /// For `Age`.
-    pub age: u32,
-    /// For `Cache-Status`.
-    pub ttl: i64,
-    /// False for HEAD.
-    pub send_body: bool,
-    /// Start a task that validates it, unless one runs already (RFC 5861 §3).
-    pub refresh: bool,
-}
-
-/// What of a stored response is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerKind {
-    /// All.
-    Whole,
-    /// 304 with its fields.
-    NotModified,
-    /// 206 with this range.
-    Part(ByteRange),
-    /// 206 with the ranges that [`range::select`] gives for this request.
-    Parts,
-    /// 416 with its length.
-    Unsatisfiable,
-    /// 412.
-    PreconditionFailed,
-}
-
-/// What becomes of the stored response that was found, when the origin's answer is sent on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FoundChange {
-    /// It stays, until something takes its place.
-    Keep,
-    /// It is out of date (RFC 9111 §4.3.5).
-    Forget,
-    /// The answer to a HEAD brings it new fields, with these facts (RFC 9111 §4.3.5).
-    Update(StoredMeta),
-}
-
-/// How a request goes to the origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forward {
-    /// Why the cache did not answer.
-    pub reason: ForwardReason,
-    /// The response may be stored if its head allows; false: it certainly is not.
-    pub may_store: bool,
-    /// The viewer asked for another protocol; `Upgrade` is passed on.
-    pub upgrade: bool,
-    /// Which preconditions the origin sees.
-    pub conditions: Conditions,
-}
-
-/// Which preconditions an origin request carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conditions {
-    /// The viewer's, and its Range.
-    Viewer,
-    /// Those that validate the stored response, in place of the viewer's (RFC 9111 §4.3.1).
-    Stored,
-    /// None at all.
-    None,
-    /// `Range: bytes=N-`: the rest of the stored prefix, with If-Range where its ETag is strong (rule 14).
-    Rest,
-}
 
 /// The longest stored prefix that the rest is asked for: joining copies it in one turn.
 pub const JOIN_LEN_MAX: u64 = 1024 * 1024;
@@ -262,41 +76,6 @@ enum Asking {
     Primary,
     Variant,
     Part,
-}
-
-/// What the later steps need of the request.
-#[derive(Clone, Copy, Debug)]
-struct Facts {
-    method: MethodKind,
-    /// Nothing in the request keeps it from the cache.
-    cacheable: bool,
-    authorization: bool,
-    upgrade: bool,
-    /// It has If-None-Match or If-Modified-Since.
-    conditional: bool,
-    /// It has If-Match or If-Unmodified-Since.
-    guarded: bool,
-    range: bool,
-    /// Its directives, where they are followed and there are any.
-    directives: Option<RequestDirectives>,
-}
-
-/// What is remembered about a request that went to the origin.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    /// Wall seconds; the wait for a connection counts as delay, which errs on the side of age.
-    requested_at: u64,
-    conditions: Conditions,
-}
-
-/// Methods as far as the steps differ; owned, unlike [`Method`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MethodKind {
-    Get,
-    Head,
-    OtherSafe,
-    Post,
-    Unsafe,
 }
 
 // Thousands of exchanges wait at once, so each is kept small.
@@ -790,51 +569,6 @@ impl Exchange {
     }
 }
 
-/// Returns the status with which a request is refused before anything else, if it is.
-///
-/// CONNECT and TRACE get 501 in both semantics' open method list: a tunnel to anywhere and an echo of fields that we added are not
-/// things a cache should offer by accident. CloudFront's closed list answers 403 (H-19), as it does a GET or HEAD with a body (H-18).
-fn refusal(behavior: &Behavior, head: &RequestHead<'_, '_>) -> Option<u16> {
-    let method = head.method;
-    match behavior.methods {
-        Methods::Seven if matches!(method, Method::Connect | Method::Trace | Method::Other(_)) => {
-            return Some(403);
-        }
-        _ if matches!(method, Method::Connect | Method::Trace) => return Some(501),
-        Methods::Seven | Methods::Any => {}
-    }
-    // RFC 9110 §7.6.2: not to be forwarded, and we have nothing to say about ourselves.
-    if method == Method::Options && head.field("max-forwards").and_then(max_forwards) == Some(0) {
-        return Some(501);
-    }
-    if passed_here(behavior, head) >= PASSED_HERE_MAX {
-        return Some(508);
-    }
-    let body_on_get = matches!(method, Method::Get | Method::Head) && head.has_content();
-    if body_on_get && behavior.body_on_get == BodyOnGet::Refuse {
-        return Some(403);
-    }
-    match head.framing {
-        // H-17. A chunked body is counted by the driver as it comes.
-        RequestFraming::Length(len) if len > behavior.request_body_max => Some(413),
-        _ => None,
-    }
-}
-
-/// A request that says so often that it came by here runs in a circle. Tiers of one name are fewer.
-const PASSED_HERE_MAX: usize = 8;
-
-/// Counts the members of Via that have our name (RFC 9110 §7.6.3).
-fn passed_here(behavior: &Behavior, head: &RequestHead<'_, '_>) -> usize {
-    head.fields_named("via")
-        .flat_map(fields::list)
-        .filter(|member| {
-            let name = member.split(|&byte| byte == b' ').filter(|part| !part.is_empty()).nth(1);
-            name.is_some_and(|name| name == behavior.name.as_bytes())
-        })
-        .count()
-}
-
 /// What an origin's head answers.
 struct OriginAnswer<'e> {
     head: &'e ResponseHead<'e, 'e>,
@@ -847,203 +581,6 @@ struct OriginAnswer<'e> {
 struct Aged {
     age: u32,
     ttl: i64,
-}
-
-/// What of a stored response this request gets (RFC 9110 §13.2.2, rule 12, rule 14).
-fn answer_kind(
-    facts: Facts,
-    status: u16,
-    validators: &Validators<'_>,
-    request: &RequestHead<'_, '_>,
-    len: u64,
-) -> AnswerKind {
-    // RFC 9110 §13.2.1: preconditions count only where the answer would be a success without them.
-    if !(200..300).contains(&status) {
-        return AnswerKind::Whole;
-    }
-    if facts.conditional || facts.guarded {
-        match conditional::evaluate(request.fields, validators) {
-            Verdict::Proceed => {}
-            Verdict::NotModified => return AnswerKind::NotModified,
-            Verdict::Failed => return AnswerKind::PreconditionFailed,
-        }
-    }
-    let ranged = facts.range && facts.method == MethodKind::Get && status == 200;
-    if !ranged || !conditional::range_applies(request.fields, validators) {
-        return AnswerKind::Whole;
-    }
-    match range::select(request.fields, len) {
-        Selection::Whole => AnswerKind::Whole,
-        Selection::Unsatisfiable => AnswerKind::Unsatisfiable,
-        Selection::Parts(ranges) => match ranges.as_slice() {
-            [one] => AnswerKind::Part(*one),
-            _ => AnswerKind::Parts,
-        },
-    }
-}
-
-/// The facts of a stored response with new fields; its content is what it was.
-fn freshened_meta(
-    behavior: &Behavior,
-    facts: Facts,
-    sent: Sent,
-    stored: Stored<'_>,
-    fields: &[Field<'_>],
-    update: &ResponseHead<'_, '_>,
-    now: Now,
-) -> Result<StoredMeta, NotStored> {
-    let head = whole_head(update, stored.meta.status, fields, stored.len);
-    let request = facts.storing_get(sent);
-    // A response that varies by other fields than it was stored under would be found by requests that it was not chosen for.
-    let old: Vec<Field<'_>> = stored_fields(stored.head).collect();
-    if vary::varies(&old) != vary::varies(fields) {
-        return Err(NotStored::Vary);
-    }
-    let meta = storable(behavior, request, &head, now.wall)?;
-    // The targeted field is not among the stored ones, so what it said lasts until another comes.
-    let said_before = stored.meta.targeted && !meta.targeted;
-    Ok(if said_before {
-        let StoredMeta { lifetime, stale_while_revalidate, stale_if_error, .. } = *stored.meta;
-        StoredMeta { lifetime, stale_while_revalidate, stale_if_error, targeted: true, ..meta }
-    } else {
-        meta
-    })
-}
-
-/// What the answer to a HEAD does to a stored GET (RFC 9111 §4.3.5).
-fn found_change(
-    behavior: &Behavior,
-    facts: Facts,
-    sent: Sent,
-    stored: Stored<'_>,
-    head: &ResponseHead<'_, '_>,
-    now: Now,
-) -> FoundChange {
-    let asked_not_to = facts.directives.is_some_and(|directives| directives.no_store);
-    if facts.method != MethodKind::Head || head.status != 200 || stored.meta.status != 200 || asked_not_to {
-        return FoundChange::Keep;
-    }
-    let old: Vec<Field<'_>> = stored_fields(stored.head).collect();
-    let validators = Validators::of(&old, stored.meta.generated_at);
-    match freshen::head_answer(&validators, stored.len, head.fields, head.content_length) {
-        HeadAnswer::Unknown => FoundChange::Keep,
-        HeadAnswer::Other => FoundChange::Forget,
-        HeadAnswer::Same => {
-            let fields = freshen::merged(old.into_iter(), head.fields);
-            freshened_meta(behavior, facts, sent, stored, &fields, head, now)
-                .map_or(FoundChange::Forget, FoundChange::Update)
-        }
-    }
-}
-
-/// The head of a whole response with these fields and that much content.
-pub(crate) fn whole_head<'b, 'h>(
-    like: &ResponseHead<'b, '_>,
-    status: u16,
-    fields: &'h [Field<'b>],
-    len: u64,
-) -> ResponseHead<'b, 'h> {
-    ResponseHead {
-        version: like.version,
-        status,
-        reason: b"",
-        fields,
-        framing: ResponseFraming::Length(len),
-        content_length: Some(len),
-        keep_alive: true,
-        len: 0,
-    }
-}
-
-impl AnswerKind {
-    /// Returns the status that the viewer gets.
-    pub const fn status(self, stored: u16) -> u16 {
-        match self {
-            Self::Whole => stored,
-            Self::NotModified => 304,
-            Self::Part(_) | Self::Parts => 206,
-            Self::Unsatisfiable => 416,
-            Self::PreconditionFailed => 412,
-        }
-    }
-}
-
-impl Facts {
-    /// A hit is answered without a further look at the request.
-    #[inline]
-    fn is_plain(&self) -> bool {
-        !self.conditional && !self.guarded && !self.range && self.directives.is_none()
-    }
-
-    /// Only answers to GET are stored, since that to HEAD has no body to keep; and such to POST as rule 9 says.
-    fn may_store(&self) -> bool {
-        let asked_not_to = self.directives.is_some_and(|directives| directives.no_store);
-        self.cacheable && self.method == MethodKind::Get && !asked_not_to
-    }
-
-    /// What `storable` needs of the request.
-    fn storing(
-        &self,
-        sent: Sent,
-        head: &ResponseHead<'_, '_>,
-        request: &RequestHead<'_, '_>,
-    ) -> RequestFacts {
-        let post = self.method == MethodKind::Post && names_itself(head, request);
-        RequestFacts {
-            may_store: self.may_store() || post,
-            explicit_only: post,
-            range: self.range,
-            authorization: self.authorization,
-            requested_at: sent.requested_at,
-        }
-    }
-
-    /// The same for a stored GET that gets new fields.
-    fn storing_get(&self, sent: Sent) -> RequestFacts {
-        RequestFacts {
-            may_store: true,
-            explicit_only: false,
-            range: false,
-            authorization: self.authorization,
-            requested_at: sent.requested_at,
-        }
-    }
-}
-
-/// Tells whether a 200 to a POST says that a GET of the same URI would give the same (RFC 9110 §9.3.3, rule 9).
-fn names_itself(head: &ResponseHead<'_, '_>, request: &RequestHead<'_, '_>) -> bool {
-    let path = request.path_and_query;
-    let own = |scheme| {
-        let reference = head.field("content-location")?;
-        same_authority_target(scheme, request.authority, path, reference)
-    };
-    head.status == 200
-        && path.starts_with('/')
-        && [aspis_wire::Scheme::Http, aspis_wire::Scheme::Https]
-            .iter()
-            .any(|scheme| own(*scheme).as_deref() == Some(path))
-}
-
-impl MethodKind {
-    fn of(method: Method<'_>) -> Self {
-        match method {
-            Method::Get => Self::Get,
-            Method::Head => Self::Head,
-            Method::Post => Self::Post,
-            method if method.is_safe() => Self::OtherSafe,
-            _ => Self::Unsafe,
-        }
-    }
-
-    /// Returns a method of the same kind, for questions that depend on the kind only.
-    fn representative(self) -> Method<'static> {
-        match self {
-            Self::Get => Method::Get,
-            Self::Head => Method::Head,
-            Self::OtherSafe => Method::Options,
-            Self::Post | Self::Unsafe => Method::Post,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use aspis_config::{Raw, check};
 use aspis_wire::request::parse_request;
 use aspis_wire::response::parse_response;
-use aspis_wire::{FieldSlots, HeadLimits, Scheme};
+use aspis_wire::{FieldSlots, HeadLimits, Method, Scheme};
 use proptest::prelude::*;
 
 use super::*;
