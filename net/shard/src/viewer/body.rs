@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use aspis_exchange::response_head::CONTINUE;
 use aspis_telemetry::Counter;
 use aspis_wire::chunked::ChunkedDecoder;
 use aspis_wire::request::RequestFraming;
@@ -137,7 +138,7 @@ impl RequestBody for ViewerBody {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, BodyGone> {
         // H-21: the field was removed on the way to the origin, so the viewer is answered here.
         if std::mem::take(&mut self.expects_continue) && !self.is_finished() {
-            self.shard.ring.send_owned(self.viewer.socket, b"HTTP/1.1 100 Continue\r\n\r\n".to_vec());
+            self.shard.ring.send_owned(self.viewer.socket, CONTINUE.to_vec());
         }
         let patience: Duration = self.shard.settings.body_timeout;
         loop {
