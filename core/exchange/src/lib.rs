@@ -2,9 +2,10 @@
 //!
 //! The driver in `net/shard` feeds [`Exchange::step`] with events and does what the [`Action`] says; it decides nothing itself.
 //! [`origin_request`] and [`response_head`] turn heads into bytes, [`failure`] says what a failed origin means and when to try again,
-//! [`invalidation`] which keys an answer makes invalid. Nothing here has a clock or a socket; the hit path allocates nothing.
+//! [`invalidation`] which keys an answer makes invalid, [`collapse`] who fetches for whom. Nothing here has a clock or a socket; the hit path allocates nothing.
 #![forbid(unsafe_code)]
 
+pub mod collapse;
 pub mod exchange;
 pub mod failure;
 pub mod forwarded;
@@ -14,6 +15,7 @@ pub mod response_head;
 
 pub use aspis_cache::status::{ForwardReason, ResultType};
 pub use aspis_cache::storable::NotStored;
+pub use collapse::Collapse;
 pub use exchange::{
     Action, AnswerKind, Conditions, Event, Exchange, Forward, FoundChange, Stored, StoredAnswer,
 };
