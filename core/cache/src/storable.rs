@@ -192,6 +192,7 @@ fn lifetime(
         received_at,
         initial_age,
         lifetime,
+        no_cache: must_validate,
         stale_while_revalidate: directives.stale_while_revalidate.filter(|_| may_be_stale).unwrap_or(0),
         stale_if_error,
         targeted: control.targeted,

@@ -16,6 +16,8 @@ pub struct StoredMeta {
     pub initial_age: u32,
     /// The freshness lifetime, counted from generation and already clamped by the operator's bounds; 0 with `no-cache`.
     pub lifetime: u32,
+    /// `no-cache` without field names: each reuse needs a validation of its own (RFC 9111 §5.2.2.4).
+    pub no_cache: bool,
     /// How long after its freshness it may be served while it is validated in the background (RFC 5861 §3); 0 is never.
     pub stale_while_revalidate: u32,
     /// Whether it may be served stale when the origin fails.
@@ -54,6 +56,7 @@ impl StoredMeta {
         received_at: 0,
         initial_age: 0,
         lifetime: 0,
+        no_cache: false,
         stale_while_revalidate: 0,
         stale_if_error: StaleIfError::Unstated,
         targeted: false,

@@ -8,9 +8,10 @@
 //!   │                                                                  ▲
 //!   ├─ cache asked ▶ LookingUp ──Found: fresh, or stale and allowed────┤ RespondStored, Answer
 //!   │                 │  ▲└─────Found, stale | NotFound──▶ Forwarded ──┤ RespondOrigin
-//!   │                 └──┘ Varies: the variant's key      │  ▲  │      │ Freshen (304), Answer (origin failed)
-//!   └─ bypass ────────────────────────────────────────────┘  └──┘      │ Refuse (OriginFailed)
+//!   │                 └──┘ Varies: the variant's key      │  ▲  │      │ Freshen (304), Answer (origin failed; Arrived, Found)
+//!   └─ bypass ────────────────────────────────────────────┘  └──┘      │ Refuse (OriginFailed, OriginErred)
 //!                                    304 of another strong ETag: again └ Tunnel (101)
+//!                                    Arrived, another variant: AskAgain
 //! Answered ──OriginBodyFailed──▶ Answered, with result Error: Cut
 //! ```
 //! Invariants: an event that cannot happen in a state gives [`Action::OutOfOrder`] and changes nothing; exactly one answer is
@@ -33,14 +34,18 @@ use aspis_wire::response::{ResponseFraming, ResponseHead};
 use aspis_wire::{Field, fields};
 
 mod action;
+mod arrived;
 mod facts;
 mod stored;
 
-pub use action::{Action, AnswerKind, Conditions, Event, Forward, FoundChange, Stored, StoredAnswer};
+pub use action::{
+    Action, AnswerKind, Arriving, Collapsing, Conditions, Content, Event, Forward, FoundChange, Role, Stored,
+    StoredAnswer, Variant,
+};
 pub(crate) use stored::whole_head;
 
 use facts::{Facts, MethodKind, Sent, refusal};
-use stored::{answer_kind, found_change, freshened_meta};
+use stored::{answer_kind, found_change, freshened_meta, origin_content};
 
 use crate::Now;
 use crate::failure::OriginFailure;
@@ -60,6 +65,7 @@ pub struct Exchange {
     not_stored: Option<NotStored>,
     fwd_status: Option<u16>,
     on_error: bool,
+    collapsed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,13 +105,15 @@ impl Exchange {
             not_stored: None,
             fwd_status: None,
             on_error: false,
+            collapsed: false,
         }
     }
 
-    /// Returns an exchange without a viewer that has sent a GET to validate a stored response (RFC 5861 §3).
+    /// Returns an exchange without a viewer that has sent a GET for all who wait for its answer, or to validate a stored response in
+    /// the background (RFC 5861 §3).
     ///
-    /// Its request carries [`Conditions::Stored`]; its answers tell what to store, and are otherwise sent to nobody.
-    pub fn refreshing(head: &RequestHead<'_, '_>, now: Now) -> Self {
+    /// Its request carries these conditions, of the viewer's the Range alone; its answers tell what to store.
+    pub fn flight(head: &RequestHead<'_, '_>, conditions: Conditions, now: Now) -> Self {
         let facts = Facts {
             method: MethodKind::Get,
             cacheable: true,
@@ -113,13 +121,12 @@ impl Exchange {
             upgrade: false,
             conditional: false,
             guarded: false,
-            range: false,
+            range: conditions == Conditions::Viewer && head.field("range").is_some(),
             directives: None,
         };
         let mut exchange = Self::new();
-        exchange.reason = Some(ForwardReason::Stale);
-        exchange.state =
-            State::Forwarded(facts, Sent { requested_at: now.wall, conditions: Conditions::Stored });
+        exchange.reason = Some(ForwardReason::Miss);
+        exchange.state = State::Forwarded(facts, Sent { requested_at: now.wall, conditions });
         exchange
     }
 
@@ -148,6 +155,19 @@ impl Exchange {
                     Asking::Variant => ForwardReason::VaryMiss,
                 };
                 self.forward(facts, reason, Conditions::Viewer, now)
+            }
+            (State::Forwarded(facts, _), Event::Found { stored, head }) if stored.meta.part.is_some() => {
+                self.found_part(facts, stored, head, now)
+            }
+            (State::Forwarded(facts, _), Event::Found { stored, head }) => {
+                self.found(behavior, facts, stored, head, now)
+            }
+            (State::Forwarded(facts, sent), Event::Arrived { arriving, role, request, key_buffer }) => {
+                let facts = (facts, sent);
+                self.arrived(behavior, facts, arrived::Arrival { arriving, role, request, key_buffer }, now)
+            }
+            (State::Forwarded(facts, _), Event::OriginErred { status, request, stored }) => {
+                self.origin_erred(behavior, facts, status, request, stored, now)
             }
             (State::Forwarded(facts, sent), Event::OriginHead { head, request, stored }) => {
                 self.origin_head(behavior, facts, sent, OriginAnswer { head, request, stored }, now)
@@ -183,6 +203,11 @@ impl Exchange {
     /// Returns the origin's final status, if one came.
     pub fn forward_status(&self) -> Option<u16> {
         self.fwd_status
+    }
+
+    /// Tells whether the fetch was another request's (RFC 9211 §2.6).
+    pub fn is_collapsed(&self) -> bool {
+        self.collapsed
     }
 
     /// Tells whether a stale response was served because the origin failed.
@@ -376,7 +401,9 @@ impl Exchange {
         }
         self.reason = Some(reason);
         self.state = State::Forwarded(facts, Sent { requested_at: now.wall, conditions });
-        Action::Forward(Forward { reason, may_store: facts.may_store(), upgrade: facts.upgrade, conditions })
+        let collapsing = facts.collapsing(conditions);
+        let (may_store, upgrade) = (facts.may_store(), facts.upgrade);
+        Action::Forward(Forward { reason, may_store, upgrade, conditions, collapsing })
     }
 
     /// Step 4: freshens, serves stale, or passes the origin's answer on and decides about storing it (RFC 9111 §3, §4.3.3).
@@ -411,10 +438,12 @@ impl Exchange {
         }
         let store = storable(behavior, facts.storing(sent, head, request), head, now.wall);
         self.not_stored = store.err();
-        self.answered(ResultType::Miss, head.status);
+        let content = origin_content(facts, head, request, now);
+        let status = if content == Content::NotModified { 304 } else { head.status };
+        self.answered(ResultType::Miss, status);
         Action::RespondOrigin {
             store: store.ok(),
-            body: facts.method != MethodKind::Head && head.framing != ResponseFraming::None,
+            content,
             invalidate: invalidates(behavior, facts.method.representative(), head.status),
             found: stored
                 .map_or(FoundChange::Keep, |stored| found_change(behavior, facts, sent, stored, head, now)),
@@ -509,6 +538,21 @@ impl Exchange {
             return Action::Answer(answer);
         }
         self.refuse(failure.status())
+    }
+
+    /// Step 4 for an error that others asked for: stale where that is allowed, else the same status from us.
+    fn origin_erred(
+        &mut self,
+        behavior: &Behavior,
+        facts: Facts,
+        status: u16,
+        request: &RequestHead<'_, '_>,
+        stored: Option<Stored<'_>>,
+        now: Now,
+    ) -> Action {
+        self.collapsed = true;
+        let stale = stored.and_then(|stored| self.stale_answer(behavior, facts, stored, request, now));
+        stale.map_or_else(|| self.refuse(status), Action::Answer)
     }
 
     fn stale_answer(

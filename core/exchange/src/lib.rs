@@ -17,7 +17,8 @@ pub use aspis_cache::status::{ForwardReason, ResultType};
 pub use aspis_cache::storable::NotStored;
 pub use collapse::Collapse;
 pub use exchange::{
-    Action, AnswerKind, Conditions, Event, Exchange, Forward, FoundChange, Stored, StoredAnswer,
+    Action, AnswerKind, Arriving, Collapsing, Conditions, Content, Event, Exchange, Forward, FoundChange,
+    Role, Stored, StoredAnswer, Variant,
 };
 pub use failure::{Attempt, OriginFailure, Retry};
 pub use forwarded::ViewerFacts;

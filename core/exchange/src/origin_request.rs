@@ -25,6 +25,8 @@ pub fn write(head: &RequestHead<'_, '_>, viewer: &ViewerFacts, behavior: &Behavi
 pub enum Preconditions<'a> {
     /// The viewer's, and its Range.
     Viewer,
+    /// Of the viewer's the Range and its If-Range only: what comes is for others too.
+    Range,
     /// None, and no Range.
     None,
     /// If-None-Match and If-Modified-Since of a stored response (RFC 9111 §4.3.1), and no Range.
@@ -56,7 +58,11 @@ pub fn write_as(
     }
     writer.field("Host", host(head, behavior).as_bytes());
     for field in fields::end_to_end(head.fields) {
-        let as_asked = matches!(preconditions, Preconditions::Viewer) || !is_precondition(field.name);
+        let as_asked = match preconditions {
+            Preconditions::Viewer => true,
+            Preconditions::Range => is_range(field.name) || !is_precondition(field.name),
+            _ => !is_precondition(field.name),
+        };
         if method == Method::Options && field.name.eq_ignore_ascii_case("max-forwards") {
             // RFC 9110 §7.6.2; zero was answered before.
             if let Some(left) = max_forwards(field.value) {
@@ -146,6 +152,10 @@ fn is_precondition(name: &str) -> bool {
     ["if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"]
         .iter()
         .any(|precondition| name.eq_ignore_ascii_case(precondition))
+}
+
+fn is_range(name: &str) -> bool {
+    name.eq_ignore_ascii_case("range") || name.eq_ignore_ascii_case("if-range")
 }
 
 fn speaks_for_a_proxy(name: &str) -> bool {

@@ -182,6 +182,33 @@ pub fn joined_head<'b, 'h>(
     whole_head(rest, 200, fields, len)
 }
 
+/// The fields of the 304 that says of an origin's answer that the viewer has it (RFC 9110 §15.4.5): nothing about content.
+pub fn not_modified_fields<'b>(head: &ResponseHead<'b, '_>) -> Vec<Field<'b>> {
+    let describes = |field: &Field<'_>| {
+        ["content-type", "content-encoding", "content-language", "content-range"]
+            .iter()
+            .any(|name| field.name.eq_ignore_ascii_case(name))
+    };
+    head.fields.iter().filter(|field| !describes(field)).copied().collect()
+}
+
+/// The head of that 304.
+pub fn not_modified_head<'b, 'h>(
+    head: &ResponseHead<'b, '_>,
+    fields: &'h [Field<'b>],
+) -> ResponseHead<'b, 'h> {
+    ResponseHead {
+        version: head.version,
+        status: 304,
+        reason: b"",
+        fields,
+        framing: ResponseFraming::None,
+        content_length: None,
+        keep_alive: head.keep_alive,
+        len: 0,
+    }
+}
+
 /// Writes the head of an origin's final answer and returns how its content is to be sent.
 pub fn write_origin(
     behavior: &Behavior,

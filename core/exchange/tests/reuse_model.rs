@@ -320,7 +320,7 @@ impl World<'_> {
             _ => content(&entry.uri, entry.version(), &variant(&entry.names().join(","), &request.fields)),
         };
         assert_eq!(whole.len(), entry.answer.content_len);
-        let selected = selection::select(entry, request);
+        let selected = selection::select(&entry.answer, request);
         let is_head = request.method == "HEAD";
         let (status, expected) = match &selected {
             Selected::Whole => (entry.answer.status, whole.clone()),
@@ -395,6 +395,19 @@ impl World<'_> {
     /// The answer is the origin's.
     fn check_passed(&self, request: &Request, fetch: &Fetch, served: &Served) {
         let reply = fetch.reply.as_ref().expect("what passes came");
+        if served.status == 304 && reply.status == 200 {
+            // RFC 9110 §13.1.2: the viewer's own condition, held against what came.
+            let answer = Answer {
+                status: 200,
+                fields: reply.fields.clone(),
+                content_len: reply.body.len(),
+                requested_at: fetch.requested_at,
+                received_at: fetch.received_at,
+            };
+            assert_eq!(selection::select(&answer, request), Selected::NotModified);
+            assert!(served.body.is_empty());
+            return self.count("passed, not modified");
+        }
         assert_eq!((served.stored, served.status), (None, reply.status));
         let expected: &[u8] = if request.method == "HEAD" || reply.status == 304 { b"" } else { &reply.body };
         assert_eq!(served.body, expected);
@@ -463,6 +476,7 @@ fn machine_reuses_what_the_reference_model_allows() {
         "invalidated",
         "head",
         "passed",
+        "passed, not modified",
         "stored whole",
         "stored 304",
         "stored 206",

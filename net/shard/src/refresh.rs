@@ -97,7 +97,7 @@ async fn work(shard: &Rc<Shard>, refresh: &Refresh, flight: usize, invalidation:
     let Ok(Some(request)) = parse_request(&refresh.head, &mut slots, &shard.head_limits) else {
         return false;
     };
-    let mut exchange = Exchange::refreshing(&request, shard.now());
+    let mut exchange = Exchange::flight(&request, Conditions::Stored, shard.now());
     let mut conditions = Conditions::Stored;
     loop {
         let response = match fetch(shard, refresh, &request, conditions).await {

@@ -23,6 +23,41 @@ pub struct Stored<'e> {
     pub len: u64,
 }
 
+/// A response whose fetch was shared, as the machine looks at it. Its content may still be coming.
+#[derive(Clone, Copy, Debug)]
+pub struct Arriving<'e> {
+    /// Its facts.
+    pub meta: &'e StoredMeta,
+    /// Its head as [`crate::response_head::write_stored`] made it.
+    pub head: &'e [u8],
+    /// The length of its complete content; `None` while that is not known.
+    pub length: Option<u64>,
+    /// How much of it is there.
+    pub published: u64,
+    /// By what it was chosen, if its URI varies.
+    pub variant: Option<Variant<'e>>,
+    /// The origin confirmed it: it was stored before (RFC 9111 §4.3.3).
+    pub validated: bool,
+}
+
+/// Which variant of a URI a response is.
+#[derive(Clone, Copy, Debug)]
+pub struct Variant<'e> {
+    /// The names of the fields by which it was chosen, as storage keeps them.
+    pub names: &'e str,
+    /// Its key, which begins with the primary key.
+    pub key: &'e [u8],
+}
+
+/// What a request has to do with the fetch that answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The fetch was made for it.
+    Lead,
+    /// It waited for the fetch of another (RFC 9111 §4, RFC 9211 §2.6).
+    Collapsed,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event<'e> {
@@ -44,7 +79,7 @@ pub enum Event<'e> {
         /// Holds the primary key; receives the variant's.
         key_buffer: &'e mut Vec<u8>,
     },
-    /// The lookup found a stored response with exactly this key.
+    /// The lookup found a stored response with exactly this key; or the owner of the key has one that was not looked at yet.
     Found {
         /// It.
         stored: Stored<'e>,
@@ -76,6 +111,26 @@ pub enum Event<'e> {
         /// What was found and not served.
         stored: Option<Stored<'e>>,
     },
+    /// The origin's answer is an error that is not stored, and it was told to all that waited for it (C-8).
+    OriginErred {
+        /// Its status.
+        status: u16,
+        /// The request, as the viewer sent it.
+        request: &'e RequestHead<'e, 'e>,
+        /// What was found and not served.
+        stored: Option<Stored<'e>>,
+    },
+    /// The fetch that this request waited for brought a response that is stored, or on its way into the store (C-1).
+    Arrived {
+        /// It.
+        arriving: Arriving<'e>,
+        /// Whether the fetch was made for this request.
+        role: Role,
+        /// The request, as the viewer sent it.
+        request: &'e RequestHead<'e, 'e>,
+        /// Holds the primary key; used to see whether the response's variant is this request's.
+        key_buffer: &'e mut Vec<u8>,
+    },
     /// After its head, the origin's body broke.
     OriginBodyFailed(OriginFailure),
 }
@@ -105,8 +160,8 @@ pub enum Action {
     RespondOrigin {
         /// With these facts it is stored on the way; `None` if it is not.
         store: Option<StoredMeta>,
-        /// Content follows towards the viewer.
-        body: bool,
+        /// What of its content goes to the viewer.
+        content: Content,
         /// Before anything is sent: take away what [`crate::invalidation::keys`] names.
         invalidate: bool,
         /// What becomes of the stored response that was found.
@@ -124,6 +179,8 @@ pub enum Action {
         /// With these facts the whole is stored on the way.
         store: Option<StoredMeta>,
     },
+    /// The response that arrived is not for this request: ask the owner of the key anew.
+    AskAgain,
     /// Send the 101 on and join the two connections.
     Tunnel,
     /// Answer with an error of our own.
@@ -180,6 +237,28 @@ pub enum FoundChange {
     Update(StoredMeta),
 }
 
+/// What of an origin's answer goes to the viewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// All of it.
+    Follows,
+    /// There is none.
+    None,
+    /// None of it: the viewer has it already and gets a 304 (RFC 9110 §13.1.2).
+    NotModified,
+}
+
+/// Whether a request shares its fetch with others for the same key (C-1 to C-6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collapsing {
+    /// It is answered by a running fetch, else it starts one for all.
+    LeadOrFollow,
+    /// It is answered by a running fetch, else it goes alone (C-3).
+    FollowOnly,
+    /// It goes alone (C-5).
+    Never,
+}
+
 /// How a request goes to the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
@@ -191,12 +270,14 @@ pub struct Forward {
     pub upgrade: bool,
     /// Which preconditions the origin sees.
     pub conditions: Conditions,
+    /// Whether the fetch is shared.
+    pub collapsing: Collapsing,
 }
 
 /// Which preconditions an origin request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conditions {
-    /// The viewer's, and its Range.
+    /// The viewer's, and its Range. A fetch that is shared carries the Range alone: what it brings is for all.
     Viewer,
     /// Those that validate the stored response, in place of the viewer's (RFC 9111 §4.3.1).
     Stored,

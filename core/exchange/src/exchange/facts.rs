@@ -11,7 +11,7 @@ use aspis_wire::request::{RequestFraming, RequestHead};
 use aspis_wire::response::ResponseHead;
 use aspis_wire::{Method, fields};
 
-use super::Conditions;
+use super::{Collapsing, Conditions};
 use crate::origin_request::max_forwards;
 
 /// What the later steps need of the request.
@@ -60,6 +60,16 @@ impl Facts {
     pub(super) fn may_store(&self) -> bool {
         let asked_not_to = self.directives.is_some_and(|directives| directives.no_store);
         self.cacheable && self.method == MethodKind::Get && !asked_not_to
+    }
+
+    /// Whether the fetch is shared (C-1, C-3, C-5). A request that only the current representation passes is the origin's to judge.
+    pub(super) fn collapsing(&self, conditions: Conditions) -> Collapsing {
+        match self.method {
+            _ if !self.cacheable || self.guarded || conditions == Conditions::None => Collapsing::Never,
+            MethodKind::Get if self.may_store() => Collapsing::LeadOrFollow,
+            MethodKind::Head => Collapsing::FollowOnly,
+            _ => Collapsing::Never,
+        }
     }
 
     /// What `storable` needs of the request.

@@ -14,7 +14,7 @@ use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
 
 use super::facts::{Facts, MethodKind, Sent};
-use super::{AnswerKind, FoundChange, Stored};
+use super::{AnswerKind, Content, FoundChange, Stored};
 use crate::Now;
 use crate::response_head::stored_fields;
 
@@ -49,6 +49,28 @@ pub(super) fn answer_kind(
             _ => AnswerKind::Parts,
         },
     }
+}
+
+/// What of an origin's answer the viewer gets. Its own If-None-Match is held against what a validation of ours brought instead of a 304,
+/// and against what a shared fetch brought, which went out without it (RFC 9110 §13.1.2).
+pub(super) fn origin_content(
+    facts: Facts,
+    head: &ResponseHead<'_, '_>,
+    request: &RequestHead<'_, '_>,
+    now: Now,
+) -> Content {
+    if facts.method == MethodKind::Head || head.framing == ResponseFraming::None {
+        return Content::None;
+    }
+    let judged = facts.conditional && facts.may_store() && !facts.guarded && head.status == 200;
+    if judged {
+        let generated_at = aspis_cache::freshness::generated_at(head.fields).unwrap_or(now.wall);
+        let validators = Validators::of(head.fields, generated_at);
+        if conditional::evaluate(request.fields, &validators) == Verdict::NotModified {
+            return Content::NotModified;
+        }
+    }
+    Content::Follows
 }
 
 /// The facts of a stored response with new fields; its content is what it was.

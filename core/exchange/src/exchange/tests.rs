@@ -12,7 +12,7 @@ use aspis_cache::stored::{Part, StaleIfError};
 const VIEWER: ViewerFacts =
     ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false };
 const NOW: Now = Now { wall: 1000, millis: 0 };
-const META: StoredMeta =
+pub(super) const META: StoredMeta =
     StoredMeta { generated_at: 990, received_at: 990, initial_age: 5, lifetime: 60, ..StoredMeta::PLAIN };
 /// Stale since this second.
 const STALE: StoredMeta = StoredMeta { lifetime: 15, ..META };
@@ -25,15 +25,15 @@ fn behavior(flags: &[(&str, &str)]) -> Behavior {
 }
 
 /// A stored head with validators, as the driver would have made it.
-const STORED_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nETag: \"a\"\r\nLast-Modified: Thu, 01 Jan 1970 00:15:00 GMT\r\n\
+pub(super) const STORED_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nETag: \"a\"\r\nLast-Modified: Thu, 01 Jan 1970 00:15:00 GMT\r\n\
     Cache-Control: max-age=60\r\nDate: Thu, 01 Jan 1970 00:16:30 GMT\r\nVia: 1.1 aspis\r\nX-Cache: Hit from aspis\r\n\
     Cache-Status: aspis; hit; ttl=";
 
 /// An exchange, its settings and its request.
-struct Run {
-    exchange: Exchange,
-    behavior: Behavior,
-    key: Vec<u8>,
+pub(super) struct Run {
+    pub(super) exchange: Exchange,
+    pub(super) behavior: Behavior,
+    pub(super) key: Vec<u8>,
     text: String,
     method: String,
     /// What the origin's answers are held against.
@@ -42,7 +42,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(flags: &[(&str, &str)]) -> Self {
+    pub(super) fn new(flags: &[(&str, &str)]) -> Self {
         Self {
             exchange: Exchange::new(),
             behavior: behavior(flags),
@@ -54,7 +54,7 @@ impl Run {
         }
     }
 
-    fn request(&mut self, text: &str) -> Action {
+    pub(super) fn request(&mut self, text: &str) -> Action {
         let text = text.replace('\n', "\r\n");
         self.method = text.split(' ').next().unwrap().to_string();
         self.text = text;
@@ -104,7 +104,23 @@ impl Run {
         self.exchange.step(&self.behavior, event, NOW)
     }
 
-    fn step(&mut self, event: Event<'_>) -> Action {
+    pub(super) fn arrives(&mut self, arriving: Arriving<'_>, role: Role) -> Action {
+        let mut slots = FieldSlots::new();
+        let request =
+            parse_request(self.text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
+        let event = Event::Arrived { arriving, role, request: &request, key_buffer: &mut self.key };
+        self.exchange.step(&self.behavior, event, NOW)
+    }
+
+    pub(super) fn errs(&mut self, status: u16) -> Action {
+        let mut slots = FieldSlots::new();
+        let request =
+            parse_request(self.text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
+        let stored = self.stored.as_ref().map(|meta| Stored { meta, head: &self.stored_head, len: 100 });
+        self.exchange.step(&self.behavior, Event::OriginErred { status, request: &request, stored }, NOW)
+    }
+
+    pub(super) fn step(&mut self, event: Event<'_>) -> Action {
         self.exchange.step(&self.behavior, event, NOW)
     }
 }
@@ -144,9 +160,10 @@ fn a_miss_is_forwarded_and_stored() {
         may_store: true,
         upgrade: false,
         conditions: Conditions::Viewer,
+        collapsing: Collapsing::LeadOrFollow,
     };
     assert_eq!(run.step(Event::NotFound), Action::Forward(forward));
-    let Action::RespondOrigin { store: Some(meta), body: true, invalidate: false, .. } =
+    let Action::RespondOrigin { store: Some(meta), content: Content::Follows, invalidate: false, .. } =
         run.origin(FRESH, 1003)
     else {
         panic!("stored")
@@ -405,6 +422,7 @@ fn requests_that_the_cache_cannot_answer_bypass_it() {
             may_store: false,
             upgrade: false,
             conditions: Conditions::Viewer,
+            collapsing: Collapsing::Never,
         });
         assert_eq!(run.request(request), expected, "{request}");
         let Action::RespondOrigin { store, .. } = run.origin(FRESH, 1000) else { panic!("{request}") };
@@ -421,7 +439,12 @@ fn a_head_response_is_never_stored() {
     let answer = run.origin(FRESH, 1000);
     assert_eq!(
         answer,
-        Action::RespondOrigin { store: None, body: false, invalidate: false, found: FoundChange::Keep }
+        Action::RespondOrigin {
+            store: None,
+            content: Content::None,
+            invalidate: false,
+            found: FoundChange::Keep
+        }
     );
 }
 
@@ -519,6 +542,7 @@ fn only_an_asked_for_upgrade_becomes_a_tunnel() {
         may_store: false,
         upgrade: true,
         conditions: Conditions::Viewer,
+        collapsing: Collapsing::Never,
     };
     assert_eq!(action, Action::Forward(forward));
     assert_eq!(run.origin(switching, 1000), Action::Tunnel);

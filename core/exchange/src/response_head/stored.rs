@@ -9,7 +9,7 @@ use aspis_config::Behavior;
 use aspis_wire::head_writer::HeadWriter;
 use aspis_wire::{Field, Version};
 
-use super::{Connection, write_via, write_x_cache_line};
+use super::{Connection, ViewerFraming, write_via, write_x_cache_line};
 use crate::exchange::{AnswerKind, Exchange, StoredAnswer};
 
 /// Returns the origin's fields of a head that [`super::write_stored`] made, in their order.
@@ -51,8 +51,8 @@ pub struct StoredReply<'a> {
     pub head: &'a [u8],
     /// The stored status.
     pub status: u16,
-    /// The length of the stored content.
-    pub len: u64,
+    /// The length of the stored content; `None` while it is not known, then [`StoredReply::framing`] says how it goes out.
+    pub len: Option<u64>,
     /// What the exchange decided.
     pub answer: StoredAnswer,
     /// For several ranges.
@@ -61,6 +61,17 @@ pub struct StoredReply<'a> {
     pub version: Version,
     /// The connection lives on.
     pub keep_alive: bool,
+}
+
+impl StoredReply<'_> {
+    /// How the content goes out if all of it does: by its length, else in chunks, else until the connection ends (H-22).
+    pub fn framing(&self) -> ViewerFraming {
+        match (self.len, self.version) {
+            (Some(len), _) => ViewerFraming::Length(len),
+            (None, Version::Http11) => ViewerFraming::Chunked,
+            (None, Version::Http10) => ViewerFraming::UntilClose,
+        }
+    }
 }
 
 /// The parts of a `multipart/byteranges` answer (RFC 9110 §14.6, R-13).
@@ -144,7 +155,9 @@ pub fn write_stored_reply(
     }
     match answer.kind {
         AnswerKind::Part(range) => {
-            writer.field("Content-Range", content_range(range, reply.len).as_bytes());
+            // The exchange gives no range of content whose length is not known.
+            let len = reply.len.unwrap_or(range.end);
+            writer.field("Content-Range", content_range(range, len).as_bytes());
             writer.field_number("Content-Length", range.len());
         }
         AnswerKind::Parts => {
@@ -154,9 +167,15 @@ pub fn write_stored_reply(
                 writer.field_number("Content-Length", multipart.len());
             }
         }
-        AnswerKind::Whole if reply.status != 204 => {
-            writer.field_number("Content-Length", reply.len);
-        }
+        AnswerKind::Whole if reply.status != 204 => match (reply.len, reply.version) {
+            (Some(len), _) => {
+                writer.field_number("Content-Length", len);
+            }
+            (None, Version::Http11) if answer.send_body => {
+                writer.field("Transfer-Encoding", b"chunked");
+            }
+            (None, _) => {}
+        },
         AnswerKind::Whole
         | AnswerKind::NotModified
         | AnswerKind::Unsatisfiable
@@ -183,7 +202,8 @@ fn write_cache_status(behavior: &Behavior, exchange: &Exchange, ttl: i64, out: &
         Some(reason) => {
             let status =
                 exchange.forward_status().map_or(String::new(), |status| format!("; fwd-status={status}"));
-            let line = format!("{}; fwd={reason}{status}; ttl={ttl}", behavior.name);
+            let collapsed = if exchange.is_collapsed() { "; collapsed" } else { "" };
+            let line = format!("{}; fwd={reason}{status}{collapsed}; ttl={ttl}", behavior.name);
             out.extend_from_slice(line.as_bytes());
             if exchange.is_stale_on_error() {
                 write_detail("stale-on-error", out);

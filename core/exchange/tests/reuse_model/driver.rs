@@ -15,11 +15,11 @@ use aspis_exchange::forwarded::write_request_key;
 use aspis_exchange::origin_request::{self, Preconditions};
 use aspis_exchange::response_head::{
     self, ErrorAnswer, HIT_TAIL_LEN_MAX, HitTail, Multipart, OriginAnswer, Stored as Kept, StoredReply,
-    stored_fields,
+    not_modified_fields, not_modified_head, stored_fields,
 };
 use aspis_exchange::{
-    Action, AnswerKind, Conditions, Event, Exchange, FoundChange, Now, OriginFailure, Stored, StoredAnswer,
-    ViewerFacts, invalidation,
+    Action, AnswerKind, Conditions, Content, Event, Exchange, FoundChange, Now, OriginFailure, Stored,
+    StoredAnswer, ViewerFacts, invalidation,
 };
 use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::response::{ResponseHead, parse_response};
@@ -188,7 +188,7 @@ impl Driver {
         let reply = StoredReply {
             head: &item.head,
             status: item.meta.status,
-            len,
+            len: Some(len),
             answer,
             multipart: multipart.as_ref(),
             version: work.head.version,
@@ -247,7 +247,7 @@ impl Driver {
                 self.freshen(work, store, &head.expect("a 304 came"));
                 self.answer(work, answer)
             }
-            Action::RespondOrigin { store, body, invalidate, found } => {
+            Action::RespondOrigin { store, content, invalidate, found } => {
                 let (head, reply) = (head.expect("a head came"), reply.expect("a head came"));
                 self.invalidate(work.head, &head, invalidate);
                 self.change_found(work, found, &head);
@@ -257,7 +257,10 @@ impl Driver {
                 };
                 let answer = OriginAnswer::new(work.head, &work.exchange, kept, true, self.clock());
                 let mut out = Vec::new();
-                response_head::write_origin(&self.behavior, &head, &answer, &mut out);
+                let (body, fields) = (content == Content::Follows, not_modified_fields(&head));
+                let shown =
+                    if content == Content::NotModified { not_modified_head(&head, &fields) } else { head };
+                response_head::write_origin(&self.behavior, &shown, &answer, &mut out);
                 if body && reply.is_broken {
                     let event = Event::OriginBodyFailed(OriginFailure::Truncated);
                     assert_eq!(work.exchange.step(&self.behavior, event, self.clock()), Action::Cut);
@@ -316,7 +319,7 @@ impl Driver {
 
     /// RFC 5861 §3, as a task of its own that runs to its end at once.
     fn refresh(&mut self, work: &mut Work<'_>) {
-        work.exchange = Exchange::refreshing(work.head, self.clock());
+        work.exchange = Exchange::flight(work.head, Conditions::Stored, self.clock());
         work.is_background = true;
         let mut conditions = Conditions::Stored;
         loop {

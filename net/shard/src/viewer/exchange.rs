@@ -23,8 +23,8 @@ use aspis_exchange::response_head::{
     self, ErrorAnswer, OriginAnswer, ViewerFraming, joined_fields, joined_head, stored_fields,
 };
 use aspis_exchange::{
-    Action, Conditions, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Stored, StoredAnswer,
-    ViewerFacts, invalidation,
+    Action, Conditions, Content, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Stored,
+    StoredAnswer, ViewerFacts, invalidation,
 };
 use aspis_runtime::Close;
 use aspis_runtime::future::{Either, race};
@@ -272,12 +272,12 @@ impl Work<'_> {
             };
             let event = Event::OriginHead { head: &head, request: self.head, stored: self.view() };
             match self.step(event, self.shard.now()) {
-                Action::RespondOrigin { store, body, invalidate, found } => {
+                Action::RespondOrigin { store, content, invalidate, found } => {
                     if invalidate {
                         self.invalidate(&head);
                     }
                     self.change_found(found, &head);
-                    return self.send_response(&head, response.body, store, body, flight, None).await;
+                    return self.send_response(&head, response.body, store, content, flight, None).await;
                 }
                 Action::Join { store } => {
                     let Some(stored) = self.stored else { return Afterwards::Reset };
@@ -285,7 +285,8 @@ impl Work<'_> {
                     let len = stored.body.published() + response.body.length().unwrap_or(0);
                     let whole = joined_head(&head, &fields, len);
                     let prefix = Some(&stored.body);
-                    return self.send_response(&whole, response.body, store, true, flight, prefix).await;
+                    let content = Content::Follows;
+                    return self.send_response(&whole, response.body, store, content, flight, prefix).await;
                 }
                 Action::Freshen { store, answer } => {
                     drop(response.body);
@@ -367,7 +368,7 @@ impl Work<'_> {
         head: &ResponseHead<'_, '_>,
         origin: OriginBody,
         store: Option<StoredMeta>,
-        has_body: bool,
+        content: Content,
         flight: Option<FlightGuard<'_>>,
         prefix: Option<&Arc<Body>>,
     ) -> Afterwards {
@@ -387,17 +388,21 @@ impl Work<'_> {
             self.may_keep_alive(),
             self.shard.now(),
         );
+        let fields = response_head::not_modified_fields(head);
+        let not_modified = response_head::not_modified_head(head, &fields);
+        let head = if content == Content::NotModified { &not_modified } else { head };
         let sending = response_head::write_origin(&self.shard.behavior, head, &answer, &mut out);
         self.progress.status.set(head.status);
         self.send(out);
         let delimiter = match sending.framing {
-            ViewerFraming::Chunked if has_body => Delimiter::Chunked,
+            ViewerFraming::Chunked if content == Content::Follows => Delimiter::Chunked,
             _ => Delimiter::Plain,
         };
         let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
         if let (None, Some(prefix)) = (&fill, prefix) {
             relay.send_prefix(prefix);
         }
+        let has_body = content == Content::Follows;
         let relayed = match (fill, origin) {
             (Some(fill), _) if has_body => relay.follow(&Reader(fill).0).await,
             (None, Some(origin)) if has_body => relay.pass(origin).await,

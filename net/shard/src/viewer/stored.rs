@@ -52,7 +52,7 @@ impl Shard {
         let reply = StoredReply {
             head: material.head,
             status: material.meta.status,
-            len,
+            len: Some(len),
             answer,
             multipart: multipart.as_ref(),
             version: request.version,

@@ -1,0 +1,248 @@
+//! The step of a request whose fetch was shared: the response that the fetch brought answers it, or another question has to be asked.
+//!
+//! The driver gives [`Event::Arrived`](super::Event::Arrived) when the owner of the key says that a fetch brought something that is stored. Invariants:
+//! a response answers only requests that select its variant; a range is followed only where the fetch will be soon.
+
+use aspis_cache::conditional::{self, Validators};
+use aspis_cache::range::{self, ByteRange, Selection};
+use aspis_cache::reuse::{self, Reuse};
+use aspis_cache::stored::Part;
+use aspis_cache::vary;
+use aspis_config::Behavior;
+use aspis_wire::Field;
+use aspis_wire::request::RequestHead;
+
+use super::facts::{Facts, Sent};
+use super::stored::answer_kind;
+use super::{
+    Action, Aged, AnswerKind, Arriving, Collapsing, Exchange, ForwardReason, ResultType, Role, Variant,
+};
+use crate::Now;
+use crate::response_head::stored_fields;
+
+/// How far behind the last byte that came a range may begin and still wait for the running fetch (C-10); what lies further on
+/// comes sooner by a request of its own.
+pub(super) const RANGE_REACH: u64 = 8 * 1024 * 1024;
+
+/// What arrived, for whom.
+pub(super) struct Arrival<'e> {
+    pub(super) arriving: Arriving<'e>,
+    pub(super) role: Role,
+    pub(super) request: &'e RequestHead<'e, 'e>,
+    pub(super) key_buffer: &'e mut Vec<u8>,
+}
+
+impl Exchange {
+    /// Step 4 for a shared fetch: answers with what it brought (C-1, C-4), or says what to do instead.
+    pub(super) fn arrived(
+        &mut self,
+        behavior: &Behavior,
+        (facts, sent): (Facts, Sent),
+        arrival: Arrival<'_>,
+        now: Now,
+    ) -> Action {
+        let Arrival { arriving, role, request, key_buffer } = arrival;
+        if role == Role::Collapsed && !is_selected(behavior, arriving.variant, request, key_buffer) {
+            return Action::AskAgain;
+        }
+        let Some(kind) = kind(facts, &arriving, request) else {
+            // C-10: another part of the same content; it is fetched beside the running fetch.
+            let reason = self.reason.unwrap_or(ForwardReason::Miss);
+            return match self.forward(facts, reason, sent.conditions, now) {
+                Action::Forward(forward) => {
+                    Action::Forward(super::Forward { collapsing: Collapsing::Never, ..forward })
+                }
+                other => other,
+            };
+        };
+        self.collapsed = role == Role::Collapsed;
+        // C-4: who waited for another's fetch has a hit.
+        let result = match role {
+            Role::Collapsed => ResultType::Hit,
+            Role::Lead if arriving.validated => ResultType::RefreshHit,
+            Role::Lead => ResultType::Miss,
+        };
+        let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = reuse::reuse(arriving.meta, now.wall);
+        let answer = self.stored_answer(facts, arriving.meta.status, kind, Aged { age, ttl }, result, false);
+        Action::Answer(answer)
+    }
+}
+
+/// RFC 9111 §4.1: a response that varies answers the requests that select it.
+fn is_selected(
+    behavior: &Behavior,
+    variant: Option<Variant<'_>>,
+    request: &RequestHead<'_, '_>,
+    key_buffer: &mut Vec<u8>,
+) -> bool {
+    variant.is_none_or(|variant| {
+        vary::extend_key(behavior, variant.names, request.fields, key_buffer) && *key_buffer == variant.key
+    })
+}
+
+/// What of the response the request gets; `None` if it has to be fetched in another way.
+fn kind(facts: Facts, arriving: &Arriving<'_>, request: &RequestHead<'_, '_>) -> Option<AnswerKind> {
+    let fields: Vec<Field<'_>> = stored_fields(arriving.head).collect();
+    let validators = Validators::of(&fields, arriving.meta.generated_at);
+    if let Some(part) = arriving.meta.part {
+        let applies = conditional::range_applies(request.fields, &validators);
+        return part_of(part, arriving, request)
+            .filter(|_| facts.range && applies && !facts.conditional)
+            .map(AnswerKind::Part);
+    }
+    let whole_len = arriving.length.unwrap_or(u64::MAX);
+    let is_whole = arriving.length == Some(arriving.published);
+    match answer_kind(facts, arriving.meta.status, &validators, request, whole_len) {
+        AnswerKind::Part(_) | AnswerKind::Parts | AnswerKind::Unsatisfiable if arriving.length.is_none() => {
+            None
+        }
+        AnswerKind::Part(range) if range.start > arriving.published.saturating_add(RANGE_REACH) => None,
+        AnswerKind::Parts if !is_whole => None,
+        kind => Some(kind),
+    }
+}
+
+/// The range that is asked for, if it lies in the part that arrives.
+fn part_of(part: Part, arriving: &Arriving<'_>, request: &RequestHead<'_, '_>) -> Option<ByteRange> {
+    let held = ByteRange { start: part.start, end: part.start + arriving.length? };
+    match range::select(request.fields, part.total) {
+        Selection::Parts(ranges) => match ranges.as_slice() {
+            [one] if one.start >= held.start && one.end <= held.end => Some(*one),
+            _ => None,
+        },
+        Selection::Whole | Selection::Unsatisfiable => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{META, Run, STORED_HEAD};
+    use super::*;
+    use crate::exchange::Event;
+    use aspis_cache::stored::StoredMeta;
+
+    fn arriving(meta: &StoredMeta) -> Arriving<'_> {
+        let head = STORED_HEAD;
+        Arriving { meta, head, length: Some(100), published: 10, variant: None, validated: false }
+    }
+
+    /// Asks for `text`, misses, and is told that a fetch brought `arriving`.
+    fn told(text: &str, arriving: Arriving<'_>, role: Role) -> (Action, Run) {
+        let mut run = Run::new(&[]);
+        run.request(text);
+        run.step(Event::NotFound);
+        let action = run.arrives(arriving, role);
+        (action, run)
+    }
+
+    fn kind(action: Action) -> AnswerKind {
+        let Action::Answer(answer) = action else { panic!("{action:?}") };
+        answer.kind
+    }
+
+    /// C-4, RFC 9211 §2.6.
+    #[test]
+    fn leader_misses_and_followers_hit() {
+        let get = "GET /x HTTP/1.1\nHost: a\n\n";
+        for (role, validated, result) in [
+            (Role::Lead, false, ResultType::Miss),
+            (Role::Lead, true, ResultType::RefreshHit),
+            (Role::Collapsed, false, ResultType::Hit),
+            (Role::Collapsed, true, ResultType::Hit),
+        ] {
+            let (action, run) = told(get, Arriving { validated, ..arriving(&META) }, role);
+            assert_eq!(kind(action), AnswerKind::Whole);
+            assert_eq!(run.exchange.result(), result);
+            assert_eq!(run.exchange.is_collapsed(), role == Role::Collapsed);
+            assert_eq!(run.exchange.forward_reason(), Some(ForwardReason::UriMiss));
+        }
+    }
+
+    /// C-3: a HEAD is answered by a running fetch; it starts none.
+    #[test]
+    fn a_head_follows_and_gets_no_content() {
+        let (action, _) = told("HEAD /x HTTP/1.1\nHost: a\n\n", arriving(&META), Role::Collapsed);
+        assert!(matches!(action, Action::Answer(answer) if !answer.send_body));
+        let mut run = Run::new(&[]);
+        run.request("HEAD /x HTTP/1.1\nHost: a\n\n");
+        let Action::Forward(forward) = run.step(Event::NotFound) else { panic!("a miss") };
+        assert_eq!(forward.collapsing, Collapsing::FollowOnly);
+    }
+
+    /// C-10: what the running fetch covers soon is followed, the rest is asked for.
+    #[test]
+    fn ranges_follow_a_fetch_that_will_soon_be_there() {
+        let asked = |range: &str, length, published| {
+            let text = format!("GET /x HTTP/1.1\nHost: a\nRange: bytes={range}\n\n");
+            told(&text, Arriving { length, published, ..arriving(&META) }, Role::Collapsed).0
+        };
+        let far = RANGE_REACH + 1000;
+        let whole = Some(10 * RANGE_REACH);
+        let part = |start, end| AnswerKind::Part(ByteRange { start, end });
+        assert_eq!(kind(asked("5-9", whole, 0)), part(5, 10));
+        assert_eq!(kind(asked(&format!("{far}-{far}"), whole, 1000)), part(far, far + 1));
+        for (range, length, published) in [
+            (format!("{far}-{far}"), whole, 999),
+            ("-5".to_string(), None, 1000),
+            ("0-1,4-5".to_string(), whole, 1000),
+        ] {
+            let action = asked(&range, length, published);
+            let alone = matches!(action, Action::Forward(forward) if forward.collapsing == Collapsing::Never);
+            assert!(alone, "{range}: {action:?}");
+        }
+        assert_eq!(kind(asked("0-1,4-5", Some(1000), 1000)), AnswerKind::Parts);
+        assert_eq!(kind(asked("2000-", Some(1000), 1000)), AnswerKind::Unsatisfiable);
+    }
+
+    #[test]
+    fn a_shared_part_answers_the_ranges_that_lie_in_it() {
+        let meta = StoredMeta { status: 206, part: Some(Part { start: 100, total: 1000 }), ..META };
+        let asked = |fields: &str| {
+            let text = format!("GET /x HTTP/1.1\nHost: a\n{fields}\n");
+            told(&text, arriving(&meta), Role::Collapsed).0
+        };
+        assert_eq!(
+            kind(asked("Range: bytes=150-159\n")),
+            AnswerKind::Part(ByteRange { start: 150, end: 160 })
+        );
+        for fields in ["Range: bytes=150-200\n", "", "Range: bytes=150-159\nIf-None-Match: \"a\"\n"] {
+            assert!(matches!(asked(fields), Action::Forward(_)), "{fields}");
+        }
+    }
+
+    /// RFC 9110 §13.1.2: the shared fetch went out without the viewer's condition.
+    #[test]
+    fn a_follower_who_has_it_already_gets_a_304() {
+        let text = "GET /x HTTP/1.1\nHost: a\nIf-None-Match: \"a\"\n\n";
+        assert_eq!(kind(told(text, arriving(&META), Role::Collapsed).0), AnswerKind::NotModified);
+    }
+
+    /// RFC 9111 §4.1.
+    #[test]
+    fn a_follower_of_another_variant_asks_again() {
+        let asked = |language: &str, role| {
+            let text = format!("GET /x HTTP/1.1\nHost: a\nAccept-Language: {language}\n\n");
+            let mut run = Run::new(&[]);
+            run.request(&text);
+            run.step(Event::NotFound);
+            let mut key = run.key.clone();
+            let field = Field { name: "Accept-Language", value: b"de" };
+            assert!(vary::extend_key(&run.behavior, "accept-language", &[field], &mut key));
+            let variant = Some(Variant { names: "accept-language", key: &key });
+            run.arrives(Arriving { variant, ..arriving(&META) }, role)
+        };
+        assert_eq!(kind(asked("DE", Role::Collapsed)), AnswerKind::Whole);
+        assert_eq!(asked("fr", Role::Collapsed), Action::AskAgain);
+        assert_eq!(kind(asked("fr", Role::Lead)), AnswerKind::Whole);
+    }
+
+    /// C-8, C-9.
+    #[test]
+    fn an_error_that_is_not_stored_is_told_once_to_each() {
+        let mut run = Run::new(&[]);
+        run.request("GET /x HTTP/1.1\nHost: a\n\n");
+        run.step(Event::NotFound);
+        assert_eq!(run.errs(503), Action::Refuse { status: 503 });
+        assert_eq!((run.exchange.status(), run.exchange.result()), (503, ResultType::Error));
+    }
+}
