@@ -270,6 +270,14 @@ impl<W> Collapse<W> {
         leader.into_iter().chain(followers.into_iter().map(|follower| (follower, to_followers))).collect()
     }
 
+    /// Nobody joins the flight any more, and another may take its place; what it brings is stored all the same.
+    ///
+    /// For a response that stopped being fresh, or never was, while its content still comes: those who waited for its head may have it,
+    /// later ones may not (RFC 9111 §4.2.4).
+    pub fn close(&mut self, flight: FlightId) {
+        self.part(flight.0);
+    }
+
     /// The fill is over, whole or broken: nobody attaches any more.
     ///
     /// To be told of each flight that was settled with a response that is kept; the others end when they are settled.

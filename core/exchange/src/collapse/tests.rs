@@ -221,6 +221,18 @@ fn doomed_flights_are_not_joined() {
     );
 }
 
+/// RFC 9111 §4.2.4: what is stale when its content still comes is not for those who came after its head.
+#[test]
+fn a_closed_flight_makes_room_for_another_and_is_stored_all_the_same() {
+    let (mut collapse, flight) = flying(1);
+    collapse.settle(flight, kept(""), at(1));
+    collapse.close(flight);
+    assert!(!collapse.is_doomed(flight));
+    let Place::Lead(next) = collapse.ask(get(1, b"a"), 2, at(2)) else { panic!("nobody attaches") };
+    collapse.end(flight);
+    assert_eq!(collapse.ask(get(1, b"a"), 3, at(3)), Place::Wait(next));
+}
+
 /// RFC 9111 §4.1: the names of a response that is arriving select a key before it is stored.
 #[test]
 fn an_arriving_response_tells_by_what_it_varies() {
@@ -274,6 +286,7 @@ enum Operation {
     Begin { primary: u8, variant: u8 },
     Rekey { flight: usize, variant: u8 },
     Settle { flight: usize, outcome: Outcome },
+    Close { flight: usize },
     End { flight: usize },
     Invalidate { primary: u8 },
     Leave { flight: usize, modulus: u32 },
@@ -297,6 +310,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (0_u8..3, 0_u8..3).prop_map(|(primary, variant)| Operation::Begin { primary, variant }),
         1 => (flight(), 0_u8..3).prop_map(|(flight, variant)| Operation::Rekey { flight, variant }),
         5 => (flight(), outcome).prop_map(|(flight, outcome)| Operation::Settle { flight, outcome }),
+        1 => flight().prop_map(|flight| Operation::Close { flight }),
         3 => flight().prop_map(|flight| Operation::End { flight }),
         1 => (0_u8..3).prop_map(|primary| Operation::Invalidate { primary }),
         1 => (flight(), 1_u32..4).prop_map(|(flight, modulus)| Operation::Leave { flight, modulus }),
@@ -478,6 +492,11 @@ fn step(
             if !flight.doomed && (marks || lifts) {
                 model.marked[usize::from(flight.primary)] = if marks { Some(until) } else { None };
             }
+        }
+        Operation::Close { flight } => {
+            let Some(flight) = model.pick(flight) else { return };
+            collapse.close(flight.id);
+            flight.joinable = false;
         }
         Operation::End { flight } => {
             let Some(flight) = model.pick(flight).filter(|flight| flight.settled) else { return };
