@@ -3,6 +3,7 @@
 //! - [`budget`] decides whether memory may be used at all; everything else asks it first.
 //! - [`mapping`] owns the bytes: the arena of one core, its blocks, and bodies that one writer fills while many cores read.
 //!   It is the only part of the crate that may use `unsafe`.
+//! - [`passage`] carries what is not stored from one writer to many readers through a window of bounded size.
 //! - [`response`] is what a key leads to: key, head, facts for reuse, body and a few atomics.
 //! - [`tier`] is one core's index of stored responses; [`policy`] decides what leaves when room is needed.
 //!
@@ -13,6 +14,7 @@ mod buddy;
 pub mod budget;
 pub mod limits;
 pub mod mapping;
+pub mod passage;
 pub mod policy;
 pub mod response;
 pub mod tier;

@@ -36,6 +36,12 @@ pub const BODY_CHUNK_COUNT: usize = 16;
 pub const BODY_BLOCKS_MAX: usize =
     BODY_BLOCKS_INLINE + BODY_BLOCKS_CHUNK_FIRST * ((1 << BODY_CHUNK_COUNT) - 1);
 
+/// Most bytes of a chunk of a passage.
+pub const PASSAGE_CHUNK_LEN_MAX: usize = 64 * 1024;
+
+/// How far the writer of a passage may be ahead of its fastest reader: what a viewer's socket has queued at most.
+pub const PASSAGE_LEAD_LEN: u64 = 256 * 1024;
+
 /// The use count of a stored response stops here, so that a hot one writes no shared line.
 pub const USE_COUNT_MAX: u8 = 3;
 
@@ -57,5 +63,7 @@ pub const EVICTION_COUNT_PER_CALL: usize = 4096;
 const _: () = assert!(BLOCK_LEN_MAX.is_power_of_two() && BLOCK_LEN_MIN.is_power_of_two());
 // The first block of a fill must be one that the arena can give.
 const _: () = assert!(FILL_BLOCK_LEN_FIRST >= BLOCK_LEN_MIN && FILL_BLOCK_LEN_FIRST <= BLOCK_LEN_MAX);
+// With less than one chunk's worth of lead free at a wake-up the writer would be woken for every chunk.
+const _: () = assert!(PASSAGE_LEAD_LEN >= 2 * PASSAGE_CHUNK_LEN_MAX as u64);
 // A returned block carries the return stack's link in its own first bytes.
 const _: () = assert!(BLOCK_LEN_MIN >= 16);
