@@ -5,7 +5,7 @@
 //! rounds, so the verdict is the median of the ratios *within* each round, never a ratio of medians.
 
 mod arms;
-mod load;
+pub(crate) mod load;
 mod report;
 
 use crate::origin::Origin;

@@ -80,7 +80,8 @@ impl Head {
         }
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+    /// Reads a head from its bytes, the empty line included.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Fault> {
         let text = std::str::from_utf8(bytes).map_err(|_| Fault::Malformed("head is not text".into()))?;
         let mut lines = text.split("\r\n");
         let start_line = lines.next().unwrap_or_default().to_owned();

@@ -4,6 +4,7 @@
 //! code with what it judges, but for the floor responder, which is the product's own runtime with nothing on it.
 
 mod aspis;
+mod collapse;
 mod compare;
 mod conformance;
 mod content;
@@ -56,6 +57,11 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             arms: compare::arms(text(arguments, "arms")).map_err(io::Error::other)?,
             aspis,
             output: arguments.get_one::<PathBuf>("output").cloned(),
+            assert: arguments.get_flag("assert"),
+        }),
+        "collapse" => collapse::run(&collapse::Options {
+            scenarios: arguments.get_many::<String>("scenario").into_iter().flatten().cloned().collect(),
+            aspis,
             assert: arguments.get_flag("assert"),
         }),
         "conformance" => conformance::run(&conformance::Options {
@@ -120,6 +126,21 @@ fn command() -> Command {
                         .help("Writes every sample as JSON, to bench/results/NAME.json by custom"),
                 )
                 .arg(assert_flag("Fails when a median ratio is over its bound"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("collapse")
+                .about("Measures what many viewers of one object cost the origin, the server and each other")
+                .arg(
+                    Arg::new("scenario")
+                        .long("scenario")
+                        .value_name("NAME")
+                        .action(ArgAction::Append)
+                        .num_args(1..)
+                        .value_parser(collapse::names())
+                        .help("Plays these scenarios only"),
+                )
+                .arg(assert_flag("Fails when a figure is out of bounds, and names it"))
                 .arg(aspis_flag()),
         )
         .subcommand(conformance_command())

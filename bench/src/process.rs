@@ -211,6 +211,16 @@ pub(crate) fn find_aspis(given: Option<&str>) -> io::Result<PathBuf> {
     )))
 }
 
+/// Lets this process, and what it starts, open as many files as the system allows it.
+pub(crate) fn raise_open_files() {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let Some(most) = line.and_then(|line| line.split_whitespace().nth(1)) else { return };
+    // `prlimit` comes with `setpriv` and `taskset`. Without it the limit stays, and a crowd that is too large for it says so.
+    let own = std::process::id().to_string();
+    drop(Command::new("prlimit").args(["--pid", &own, &format!("--nofile={most}:{most}")]).status());
+}
+
 /// Returns a port that nobody listens on right now.
 pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())

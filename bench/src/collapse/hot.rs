@@ -1,0 +1,137 @@
+//! A hot object on two cores: whether hits exchange messages, and what they cost beside hits that share nothing.
+//!
+//! The comparison is with two servers of one core each, one per CPU, under the very same load: half of it from each CPU in both cases. So the
+//! programs that load steal as much from both, batches are as large, and what is left of a difference is the sharing.
+
+use super::crowd::{self, Ask};
+use super::script::{Answer, Script};
+use super::{Figure, Stage, metric};
+use crate::aspis::Aspis;
+use crate::compare::load::{self, Load};
+use crate::content::Content;
+use crate::process::find_program;
+use crate::stats::Spread;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// The object.
+const PATH: &str = "/hot";
+const SIZE: usize = 1024;
+/// Connections that each CPU's half of the load has.
+const CONNECTIONS: u32 = 32;
+/// Connections over which the object is made known to every core, and how often.
+const WARMERS: usize = 64;
+const WARM_ROUNDS: usize = 3;
+/// Length of the load during which no message may pass, and of each load of the comparison.
+const QUIET: Duration = Duration::from_secs(5);
+const ROUND: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 7;
+/// Most that a hit that both cores serve may cost, in hits that share nothing.
+const RATIO_MAX: f64 = 1.05;
+
+/// Plays both.
+pub(super) fn play(stage: &Stage) -> io::Result<Vec<Figure>> {
+    let wrk = find_program("wrk").ok_or_else(|| io::Error::other("wrk is not installed"))?;
+    if thread::available_parallelism()?.get() < 2 {
+        return Err(io::Error::other("one CPU: there is nothing to share"));
+    }
+    let mut body = vec![0; SIZE];
+    Content::of(PATH).fill(0, &mut body);
+    let body = Arc::new(body);
+    let content = Arc::clone(&body);
+    let fields = "Cache-Control: public, max-age=3600\r\nETag: \"one\"\r\n";
+    let origin = Script::start(move |_, _| Answer::whole(fields, &content, Duration::ZERO))?;
+
+    let shared = stage.server(&origin, &[])?;
+    warm(&shared, &body)?;
+    let fetched = origin.count(PATH);
+    let alone = [stage.one_core(&origin, 0)?, stage.one_core(&origin, 1)?];
+    for product in &alone {
+        warm(product, &body)?;
+    }
+    let mails = metric(&shared, "aspis_core_mails_total")?;
+    let served = halves(&wrk, [shared.address; 2], QUIET)?;
+    let mails = metric(&shared, "aspis_core_mails_total")? - mails;
+    let mut figures = vec![
+        Figure::exactly("origin requests until both cores have it", fetched, 1),
+        Figure::exactly("messages between the cores", mails as u64, 0),
+        Figure::told("hits meanwhile", served.to_string()),
+    ];
+    figures.extend(compare(&wrk, &shared, &alone)?);
+    Ok(figures)
+}
+
+/// Interleaves loads of the two arrangements and compares the CPU time of a hit.
+fn compare(wrk: &Path, shared: &Aspis, alone: &[Aspis; 2]) -> io::Result<Vec<Figure>> {
+    let (mut both, mut own, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let two = cost(wrk, [shared.address; 2], &[shared])?;
+        let one = cost(wrk, [alone[0].address, alone[1].address], &[&alone[0], &alone[1]])?;
+        both.push(two);
+        own.push(one);
+        ratios.push(two / one);
+    }
+    let spread = |samples: &[f64]| {
+        Spread::of(samples).ok_or_else(|| io::Error::other("no rounds")).map(|spread| {
+            let text = format!(
+                "{:.3} us ({:.3} to {:.3})",
+                spread.median, spread.lower_quartile, spread.upper_quartile
+            );
+            (spread.median, text)
+        })
+    };
+    let (ratio, _) = spread(&ratios)?;
+    Ok(vec![
+        Figure::told("server CPU of a hit, one object on both cores", spread(&both)?.1),
+        Figure::told("server CPU of a hit, each core its own", spread(&own)?.1),
+        Figure::at_most("their ratio, median of the rounds", ratio, RATIO_MAX, ""),
+    ])
+}
+
+/// Returns the microseconds of CPU that `servers` need for a hit under a load of both halves.
+fn cost(wrk: &Path, addresses: [SocketAddr; 2], servers: &[&Aspis]) -> io::Result<f64> {
+    let used = || servers.iter().map(|product| product.server.cpu()).sum::<Duration>();
+    let before = used();
+    let requests = halves(wrk, addresses, ROUND)?;
+    Ok(used().saturating_sub(before).as_secs_f64() * 1e6 / requests.max(1) as f64)
+}
+
+/// Loads each address from a CPU of its own at the same time; returns the requests of both.
+fn halves(wrk: &Path, addresses: [SocketAddr; 2], length: Duration) -> io::Result<u64> {
+    let loads: Vec<io::Result<Load>> = thread::scope(|scope| {
+        let started: Vec<_> = (0..)
+            .zip(addresses)
+            .map(|(cpu, address)| {
+                scope.spawn(move || load::run(wrk, cpu, address, PATH, CONNECTIONS, length))
+            })
+            .collect();
+        let died = |_| Err(io::Error::other("a thread of the driver panicked"));
+        started.into_iter().map(|half| half.join().unwrap_or_else(died)).collect()
+    });
+    loads.into_iter().try_fold(0, |sum, load| Ok(sum + load?.requests))
+}
+
+/// Asks over so many connections that every core has seen the object.
+fn warm(product: &Aspis, body: &Arc<Vec<u8>>) -> io::Result<()> {
+    for round in 0..WARM_ROUNDS {
+        let seen = crowd::play(product.address, vec![Ask::now(PATH, body); WARMERS], || {})?;
+        if let Some(fault) = seen.iter().find_map(|each| each.fault.as_deref()) {
+            return Err(io::Error::other(format!("warming: {fault}")));
+        }
+        if round + 1 == WARM_ROUNDS && seen.iter().any(|each| each.result != "Hit") {
+            return Err(io::Error::other("a warm object is no hit everywhere"));
+        }
+    }
+    Ok(())
+}
+
+impl Stage {
+    /// Starts a server with one core on `cpu`.
+    fn one_core(&self, origin: &Script, cpu: usize) -> io::Result<Aspis> {
+        Aspis::start(&self.program, origin.address(), Some(cpu), &["--cores", "1", "--memory", "256MiB"])
+    }
+}

@@ -1,0 +1,204 @@
+//! An origin that answers as a scenario says and notes when it was asked what.
+//!
+//! One blocking thread per connection. The judge's clock is the origin's: times of arrival and of first bytes are taken here.
+
+use crate::http::{Head, Reader};
+use crate::wait;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How to answer one request.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Field lines, each ended by CRLF, without the framing.
+    pub(super) fields: &'static str,
+    /// The content; a 304 has none.
+    pub(super) body: Arc<Vec<u8>>,
+    /// Time before the head.
+    pub(super) after: Duration,
+    /// The content comes in so many pieces, spread over this time; the first with the head.
+    pub(super) pieces: usize,
+    pub(super) over: Duration,
+}
+
+impl Answer {
+    /// A 200 that comes whole after `after`.
+    pub(super) fn whole(fields: &'static str, body: &Arc<Vec<u8>>, after: Duration) -> Self {
+        Self { status: 200, fields, body: Arc::clone(body), after, pieces: 1, over: Duration::ZERO }
+    }
+}
+
+/// One request that came.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) path: String,
+    /// It had `If-None-Match`.
+    pub(super) conditional: bool,
+    pub(super) at: Instant,
+    /// When the first bytes of the answer were written.
+    pub(super) answered: Option<Instant>,
+}
+
+type Answers = dyn Fn(&str, &Head) -> Answer + Send + Sync;
+
+struct Shared {
+    answers: Box<Answers>,
+    asked: Mutex<Vec<Asked>>,
+    live: Mutex<Vec<TcpStream>>,
+    closing: AtomicBool,
+}
+
+/// A running origin; dropping it ends its threads.
+pub(super) struct Script {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Script {
+    /// Starts an origin that answers each path and head with what `answers` returns.
+    pub(super) fn start(answers: impl Fn(&str, &Head) -> Answer + Send + Sync + 'static) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            answers: Box::new(answers),
+            asked: Mutex::default(),
+            live: Mutex::default(),
+            closing: AtomicBool::new(false),
+        });
+        let own = Arc::clone(&shared);
+        let acceptor = Builder::new().name("origin".into()).spawn(move || {
+            for stream in listener.incoming() {
+                if own.closing.load(Ordering::SeqCst) {
+                    break;
+                }
+                let Ok(stream) = stream else { continue };
+                let shared = Arc::clone(&own);
+                let thread = Builder::new().name("origin-connection".into()).stack_size(256 * 1024);
+                // A thread that cannot be had closes the connection, which shows as a wrong answer.
+                drop(thread.spawn(move || connection(stream, &shared)));
+            }
+        })?;
+        Ok(Self { address, shared, acceptor: Some(acceptor) })
+    }
+
+    /// Returns where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns every request so far in order of arrival.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        lock(&self.shared.asked).clone()
+    }
+
+    /// Returns how many requests for `path` came.
+    pub(super) fn count(&self, path: &str) -> u64 {
+        lock(&self.shared.asked).iter().filter(|each| each.path == path).count() as u64
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        // The acceptor sits in accept(2); one connection wakes it.
+        drop(TcpStream::connect(self.address));
+        if let Some(acceptor) = self.acceptor.take() {
+            drop(acceptor.join());
+        }
+        for stream in lock(&self.shared.live).drain(..) {
+            drop(stream.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+/// A poisoned lock means that a thread of the driver died; its data are still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers until the peer ends the connection.
+fn connection(stream: TcpStream, shared: &Shared) {
+    drop(stream.set_nodelay(true));
+    let Ok(twin) = stream.try_clone() else { return };
+    lock(&shared.live).push(twin);
+    let mut reader = Reader::new(stream);
+    while let Ok(head) = reader.head() {
+        let Some((_, path)) = head.request_line() else { break };
+        let number = {
+            let mut asked = lock(&shared.asked);
+            asked.push(Asked {
+                path: path.to_owned(),
+                conditional: head.field("if-none-match").is_some(),
+                at: Instant::now(),
+                answered: None,
+            });
+            asked.len() - 1
+        };
+        let answer = (shared.answers)(path, &head);
+        if send(reader.stream(), &answer, shared, number).is_err() {
+            break;
+        }
+    }
+    drop(reader.stream().shutdown(Shutdown::Both));
+}
+
+fn send(mut stream: &TcpStream, answer: &Answer, shared: &Shared, number: usize) -> io::Result<()> {
+    wait::pause(answer.after);
+    let body: &[u8] = if answer.status == 304 { &[] } else { &answer.body };
+    let mut bytes = format!("HTTP/1.1 {} Scripted\r\n{}", answer.status, answer.fields).into_bytes();
+    if answer.status != 304 {
+        bytes.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    let piece_len = body.len().div_ceil(answer.pieces.max(1)).max(1);
+    let mut pieces = body.chunks(piece_len);
+    bytes.extend_from_slice(pieces.next().unwrap_or_default());
+    let start = Instant::now();
+    lock(&shared.asked)[number].answered = Some(start);
+    stream.write_all(&bytes)?;
+    let gap = answer.over / answer.pieces.saturating_sub(1).max(1) as u32;
+    for (passed, piece) in (1_u32..).zip(pieces) {
+        wait::pause((start + gap * passed).saturating_duration_since(Instant::now()));
+        stream.write_all(piece)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Flow, Framing};
+
+    #[test]
+    fn a_trickle_takes_its_time_and_is_noted() {
+        let body = Arc::new(b"0123456789".to_vec());
+        let over = Duration::from_millis(90);
+        let origin = Script::start(move |_, _| Answer {
+            pieces: 4,
+            over,
+            ..Answer::whole("ETag: \"a\"\r\n", &body, Duration::from_millis(30))
+        })
+        .unwrap();
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(origin.address()).unwrap();
+        stream.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"a\"\r\n\r\n").unwrap();
+        let mut reader = Reader::new(stream);
+        let head = reader.head().unwrap();
+        let mut read = Vec::new();
+        let length = reader.body(head.framing().unwrap().unwrap_or(Framing::UntilClose), |_, piece| {
+            read.extend_from_slice(piece);
+            Flow::Continue
+        });
+        assert_eq!((length, read.as_slice()), (Ok(10), b"0123456789".as_slice()));
+        assert!(start.elapsed() >= Duration::from_millis(120));
+        let asked = origin.asked();
+        assert_eq!((asked.len(), asked[0].path.as_str(), asked[0].conditional), (1, "/a", true));
+        assert!(asked[0].answered.is_some_and(|answered| answered >= asked[0].at));
+    }
+}
