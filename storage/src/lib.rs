@@ -6,9 +6,10 @@
 //! - [`passage`] carries what is not stored from one writer to many readers through a window of bounded size.
 //! - [`response`] is what a key leads to: key, head, facts for reuse, body and a few atomics.
 //! - [`tier`] is one core's index of stored responses; [`policy`] decides what leaves when room is needed.
+//! - [`shards`] says which core owns a key; [`replica`] is what a core keeps at hand of what others own.
 //!
-//! Fed by the shard's driver, which owns one [`tier::RamTier`] and one [`mapping::arena::Arena`] per core. The crate names no
-//! clock, file, socket or thread: times and limits are arguments.
+//! Fed by the shard's driver, which owns one [`tier::RamTier`], one [`replica::ReplicaTable`] and one [`mapping::arena::Arena`] per
+//! core. The crate names no clock, file, socket or thread: times and limits are arguments.
 
 mod buddy;
 pub mod budget;
@@ -16,6 +17,8 @@ pub mod limits;
 pub mod mapping;
 pub mod passage;
 pub mod policy;
+pub mod replica;
 pub mod response;
+pub mod shards;
 pub mod tier;
 pub mod vary;

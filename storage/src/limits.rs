@@ -56,6 +56,9 @@ pub const GHOST_COUNT_MIN: usize = 256;
 /// Most variants of one URI that are stored; a further one turns the oldest out.
 pub const VARIANT_COUNT_MAX: usize = 64;
 
+/// Slots of a replica table in which a response may lie: as many as have room in a cache line with their tags.
+pub const REPLICA_WAYS: usize = 4;
+
 /// Most entries that one call evicts to make room: about 1 ms of a turn. Who needs more asks again in the next turn.
 pub const EVICTION_COUNT_PER_CALL: usize = 4096;
 
@@ -65,5 +68,7 @@ const _: () = assert!(BLOCK_LEN_MAX.is_power_of_two() && BLOCK_LEN_MIN.is_power_
 const _: () = assert!(FILL_BLOCK_LEN_FIRST >= BLOCK_LEN_MIN && FILL_BLOCK_LEN_FIRST <= BLOCK_LEN_MAX);
 // With less than one chunk's worth of lead free at a wake-up the writer would be woken for every chunk.
 const _: () = assert!(PASSAGE_LEAD_LEN >= 2 * PASSAGE_CHUNK_LEN_MAX as u64);
+// One byte has a bit for each way.
+const _: () = assert!(REPLICA_WAYS <= 8);
 // A returned block carries the return stack's link in its own first bytes.
 const _: () = assert!(BLOCK_LEN_MIN >= 16);

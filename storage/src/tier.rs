@@ -30,6 +30,8 @@ pub struct RamTier<P = S3Fifo> {
     /// The entries' fixed costs.
     charge: Charge,
     len: u64,
+    /// Of those, the bytes of the arena.
+    payload: u64,
     /// How many of the responses are parts.
     parts: usize,
 }
@@ -65,6 +67,7 @@ impl<P: Policy> RamTier<P> {
             budget,
             charge,
             len: 0,
+            payload: 0,
             parts: 0,
         }
     }
@@ -118,6 +121,7 @@ impl<P: Policy> RamTier<P> {
         }
         let len = response.charged_len();
         self.len += len;
+        self.payload += response.body.charged_len();
         self.parts += usize::from(response.meta.part.is_some());
         let handle = self.policy.insert(response.hash, len);
         self.index.insert(response.hash, Entry { response, handle });
@@ -213,6 +217,7 @@ impl<P: Policy> RamTier<P> {
         self.charge.shrink(self.charge.bytes());
         self.vary.clear();
         self.len = 0;
+        self.payload = 0;
         self.parts = 0;
     }
 
@@ -229,6 +234,14 @@ impl<P: Policy> RamTier<P> {
     /// Returns the bytes charged for the stored responses, without the index.
     pub fn bytes(&self) -> u64 {
         self.len
+    }
+
+    /// Returns the bytes of bodies that somebody holds though they are neither stored here nor being filled.
+    ///
+    /// Replica tables of other cores and sends that run hold them; when this grows, sweeps of the tables let go of it. What was
+    /// dropped already is not part of it: the arena takes that back by itself.
+    pub fn limbo(&self) -> u64 {
+        self.arena.held_len().saturating_sub(self.payload).saturating_sub(self.arena.filling_len())
     }
 
     /// Returns the arena that bodies of this tier are filled in.
@@ -263,6 +276,7 @@ impl<P: Policy> RamTier<P> {
         self.parts -= usize::from(entry.response.meta.part.is_some());
         self.charge.shrink(Self::ENTRY_COST);
         self.len -= entry.response.charged_len();
+        self.payload -= entry.response.body.charged_len();
         entry.response
     }
 }

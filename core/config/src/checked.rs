@@ -29,6 +29,8 @@ pub struct Settings {
     pub cores: Cores,
     /// The memory limit in bytes; `None` means half of what the cgroup or the machine has.
     pub memory: Option<u64>,
+    /// How many responses of other cores each core keeps at hand; 0 keeps none.
+    pub replica_slots: usize,
     /// Where health and metrics are served.
     pub admin: AdminAddress,
     /// Where the access log goes.
@@ -45,6 +47,8 @@ pub struct Settings {
     pub max_ttl: Duration,
     /// The lifetime of an error that states none; `None` means that it is not stored.
     pub error_ttl: Option<Duration>,
+    /// How long requests for a URI are not collapsed after an answer that could not be stored (C-13); zero collapses always.
+    pub hit_for_miss: Duration,
     /// Whether freshness is guessed from Last-Modified.
     pub heuristic: Switch,
     /// What the age that the origin reports does to the lifetime.

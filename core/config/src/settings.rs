@@ -187,6 +187,17 @@ pub static SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        flag: "replica-slots",
+        value_name: "N",
+        default: Some("65536"),
+        kind: Kind::Count { min: 0, max: 16_777_216 },
+        summary: "How many responses of other cores each core keeps at hand",
+        detail: "One core owns each URL; the others remember where its response lies and serve it without asking. Rounded up to a power of two; 0 \
+                 has every request for another core's URL ask that core. Costs 16 bytes each x the cores, 1 MiB for each core by default, of \
+                 --memory.",
+        ..PLAIN
+    },
+    Setting {
         flag: "admin",
         value_name: "ADDR",
         default: Some("127.0.0.1:9080"),
@@ -263,6 +274,17 @@ pub static SETTINGS: &[Setting] = &[
         summary: "Keep errors that state no lifetime this long",
         detail: "404, 410, 414, 500, 501, 502, 503 and 504 of the origin, so that what is missing or broken is not asked for on each request. \
                  Costs recovery: viewers may see an error that is mended for this long. Whole seconds.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "hit-for-miss",
+        value_name: "D",
+        default: Some("10s"),
+        kind: Kind::Duration { min_ms: 0, max_ms: 60 * SECOND },
+        summary: "Do not collapse requests for what could not be stored, this long",
+        detail: "When an answer turns out not to be storable, requests for that URL go to the origin side by side for this long instead of waiting \
+                 for each other. 0 has each burst of requests wait for one answer first. Costs origin load: a URL that becomes storable is \
+                 fetched once for each request until the time is over or a storable answer came.",
         ..PLAIN
     },
     Setting {

@@ -34,6 +34,8 @@ struct Owner {
     buddy: RefCell<Buddy>,
     /// Returned spans that were taken from the stack but not freed yet.
     pending: Cell<Link>,
+    /// Bytes of bodies whose writer has not ended them.
+    filling: Cell<u64>,
     memory: Arc<Memory>,
     _tables: Charge,
 }
@@ -56,6 +58,7 @@ impl Arena {
             owner: Rc::new(Owner {
                 buddy: RefCell::new(Buddy::new(region_count)),
                 pending: Cell::new(Link::NONE),
+                filling: Cell::new(0),
                 memory: Arc::new(memory),
                 _tables: tables,
             }),
@@ -101,6 +104,17 @@ impl Arena {
     /// Returns how many bytes were dropped and not yet taken back.
     pub fn limbo_len(&self) -> u64 {
         self.owner.memory.limbo.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bytes are held by bodies that are still being filled.
+    pub fn filling_len(&self) -> u64 {
+        self.owner.filling.get()
+    }
+
+    /// Returns how many bytes are held by anybody: blocks and bodies, filling or not, but not what was dropped.
+    pub fn held_len(&self) -> u64 {
+        // What is dropped just now is counted as limbo before it is on the stack, so the difference is never too large.
+        (self.capacity() - self.free_len()).saturating_sub(self.limbo_len())
     }
 
     /// Returns the bytes of the regions that were ever used: the most that the kernel can have given.
@@ -153,6 +167,16 @@ impl Arena {
     pub(super) fn free(&self, span: Span) {
         self.owner.buddy.borrow_mut().free(span);
         self.budget().give(Purpose::Payload, span.len() as u64);
+    }
+
+    /// Counts a block that a body's writer took.
+    pub(super) fn note_filling(&self, len: u64) {
+        self.owner.filling.set(self.owner.filling.get() + len);
+    }
+
+    /// Counts the blocks of a body whose writer ended it.
+    pub(super) fn note_filled(&self, len: u64) {
+        self.owner.filling.set(self.owner.filling.get() - len);
     }
 
     pub(super) fn memory(&self) -> &Arc<Memory> {

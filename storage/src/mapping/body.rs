@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! Filling ── complete ──> Complete      a declared length that does not match makes it Failed
+//!    ├────── hand_over ──> Continued     the rest reaches readers on another way
 //!    └────── fail, drop ─> Failed
 //! ```
 //!
@@ -34,6 +35,8 @@ pub enum BodyState {
     Complete = 1,
     /// Nothing more comes, and what is there is not the whole.
     Failed = 2,
+    /// Nothing more comes here, and what is there is not the whole: the rest goes to readers on another way.
+    Continued = 3,
 }
 
 /// A state and a length that belong together.
@@ -49,6 +52,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Body {
     memory: Arc<Memory>,
+    /// The length that was declared before the first byte came.
+    declared: Option<u64>,
     /// Bytes that readers may read. Stored with Release after they and their slots were written.
     published: AtomicU64,
     state: AtomicU8,
@@ -88,6 +93,7 @@ impl Body {
     pub fn writer(arena: &Arena, length: Option<u64>) -> BodyWriter {
         let body = Arc::new(Body {
             memory: Arc::clone(arena.memory()),
+            declared: length,
             published: AtomicU64::new(0),
             state: AtomicU8::new(BodyState::Filling as u8),
             lent: AtomicBool::new(false),
@@ -95,7 +101,7 @@ impl Body {
             first: Default::default(),
             more: OnceLock::new(),
         });
-        BodyWriter { body, arena: arena.clone(), length, current: 0 }
+        BodyWriter { body, arena: arena.clone(), current: 0 }
     }
 
     /// Returns the longest run of published bytes that lie side by side from byte `at`; empty at the end of what is there.
@@ -130,9 +136,20 @@ impl Body {
         let state = match self.state.load(Ordering::Acquire) {
             0 => BodyState::Filling,
             1 => BodyState::Complete,
+            3 => BodyState::Continued,
             _ => BodyState::Failed,
         };
         Progress { state, len: self.published() }
+    }
+
+    /// Returns how long the whole is: as declared, or as it came once it is complete; `None` while nobody knows.
+    ///
+    /// Of a body that failed or is continued elsewhere this is the length that was declared, not that of what is there.
+    pub fn length(&self) -> Option<u64> {
+        self.declared.or_else(|| {
+            let Progress { state, len } = self.progress();
+            (state == BodyState::Complete).then_some(len)
+        })
     }
 
     /// Returns how many bytes of the arena the body holds, used or not.
@@ -215,7 +232,6 @@ impl Drop for Body {
 pub struct BodyWriter {
     body: Arc<Body>,
     arena: Arena,
-    length: Option<u64>,
     /// The slot in which the first unpublished byte lies, once there is room.
     current: usize,
 }
@@ -295,7 +311,7 @@ impl BodyWriter {
 
     /// Ends the body as complete, or as failed when its declared length is not what came, and returns which.
     pub fn complete(mut self) -> BodyState {
-        let as_declared = self.length.is_none_or(|length| length == self.published());
+        let as_declared = self.body.declared.is_none_or(|length| length == self.published());
         let state = if as_declared { BodyState::Complete } else { BodyState::Failed };
         self.finish(state);
         state
@@ -304,6 +320,12 @@ impl BodyWriter {
     /// Ends the body as failed; readers keep what was published.
     pub fn fail(mut self) {
         self.finish(BodyState::Failed);
+    }
+
+    /// Ends the body where it is, because it is too large or memory is short: readers keep what was published and get the rest on
+    /// another way, which is the shard's business.
+    pub fn hand_over(mut self) {
+        self.finish(BodyState::Continued);
     }
 
     /// Finds room behind the published bytes, adding a block if need be: where it begins and how long it is.
@@ -337,7 +359,7 @@ impl BodyWriter {
     /// Chooses the next block's length: what is missing of a declared length, else as much again as is there.
     fn next_block_len(&self, wanted: usize) -> usize {
         let held = self.body.charged_len();
-        let missing = self.length.map_or(0, |length| length.saturating_sub(held));
+        let missing = self.body.declared.map_or(0, |length| length.saturating_sub(held));
         if missing > 0 {
             return missing.min(BLOCK_LEN_MAX as u64) as usize;
         }
@@ -360,6 +382,7 @@ impl BodyWriter {
         slot.unit.store(span.unit, Ordering::Relaxed);
         slot.end.store(end, Ordering::Relaxed);
         self.body.slot_count.store(index as u32 + 1, Ordering::Release);
+        self.arena.note_filling(span.len() as u64);
         true
     }
 
@@ -387,6 +410,7 @@ impl BodyWriter {
     }
 
     fn finish(&mut self, state: BodyState) {
+        self.arena.note_filled(self.body.charged_len());
         // With a tail out the kernel may still write behind the published bytes: then nothing is given back before the drop.
         if !self.body.lent.load(Ordering::Acquire) {
             self.trim();

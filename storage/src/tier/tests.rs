@@ -136,7 +136,7 @@ fn only_complete_bodies_are_taken_in() {
     let Err(Refused::NotComplete(response)) = tier.insert(response) else {
         panic!("a filling body was taken in")
     };
-    drop(writer);
+    writer.hand_over();
     assert!(matches!(tier.insert(response), Err(Refused::NotComplete(_))));
     assert!(tier.is_empty());
 }
@@ -227,6 +227,27 @@ fn memory_returns_to_zero_after_a_clear() {
     assert!(store(&mut tier, 1, 100), "a cleared tier is used again");
 }
 
+#[test]
+fn limbo_is_what_others_hold_of_what_left() {
+    let (mut tier, _budget) = tier(4 * MIB, 8 * MIB);
+    for number in 0..4 {
+        assert!(store(&mut tier, number, 100_000));
+    }
+    let mut running = Body::writer(tier.arena(), Some(50_000));
+    assert_eq!(running.append(&[1; 10_000]), 10_000);
+    assert_eq!((tier.limbo(), tier.arena().filling_len()), (0, 50_176));
+    let held = Arc::clone(tier.lookup(hash(1), &key(1)).unwrap());
+    tier.remove(hash(1), &key(1));
+    assert_eq!(tier.limbo(), held.body.charged_len());
+    tier.remove(hash(2), &key(2));
+    assert_eq!(tier.limbo(), held.body.charged_len(), "nobody holds the second one");
+    let reader = Arc::clone(running.body());
+    running.hand_over();
+    assert_eq!((tier.limbo(), tier.arena().filling_len()), (held.body.charged_len() + 10_240, 0));
+    drop((held, reader));
+    assert_eq!(tier.limbo(), 0);
+}
+
 /// Runs phases of different sizes through a full tier and returns, per phase, content bytes by arena bytes.
 fn utilisation_of(phases: &[(&'static str, u64, u64, u32)]) -> Vec<(&'static str, f64)> {
     let capacity = 64 * MIB;
@@ -297,6 +318,8 @@ proptest! {
             prop_assert!(budget.used_total() <= budget.limit());
             let sum: u64 = tier.index.values().map(|entry| entry.response.charged_len()).sum();
             prop_assert_eq!(tier.bytes(), sum);
+            let gone: u64 = pins.iter().filter(|pin| !pin.is_live()).map(|pin| pin.body.charged_len()).sum();
+            prop_assert!(tier.limbo() <= gone && (gone == 0 || tier.limbo() > 0));
             prop_assert!(tier.index.values().all(|entry| entry.response.is_live()));
         }
         tier.clear();

@@ -28,6 +28,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(settings.cores, Cores::All);
     assert_eq!((settings.name.as_str(), settings.semantics), ("aspis", Semantics::Rfc9111));
     assert_eq!((settings.memory, settings.default_ttl), (None, None));
+    assert_eq!((settings.replica_slots, settings.hit_for_miss), (65_536, Duration::from_secs(10))); // C-13
     assert_eq!(settings.connect_timeout, Duration::from_secs(10));
     assert_eq!(settings.read_timeout, Duration::from_secs(30));
     assert_eq!(settings.connection_attempts, 3);
@@ -35,6 +36,17 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(settings.request_body_max, 64_000_000_000); // H-17
     assert_eq!((settings.origin.scheme, settings.origin.port), (Scheme::Http, 80));
     assert!(!settings.proxy_protocol && settings.trusted_proxies.is_empty());
+}
+
+#[test]
+fn replicas_and_marks_can_be_switched_off() {
+    let settings = given(&[("replica-slots", "0"), ("hit-for-miss", "0")]).unwrap();
+    assert_eq!((settings.replica_slots, settings.hit_for_miss), (0, Duration::ZERO));
+    assert_eq!(
+        message(&[("replica-slots", "16777217")]),
+        "invalid value '16777217' for '--replica-slots': expected a whole number from 0 to 16777216"
+    );
+    assert!(message(&[("hit-for-miss", "61s")]).contains("--hit-for-miss"));
 }
 
 #[test]

@@ -139,7 +139,9 @@ impl<'r> Relay<'r> {
                     let rest = fill.take_rest().ok_or(RelayFailure::Origin(OriginFailure::Truncated))?;
                     return self.pass(rest).await;
                 }
-                BodyState::Failed => return Err(RelayFailure::Origin(OriginFailure::Truncated)),
+                BodyState::Failed | BodyState::Continued => {
+                    return Err(RelayFailure::Origin(OriginFailure::Truncated));
+                }
                 BodyState::Filling => self.changed(fill).await?,
             }
         }

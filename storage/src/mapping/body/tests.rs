@@ -202,6 +202,35 @@ fn a_dropped_writer_fails_its_body() {
 }
 
 #[test]
+fn a_body_that_is_handed_over_keeps_what_is_there_and_no_more() {
+    let (arena, budget) = arena(2 * MIB);
+    for declared in [None, Some(100_000)] {
+        let mut writer = Body::writer(&arena, declared);
+        assert_eq!(writer.append(&bytes(0, 3000)), 3000);
+        let body = Arc::clone(writer.body());
+        assert!(body.charged_len() > 3072 && arena.filling_len() == body.charged_len());
+        writer.hand_over();
+        assert_eq!(body.progress(), Progress { state: BodyState::Continued, len: 3000 });
+        assert_eq!((check_from(&body, 0), body.charged_len(), arena.filling_len()), (3000, 3072, 0));
+        assert_eq!((body.length(), budget.used(Purpose::Payload)), (declared, 3072));
+        drop(body);
+        arena.drain(10);
+    }
+}
+
+#[test]
+fn the_length_is_known_when_it_was_declared_or_all_is_there() {
+    let (arena, _budget) = arena(2 * MIB);
+    let mut declared = Body::writer(&arena, Some(10));
+    let mut chunked = Body::writer(&arena, None);
+    let bodies = [Arc::clone(declared.body()), Arc::clone(chunked.body())];
+    assert_eq!((declared.append(b"0123"), chunked.append(b"0123")), (4, 4));
+    assert_eq!(bodies.each_ref().map(|body| body.length()), [Some(10), None]);
+    assert_eq!((declared.complete(), chunked.complete()), (BodyState::Failed, BodyState::Complete));
+    assert_eq!(bodies.map(|body| body.length()), [Some(10), Some(4)]);
+}
+
+#[test]
 fn an_empty_body_takes_no_block() {
     let (arena, budget) = arena(2 * MIB);
     let writer = Body::writer(&arena, Some(0));
