@@ -97,6 +97,7 @@ fn check_storing(lines: &[&[u8]], found: &ResponseDirectives) {
         requested_at: 1_000,
         explicit_only: false,
         range: false,
+        ordinary: true,
     };
     let stored = BEHAVIOR.with(|behavior| storable(behavior, request, &head, 1_000));
     if let Ok(meta) = stored {

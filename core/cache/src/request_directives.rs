@@ -81,8 +81,8 @@ impl RequestDirectives {
             return Asked::Validate;
         }
         // RFC 9111 §5.2.1.2: max-stale does not lift what the origin forbids (§4.2.4).
-        let forbidden = meta.stale_if_error == crate::stored::StaleIfError::Forbidden;
-        if ttl <= 0 && !forbidden && -ttl <= i64::from(self.max_stale) && self.max_stale > 0 {
+        // What the origin or the operator says about failures is another question.
+        if ttl <= 0 && !meta.forbids_stale && -ttl <= i64::from(self.max_stale) && self.max_stale > 0 {
             return Asked::Serve;
         }
         Asked::AsItIs
@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn directives_are_read_and_judged() {
         let meta = StoredMeta { lifetime: 60, ..StoredMeta::PLAIN };
-        let forbidden = StoredMeta { stale_if_error: StaleIfError::Forbidden, ..meta };
+        let forbidden = StoredMeta { forbids_stale: true, ..meta };
+        let not_on_error = StoredMeta { stale_if_error: StaleIfError::Forbidden, ..meta };
         let judge = |text: &str, age, ttl| read(&[("Cache-Control", text)]).judge(&meta, age, ttl);
         assert_eq!(judge("", 10, 50), Asked::AsItIs);
         assert_eq!(judge("no-cache", 10, 50), Asked::Validate);
@@ -116,7 +117,10 @@ mod tests {
         assert_eq!(judge("max-stale", 70, -10), Asked::Serve);
         assert_eq!(judge("max-stale=10", 70, -10), Asked::Serve);
         assert_eq!(judge("max-stale=9", 70, -10), Asked::AsItIs);
-        assert_eq!(read(&[("Cache-Control", "max-stale")]).judge(&forbidden, 70, -10), Asked::AsItIs);
+        let max_stale = read(&[("Cache-Control", "max-stale")]);
+        assert_eq!(max_stale.judge(&forbidden, 70, -10), Asked::AsItIs);
+        // RFC 9111 §5.2.1.2: `stale-if-error=0` speaks of failures, not of what a viewer puts up with.
+        assert_eq!(max_stale.judge(&not_on_error, 70, -10), Asked::Serve);
         assert!(read(&[("Pragma", "no-cache")]).no_cache);
         assert!(!read(&[("Pragma", "no-cache"), ("Cache-Control", "max-age=1")]).no_cache);
         let found = read(&[("Cache-Control", "no-store, only-if-cached")]);

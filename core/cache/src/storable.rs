@@ -4,7 +4,8 @@
 //! [`NotStored`], so at worst a request goes to the origin that need not have; what is stored without freshness can be validated.
 
 use aspis_config::Behavior;
-use aspis_config::behavior::{MinTtlOutranks, OriginAge, StaleOnError, Statuses};
+use aspis_config::behavior::{Methods, MinTtlOutranks, OriginAge, StaleOnError, Statuses};
+use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
 use aspis_wire::{Field, fields};
 
@@ -30,8 +31,26 @@ pub struct RequestFacts {
     pub range: bool,
     /// The request has an Authorization field.
     pub authorization: bool,
+    /// It is short and plain (see [`is_ordinary`]), so that a 400 is about its URI; asked for a 400 only.
+    pub ordinary: bool,
     /// Wall second at which the request was sent to the origin.
     pub requested_at: u64,
+}
+
+/// The longest head of a request whose 400 may be stored: half of what common origins take, so length is not what they refuse.
+pub const ORDINARY_HEAD_LEN_MAX: usize = 4096;
+
+/// Tells whether nothing but its URI makes a request special: a short head of visible ASCII that carries no state, range or condition.
+///
+/// Whoever can make the origin answer 400 by a field that is in no key could otherwise have that answer served to all (decision 7).
+pub fn is_ordinary(request: &RequestHead<'_, '_>) -> bool {
+    let carries = |field: &Field<'_>| {
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        let prefix = field.name.get(..3).is_some_and(|prefix| prefix.eq_ignore_ascii_case("if-"));
+        prefix || is("cookie") || is("authorization") || is("range")
+    };
+    let plain = |field: &Field<'_>| field.value.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    request.len <= ORDINARY_HEAD_LEN_MAX && request.fields.iter().all(|field| plain(field) && !carries(field))
 }
 
 /// Why a response is not stored. The first reason in the order of RFC 9111 §3 counts.
@@ -90,7 +109,9 @@ pub fn storable(
     head: &ResponseHead<'_, '_>,
     received_at: u64,
 ) -> Result<StoredMeta, NotStored> {
-    if !request.may_store {
+    // T-1: with CloudFront's methods no answer to a POST is kept, whatever it says of itself (rule 9).
+    let kept_out = request.explicit_only && behavior.methods == Methods::Seven;
+    if !request.may_store || kept_out {
         return Err(NotStored::Request);
     }
     if !matches!(head.status, 200..=599) || head.status == 304 || is_caused_by_request(head.status) {
@@ -159,6 +180,7 @@ fn lifetime(
     let forced = minimum_outranks(behavior) && is_restricted(directives);
     let date = generated_at(head.fields);
     let explicit = control.explicit(head.fields, date, received_at);
+    check_bad_request(request, head.status, explicit)?;
     // T-8: with a minimum TTL above zero such a response is kept for exactly the minimum.
     let explicit = if forced { Some(0) } else { explicit };
     let explicit = check_status(behavior, head.status, explicit)?;
@@ -185,7 +207,9 @@ fn lifetime(
         OriginAge::Ignored => 0,
     };
     let stale_if_error = stale_if_error(behavior, directives);
-    let may_be_stale = behavior.stale_on_error == StaleOnError::Cloudfront || !forbids_stale(directives);
+    let forbids_stale = forbids_stale(directives);
+    // T-31: there such a directive stops neither stale answers on error nor those while one is validated.
+    let may_be_stale = behavior.stale_on_error == StaleOnError::Cloudfront || !forbids_stale;
     let meta = StoredMeta {
         status: head.status,
         generated_at,
@@ -195,6 +219,7 @@ fn lifetime(
         no_cache: must_validate,
         stale_while_revalidate: directives.stale_while_revalidate.filter(|_| may_be_stale).unwrap_or(0),
         stale_if_error,
+        forbids_stale,
         targeted: control.targeted,
         part: None,
     };
@@ -255,9 +280,18 @@ fn is_understood(status: u16) -> bool {
 
 /// Tells whether a status says something about one request's own conditions, range, size or expectation, and nothing about the resource.
 ///
-/// Those are outside the key: stored, one viewer's strange request would be everybody's answer (T-34 stores 412; not here).
+/// Those are outside the key: stored, one viewer's strange request would be everybody's answer (T-34 stores 412; not here). 426 is about
+/// one connection's protocol. A 414 is not among them: the whole target is in the key, so it stays with the target that is too long.
 fn is_caused_by_request(status: u16) -> bool {
-    matches!(status, 412 | 413 | 416 | 417 | 431)
+    matches!(status, 412 | 413 | 416 | 417 | 426 | 431)
+}
+
+/// A 400 is stored for as long as the origin says, never by a guess, a default or a minimum; and only if the URI must be what is bad.
+///
+/// Rule 1 wants it stored, and whoever sends a strange field must not choose what others get; decision 7 has both.
+fn check_bad_request(request: RequestFacts, status: u16, explicit: Option<u32>) -> Result<(), NotStored> {
+    let allowed = request.ordinary && explicit.is_some_and(|seconds| seconds > 0);
+    if status == 400 && !allowed { Err(NotStored::Status) } else { Ok(()) }
 }
 
 /// With CloudFront's rules: which errors are stored, and that the error TTL is a minimum (T-33, T-34). Returns the explicit lifetime.

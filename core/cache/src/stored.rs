@@ -22,6 +22,8 @@ pub struct StoredMeta {
     pub stale_while_revalidate: u32,
     /// Whether it may be served stale when the origin fails.
     pub stale_if_error: StaleIfError,
+    /// A directive of the origin's forbids every stale answer, whoever wants it (RFC 9111 §4.2.4).
+    pub forbids_stale: bool,
     /// A targeted field decided, which hits do not repeat (RFC 9213 §2.2).
     pub targeted: bool,
     /// Of a 206: where its content belongs (RFC 9111 §3.4).
@@ -40,7 +42,7 @@ pub struct Part {
 /// Whether a stored response may be served stale when the origin fails (RFC 9111 §4.2.4, RFC 5861 §4, rule 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StaleIfError {
-    /// A directive of the origin's forbids it.
+    /// A directive of the origin's forbids it, or the operator does where none permits it.
     Forbidden,
     /// Nothing is said; the operator's maximum bounds it.
     Unstated,
@@ -59,6 +61,7 @@ impl StoredMeta {
         no_cache: false,
         stale_while_revalidate: 0,
         stale_if_error: StaleIfError::Unstated,
+        forbids_stale: false,
         targeted: false,
         part: None,
     };

@@ -220,6 +220,7 @@ pub fn write_origin(
     let keep_alive = answer.keep_alive && framing != ViewerFraming::UntilClose;
     HeadWriter::new(out).status_line(head.status);
     write_passing(behavior, head, answer.wall, |_| true, out);
+    write_required_upgrade(head, out);
     write_framing(head, framing, answer.method, out);
     write_x_cache_line(&behavior.name, answer.result, out);
     if behavior.cache_status {
@@ -310,8 +311,23 @@ fn is_framing(name: &str) -> bool {
         .any(|framing| name.eq_ignore_ascii_case(framing))
 }
 
-/// `Via` names the version in which the message was received (RFC 9110 §7.6.3).
+/// A 426 has to say which protocols it wants (RFC 9110 §15.5.22), and a viewer that asks for one is let through to the origin.
+fn write_required_upgrade(head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) {
+    let mut protocols = head.fields_named("upgrade").filter(|_| head.status == 426).peekable();
+    if protocols.peek().is_none() {
+        return;
+    }
+    let mut writer = HeadWriter::new(out);
+    for value in protocols {
+        writer.field("Upgrade", value);
+    }
+    // RFC 9110 §7.8: who sends Upgrade names it in Connection; a second line may say what becomes of the connection.
+    writer.field("Connection", b"upgrade");
+}
+
+/// `Via` names the version in which the message was received (RFC 9110 §7.6.3); CloudFront's own is always 1.1 (H-3).
 fn write_via(behavior: &Behavior, received: Version, out: &mut Vec<u8>) {
+    let received = if behavior.via == ViaStyle::Replace { Version::Http11 } else { received };
     let version = received.as_str().strip_prefix("HTTP/").unwrap_or(received.as_str());
     HeadWriter::new(out).field_parts("Via", &[version.as_bytes(), b" ", behavior.name.as_bytes()]);
 }

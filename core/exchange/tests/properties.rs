@@ -102,7 +102,8 @@ proptest! {
         let mut slots = FieldSlots::new();
         let head = parse_response(text.as_bytes(), &mut slots, &HeadLimits::default(), Method::Get).unwrap().unwrap();
         let request = RequestFacts {
-            may_store: true, explicit_only: false, range: false, authorization: false, requested_at: WALL - delay,
+            may_store: true, explicit_only: false, range: false, authorization: false, ordinary: true,
+            requested_at: WALL - delay,
         };
         let meta = storable(&behavior, request, &head, WALL).unwrap();
         let validated_each_time = control.contains("no-cache");

@@ -264,7 +264,8 @@ impl World<'_> {
         let gone = |model: &Model| model.entries.iter().filter(|entry| entry.gone).count();
         let gone_before = gone(&self.model);
         // A 304 to the viewer's own conditions is the viewer's.
-        let concerns = fetch.validates.is_some() || (request.method == "HEAD" && reply.status != 304);
+        let concerns = fetch.validates.is_some()
+            || (request.method == "HEAD" && reply.status != 304 && fetch.found.is_some());
         let validated = validated.filter(|_| concerns);
         self.model.observe(request, &answer, validated);
         if !matches!(request.method, "GET" | "HEAD") && gone(&self.model) > gone_before {
@@ -284,7 +285,7 @@ impl World<'_> {
 
     /// What is expected if the product found another matching response than the model, where it is excused for that.
     fn anchored(&self, request: &Request, expect: Expect, served: &Served, now: i64) -> Expect {
-        let found = served.stored.or_else(|| served.fetches.first().and_then(|fetch| fetch.validates));
+        let found = served.stored.or_else(|| served.fetches.first().and_then(|fetch| fetch.found));
         if !self.is_excused(expect) {
             return expect;
         }
@@ -297,7 +298,12 @@ impl World<'_> {
             let same_age =
                 asked || served.fields.get("age").is_none_or(|age| age == entry.age(now).to_string());
             let validated = matches!(self.model.judge(request, at, now), Expect::Validate(_));
-            entry.may_match(request) && entry.version() == version && same_age && validated == asked
+            let same_fields = asked || served.is_refusal || same_fields(entry, served);
+            entry.may_match(request)
+                && entry.version() == version
+                && same_age
+                && same_fields
+                && validated == asked
         };
         match (0..self.model.entries.len()).rev().find(fits) {
             Some(at) if Some(at) != expect.entry() => {
@@ -364,27 +370,7 @@ impl World<'_> {
 
     /// RFC 9111 §3.1, §3.2, §4: the stored fields as they are now, and nothing of the connection's.
     fn check_fields(&self, entry: &Entry, served: &Served) {
-        let own = [
-            "via",
-            "x-cache",
-            "cache-status",
-            "content-length",
-            "content-range",
-            "content-type",
-            "accept-ranges",
-            "age",
-            "connection",
-            "x-hop",
-            "cdn-cache-control",
-        ];
-        let sorted = |fields: &Fields, without: &[&str]| {
-            let mut all: Vec<(String, String)> =
-                fields.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
-            all.retain(|(name, _)| !own.contains(&name.as_str()) && !without.contains(&name.as_str()));
-            all.sort();
-            all
-        };
-        assert_eq!(sorted(&served.fields, &["x-secret"]), sorted(&entry.answer.fields, &["x-secret"]));
+        assert_eq!(repeated(&served.fields), repeated(&entry.answer.fields));
         let withheld = entry.answer.fields.all("cache-control").iter().any(|text| text.contains("x-secret"));
         let secret = served.fields.get("x-secret");
         assert!(secret.is_none() || (!withheld && secret == entry.answer.fields.get("x-secret")), "withheld");
@@ -417,6 +403,33 @@ impl World<'_> {
         }
         self.count("passed");
     }
+}
+
+fn same_fields(entry: &Entry, served: &Served) -> bool {
+    repeated(&served.fields) == repeated(&entry.answer.fields)
+}
+
+/// The fields that every answer from a stored response repeats, sorted.
+fn repeated(fields: &Fields) -> Vec<(String, String)> {
+    let own = [
+        "via",
+        "x-cache",
+        "cache-status",
+        "content-length",
+        "content-range",
+        "content-type",
+        "accept-ranges",
+        "age",
+        "connection",
+        "x-hop",
+        "x-secret",
+        "cdn-cache-control",
+    ];
+    let mut all: Vec<(String, String)> =
+        fields.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+    all.retain(|(name, _)| !own.contains(&name.as_str()));
+    all.sort();
+    all
 }
 
 /// Where an answer comes from.

@@ -1,5 +1,6 @@
 use aspis_config::{Raw, check};
-use aspis_wire::Version;
+use aspis_wire::request::parse_request;
+use aspis_wire::{FieldSlots, HeadLimits, Version};
 use proptest::prelude::*;
 
 use super::*;
@@ -20,6 +21,7 @@ const GET: RequestFacts = RequestFacts {
     explicit_only: false,
     range: false,
     authorization: false,
+    ordinary: true,
     requested_at: NOW,
 };
 
@@ -115,7 +117,7 @@ fn any_final_status_with_explicit_freshness_is_stored() {
         assert_eq!(status(code, &fresh), Ok(60), "{code}");
     }
     // What one request caused by itself is nobody else's answer.
-    for code in [206, 304, 412, 413, 416, 417, 431, 600, 999] {
+    for code in [206, 304, 412, 413, 416, 417, 426, 431, 600, 999] {
         assert_eq!(status(code, &fresh), Err(NotStored::Status), "{code}");
     }
     for code in [201, 202, 403, 502, 599] {
@@ -126,6 +128,61 @@ fn any_final_status_with_explicit_freshness_is_stored() {
     let understood = [("Cache-Control", "max-age=60, must-understand")];
     assert_eq!(status(599, &understood), Err(NotStored::NotUnderstood));
     assert_eq!(status(404, &understood), Ok(60));
+}
+
+/// Decision 7: a 400 is kept only as long as the origin says, and only if the URI must be what is bad.
+#[test]
+fn a_bad_request_is_stored_only_if_its_uri_is_to_blame() {
+    let strange = RequestFacts { ordinary: false, ..GET };
+    let modified = ("Last-Modified", "Sun, 06 Nov 1994 08:32:57 GMT");
+    let public = [DATE, modified, ("Cache-Control", "public")];
+    let zero = [("Cache-Control", "max-age=0")];
+    let stated = [("Cache-Control", "max-age=60")];
+    let cloudfront: &Fields = &[("semantics", "cloudfront")];
+    let long: &Fields = &[("min-ttl", "60s"), ("default-ttl", "60s"), ("error-ttl", "60s")];
+    let cases: &[(&Fields, RequestFacts, u16, &Fields, bool)] = &[
+        (&[], GET, 400, &stated, true),
+        (&[], strange, 400, &stated, false),
+        (&[], strange, 404, &stated, true),
+        // A 414 is about its target, which is in the key.
+        (&[], strange, 414, &[DATE, modified], true),
+        (&[], GET, 400, &public, false),
+        (&[], GET, 404, &public, true),
+        (long, GET, 400, &zero, false),
+        (long, GET, 404, &zero, true),
+        (long, GET, 400, &[], false),
+        (cloudfront, GET, 400, &stated, true),
+        (cloudfront, strange, 400, &stated, false),
+        (cloudfront, GET, 400, &zero, false),
+        (cloudfront, GET, 403, &zero, true),
+    ];
+    for (flags, request, status, head, expected) in cases {
+        let answer = ask(flags, *request, *status, ResponseFraming::Length(0), head);
+        assert_eq!(answer.is_ok(), *expected, "{flags:?} {status} {head:?} {answer:?}");
+    }
+}
+
+/// Decision 7: what makes a request special.
+#[test]
+fn an_ordinary_request_is_short_and_carries_no_state() {
+    let ask = |fields: &str| {
+        let text = format!("GET /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let mut slots = FieldSlots::new();
+        is_ordinary(&parse_request(text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap())
+    };
+    assert!(ask("") && ask("Accept: text/html, */*;q=0.1\r\nUser-Agent: x (y; z)\r\n"));
+    for fields in [
+        "Cookie: a=b\r\n",
+        "authorization: Basic x\r\n",
+        "Range: bytes=x\r\n",
+        "If-None-Match: \"a\"\r\n",
+        "IF-RANGE: x\r\n",
+        "X-A: \u{e4}\r\n",
+        "X-A: a\tb\r\n",
+        &format!("X-A: {}\r\n", "a".repeat(ORDINARY_HEAD_LEN_MAX)),
+    ] {
+        assert!(!ask(fields), "{fields}");
+    }
 }
 
 #[test]
@@ -144,6 +201,9 @@ fn requests_and_lengths_that_keep_a_response_out() {
     assert!(ask(&[], post, 200, ResponseFraming::Length(0), &fresh).is_ok());
     let guess = [DATE, ("Last-Modified", "Sun, 06 Nov 1994 08:32:57 GMT")];
     assert_eq!(ask(&[], post, 200, ResponseFraming::Length(0), &guess), Err(NotStored::NotFresh));
+    // T-1: CloudFront's methods have no such POST.
+    let cloudfront = [("semantics", "cloudfront")];
+    assert_eq!(ask(&cloudfront, post, 200, ResponseFraming::Length(0), &fresh), Err(NotStored::Request));
     // Rule 8, the switch.
     let cookie = [("Cache-Control", "max-age=60"), ("Set-Cookie", "a=b")];
     let flags = [("store-set-cookie", "off")];
@@ -194,6 +254,23 @@ fn what_may_be_served_stale_is_noted() {
     assert_eq!(stale(&[], "max-age=1, stale-if-error=9"), StaleIfError::Within(9));
     assert_eq!(stale(cloudfront, "max-age=1, stale-if-error=0"), StaleIfError::Forbidden);
     assert_eq!(stale(&[("stale-on-error", "stated")], "max-age=1"), StaleIfError::Forbidden);
+    // T-28: there only `stale-if-error=0` does. What `no-cache` forbids is an answer without validation.
+    let validated = |flags: &[(&str, &str)]| {
+        let head = [("Cache-Control", "max-age=1, no-cache"), ("ETag", "\"a\"")];
+        ask(flags, GET, 200, ResponseFraming::Length(0), &head).unwrap().stale_if_error
+    };
+    assert_eq!(validated(cloudfront), StaleIfError::Unstated);
+    assert_eq!(validated(&[]), StaleIfError::Forbidden);
+    // RFC 9111 §4.2.4: what forbids every stale answer is a fact of its own, also where the operator asks for stale ones on error.
+    let forbids = |flags: &[(&str, &str)], value: &str| {
+        ask(flags, GET, 200, ResponseFraming::Length(0), &[("Cache-Control", value)]).unwrap().forbids_stale
+    };
+    for (value, expected) in
+        [("max-age=1, must-revalidate", true), ("s-maxage=1", true), ("max-age=1, stale-if-error=0", false)]
+    {
+        assert_eq!((forbids(&[], value), forbids(cloudfront, value)), (expected, expected), "{value}");
+        assert_eq!(forbids(&[("stale-on-error", "stated")], value), expected, "{value}");
+    }
     let while_revalidating = |value: &str| {
         let head = [("Cache-Control", value)];
         ask(&[], GET, 200, ResponseFraming::Length(0), &head).unwrap().stale_while_revalidate

@@ -4,7 +4,7 @@
 
 use aspis_cache::invalidate::same_authority_target;
 use aspis_cache::request_directives::RequestDirectives;
-use aspis_cache::storable::RequestFacts;
+use aspis_cache::storable::{RequestFacts, is_ordinary};
 use aspis_config::Behavior;
 use aspis_config::behavior::{BodyOnGet, Methods};
 use aspis_wire::request::{RequestFraming, RequestHead};
@@ -85,6 +85,7 @@ impl Facts {
             explicit_only: post,
             range: self.range,
             authorization: self.authorization,
+            ordinary: head.status == 400 && is_ordinary(request),
             requested_at: sent.requested_at,
         }
     }
@@ -96,6 +97,8 @@ impl Facts {
             explicit_only: false,
             range: false,
             authorization: self.authorization,
+            // It was looked at when the response was stored.
+            ordinary: true,
             requested_at: sent.requested_at,
         }
     }

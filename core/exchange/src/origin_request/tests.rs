@@ -84,6 +84,78 @@ fn what_concerns_the_connection_stays_here() {
     assert!(text.contains("\nX-End: 2\n") && text.ends_with("\nTransfer-Encoding: chunked\n\n"), "{text}");
 }
 
+/// RFC 9110 §10.1.1, §15.5.18: an expectation that we do not know is dropped too; it is never 417.
+#[test]
+fn expectations_are_dropped_whatever_they_ask() {
+    let text = written("POST / HTTP/1.1\nHost: a\nExpect: the-moon\nContent-Length: 1\n\n", &STRANGER, &[]);
+    assert!(text.starts_with("POST / HTTP/1.1\n") && !text.contains("Expect"), "{text}");
+}
+
+/// RFC 9110 §7.6.2.
+#[test]
+fn max_forwards_counts_for_options_only() {
+    let line = |method: &str, value: &str| {
+        let request = format!("{method} / HTTP/1.1\nHost: a\nMax-Forwards: {value}\n\n");
+        let text = written(&request, &STRANGER, &[]);
+        text.lines().find_map(|line| line.strip_prefix("Max-Forwards: ").map(str::to_string))
+    };
+    let some = |text: &str| Some(text.to_string());
+    assert_eq!(line("OPTIONS", "3"), some("2"));
+    assert_eq!(line("OPTIONS", "99999999999999999999"), some("18446744073709551614"));
+    assert_eq!(line("OPTIONS", "many"), None);
+    for method in ["GET", "POST", "PROPFIND"] {
+        assert_eq!(line(method, "3"), some("3"), "{method}");
+    }
+}
+
+/// RFC 9111 §5.2, RFC 9110 §14.5: what is for the origin goes on as it came.
+#[test]
+fn directives_and_partial_puts_go_on_as_they_came() {
+    let fields = "Cache-Control: no-cache, x=\"a, b\"\nCache-Control: max-age=0\nPragma: no-cache\n";
+    let text = written(&format!("GET / HTTP/1.1\nHost: a\n{fields}\n"), &STRANGER, &[]);
+    assert!(text.contains(&format!("\n{fields}")), "{text}");
+    let fields = "Content-Range: bytes 0-1/10\nContent-Type: text/x\n";
+    let text = written(&format!("PUT / HTTP/1.1\nHost: a\n{fields}Content-Length: 2\n\n"), &STRANGER, &[]);
+    assert!(text.contains(&format!("\n{fields}")) && text.ends_with("\nContent-Length: 2\n\n"), "{text}");
+}
+
+/// RFC 9111 §4.3.1, rule 13, rule 14: the conditions on the wire are the viewer's or ours, never both.
+#[test]
+fn conditions_are_the_viewers_or_ours() {
+    let ask = |preconditions: Preconditions<'_>| {
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"v\"\r\nIf-Modified-Since: x\r\nIf-Match: *\r\n\
+                       If-Unmodified-Since: x\r\nIf-Range: \"v\"\r\nRange: bytes=0-1\r\n\r\n";
+        let mut slots = FieldSlots::new();
+        let head = parse_request(request.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
+        let mut out = Vec::new();
+        write_as(&head, Method::Get, &STRANGER, &behavior(&[]), preconditions, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let mut lines =
+            text.split("\r\n").filter(|line| line.starts_with("If-") || line.starts_with("Range"));
+        lines.by_ref().map(str::to_string).collect::<Vec<_>>().join("|")
+    };
+    let both = Validators {
+        etag: Some(b"W/\"a\""),
+        last_modified: Some(b"Sun, 06 Nov 1994 08:49:37 GMT"),
+        generated_at: 0,
+    };
+    assert_eq!(
+        ask(Preconditions::Of(both)),
+        "If-None-Match: W/\"a\"|If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"
+    );
+    assert_eq!(
+        ask(Preconditions::Of(Validators { etag: None, ..both })),
+        "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"
+    );
+    assert_eq!(ask(Preconditions::Of(Validators { last_modified: None, ..both })), "If-None-Match: W/\"a\"");
+    assert_eq!(ask(Preconditions::None), "");
+    assert_eq!(ask(Preconditions::Rest { from: 5, etag: Some(b"\"a\"") }), "Range: bytes=5-|If-Range: \"a\"");
+    assert_eq!(
+        ask(Preconditions::Viewer),
+        "If-None-Match: \"v\"|If-Modified-Since: x|If-Match: *|If-Unmodified-Since: x|If-Range: \"v\"|Range: bytes=0-1"
+    );
+}
+
 #[test]
 fn length_is_kept_and_via_grows() {
     let text = written(

@@ -9,21 +9,37 @@ use aspis_config::Behavior;
 use aspis_wire::head_writer::HeadWriter;
 use aspis_wire::{Field, Version};
 
-use super::{Connection, ViewerFraming, write_via, write_x_cache_line};
+use super::{Connection, ViewerFraming, write_x_cache_line};
 use crate::exchange::{AnswerKind, Exchange, StoredAnswer};
 
 /// Returns the origin's fields of a head that [`super::write_stored`] made, in their order.
 ///
 /// Our own lines stand at its end: `Via`, `X-Cache`, and `Cache-Status` where it is on, which is open then.
 pub fn stored_fields(head: &[u8]) -> impl Iterator<Item = Field<'_>> {
-    let own = if head.last() == Some(&b'\n') { 2 } else { 3 };
-    let mut lines: Vec<&[u8]> = Lines { rest: head }.skip(1).collect();
-    lines.truncate(lines.len().saturating_sub(own));
-    lines.into_iter().filter_map(|line| {
-        let colon = line.iter().position(|&byte| byte == b':')?;
-        let name = std::str::from_utf8(&line[..colon]).ok()?;
-        Some(Field { name, value: line.get(colon + 2..).unwrap_or_default() })
-    })
+    let mut lines = field_lines(head);
+    lines.truncate(lines.len().saturating_sub(own_lines(head)));
+    lines.into_iter().filter_map(field)
+}
+
+/// Returns our line of `Via`, which names the version in which the stored response came (RFC 9110 §7.6.3).
+fn stored_via(head: &[u8]) -> Option<Field<'_>> {
+    let lines = field_lines(head);
+    field(lines.get(lines.len().checked_sub(own_lines(head))?)?)
+}
+
+/// How many lines at the end are ours.
+fn own_lines(head: &[u8]) -> usize {
+    if head.last() == Some(&b'\n') { 2 } else { 3 }
+}
+
+fn field_lines(head: &[u8]) -> Vec<&[u8]> {
+    Lines { rest: head }.skip(1).collect()
+}
+
+fn field(line: &[u8]) -> Option<Field<'_>> {
+    let colon = line.iter().position(|&byte| byte == b':')?;
+    let name = std::str::from_utf8(&line[..colon]).ok()?;
+    Some(Field { name, value: line.get(colon + 2..).unwrap_or_default() })
 }
 
 struct Lines<'h> {
@@ -182,7 +198,9 @@ pub fn write_stored_reply(
         | AnswerKind::PreconditionFailed => {}
     }
     writer.field_number("Age", u64::from(answer.age));
-    write_via(behavior, Version::Http11, out);
+    if let Some(via) = stored_via(reply.head) {
+        writer.field(via.name, via.value);
+    }
     write_x_cache_line(&behavior.name, exchange.result(), out);
     if behavior.cache_status {
         write_cache_status(behavior, exchange, answer.ttl, out);

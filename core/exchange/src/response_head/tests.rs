@@ -79,6 +79,30 @@ fn cloudfront_replaces_via_and_says_keep_alive() {
     );
 }
 
+/// RFC 9110 §15.5.22, §7.8: what a 426 wants is said to the viewer; of other answers Upgrade is the origin's connection's (H-8).
+#[test]
+fn a_426_names_its_protocols() {
+    let fields =
+        "Connection: upgrade, X-Hop\nUpgrade: websocket\nUpgrade: HTTP/3.0\nX-Hop: 1\nContent-Length: 0\n\n";
+    let (text, _) = origin(&format!("HTTP/1.1 426 Upgrade Required\n{fields}"), MISS, &[]);
+    assert!(text.contains("\nUpgrade: websocket\nUpgrade: HTTP/3.0\nConnection: upgrade\n"), "{text}");
+    assert!(!text.contains("X-Hop"), "{text}");
+    let closing = OriginAnswer { keep_alive: false, ..MISS };
+    let (text, _) = origin(&format!("HTTP/1.1 426 Upgrade Required\n{fields}"), closing, &[]);
+    assert!(text.contains("\nConnection: upgrade\n") && text.ends_with("\nConnection: close\n\n"), "{text}");
+    let (text, _) = origin(&format!("HTTP/1.1 400 x\n{fields}"), MISS, &[]);
+    assert!(!text.contains("Upgrade") && !text.contains("Connection"), "{text}");
+}
+
+/// RFC 9110 §7.6.3, H-3: the version in which the response came; CloudFront's line is its own.
+#[test]
+fn via_names_the_version_that_the_origin_spoke() {
+    let old = "HTTP/1.0 200 OK\nContent-Length: 0\n\n";
+    assert!(origin(old, MISS, &[]).0.contains("\nVia: 1.0 aspis\n"));
+    assert!(stored(old, &[]).contains("\nVia: 1.0 aspis\n"));
+    assert!(origin(old, MISS, CLOUDFRONT).0.contains("\nVia: 1.1 cloudfront\n"));
+}
+
 /// H-22, RFC 9112 §6.
 #[test]
 fn framing_suits_the_viewer() {

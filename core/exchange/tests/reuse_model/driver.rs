@@ -56,6 +56,8 @@ impl Item {
 #[derive(Clone, Debug)]
 pub(crate) struct Fetch {
     pub(crate) fields: Fields,
+    /// The version of the stored response that was found.
+    pub(crate) found: Option<u64>,
     /// The version of the stored response that it validates.
     pub(crate) validates: Option<u64>,
     pub(crate) reply: Option<Reply>,
@@ -296,6 +298,7 @@ impl Driver {
         self.now += self.origin.site(&uri, self.now).delay;
         work.fetches.push(Fetch {
             fields,
+            found: found.map(Item::version),
             validates: found.filter(|_| conditions == Conditions::Stored).map(Item::version),
             reply: reply.clone(),
             requested_at,

@@ -218,10 +218,8 @@ impl Model {
         }
         let control = Control::of(&entry.answer.fields);
         let forbidden = control.forbids_stale();
-        // Excuse: an origin that wants nothing stale on error is not held to what a viewer puts up with.
-        let ends = forbidden || control.seconds("stale-if-error") == Some(0);
         let stale = if asked.has("max-stale") { i64::MAX } else { asked.seconds("max-stale").unwrap_or(0) };
-        if ttl > 0 || (!ends && -ttl <= stale && stale > 0) {
+        if ttl > 0 || (!forbidden && -ttl <= stale && stale > 0) {
             return Expect::Hit(at);
         }
         let meanwhile = control.seconds("stale-while-revalidate").filter(|_| !forbidden).unwrap_or(0);

@@ -174,6 +174,71 @@ fn parts_answer_ranges_and_are_completed() {
     assert_eq!(origin.count("/other"), 3);
 }
 
+/// RFC 9111 §4.4, rule 16: an unsafe request takes parts away too.
+#[test]
+fn an_unsafe_request_removes_parts() {
+    let origin = Origin::start(|reply| match reply.request.method() {
+        "GET" => reply.answer(206, &[FRESH, ETAG, ("Content-Range", "bytes 0-4/10")], b"01234"),
+        _ => reply.answer(204, &[], b""),
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    let part = "Range: bytes=0-4\r\n";
+    assert_eq!(viewer.get_with("/a", part).expect(206, b"01234").x_cache(), "Miss");
+    assert_eq!(viewer.get_with("/a", part).expect(206, b"01234").x_cache(), "Hit");
+    viewer.ask("DELETE", "/a", "");
+    assert_eq!(viewer.response().status(), 204);
+    assert_eq!(viewer.get_with("/a", part).expect(206, b"01234").x_cache(), "Miss");
+    assert_eq!(origin.count("/a"), 3);
+}
+
+/// RFC 9111 §4.4: what was asked for before an unsafe request is not stored when it comes after it.
+#[test]
+fn an_unsafe_request_dooms_a_running_fetch() {
+    let rest = Gate::default();
+    let origin = {
+        let rest = rest.clone();
+        Origin::start(move |reply| match (reply.request.method(), reply.before) {
+            ("GET", 0) => {
+                reply.head(200, &[FRESH, ("Content-Length", "3")]);
+                reply.send(b"o");
+                rest.wait("the rest may be sent");
+                reply.send(b"ld");
+            }
+            ("GET", _) => reply.answer(200, &[FRESH], b"new"),
+            _ => reply.answer(204, &[], b""),
+        })
+    };
+    let aspis = before(&origin);
+    let mut first = Viewer::connect(&aspis);
+    first.ask("GET", "/a", "");
+    assert_eq!(first.head().status(), 200);
+    let mut other = Viewer::connect(&aspis);
+    other.ask("DELETE", "/a", "");
+    assert_eq!(other.response().status(), 204);
+    rest.open();
+    assert_eq!(first.connection.exactly(3).expect("the rest comes"), b"old");
+    other.get("/a").expect_cached("Miss", b"new");
+    other.get("/a").expect_cached("Hit", b"new");
+    assert_eq!(origin.count("/a"), 3);
+}
+
+/// T-44: CloudFront's default, and a switch of its own.
+#[test]
+fn where_vary_is_ignored_a_url_has_one_response() {
+    let origin = Origin::start(|reply| {
+        let chosen = reply.request.field("foo").unwrap_or("none").to_owned();
+        reply.answer(200, &[FRESH, ("Vary", "Foo")], chosen.as_bytes());
+    });
+    for flags in [["--vary", "ignore"], ["--semantics", "cloudfront"]] {
+        let aspis = Launch::before(&origin.url()).with(flags[0], flags[1]).start();
+        let mut viewer = Viewer::connect(&aspis);
+        viewer.get_with("/a", "Foo: 1\r\n").expect_cached("Miss", b"1");
+        viewer.get_with("/a", "Foo: 2\r\n").expect_cached("Hit", b"1");
+        viewer.get("/a").expect_cached("Hit", b"1");
+    }
+}
+
 /// RFC 9111 §5.2.1, T-18: a reload goes past the cache only for viewers whom the operator names.
 #[test]
 fn request_directives_are_followed_for_named_viewers_only() {
@@ -240,4 +305,36 @@ fn nothing_outside_the_key_poisons_the_cache() {
         assert!(response.x_cache().starts_with("Miss"), "{target}");
         assert!(String::from_utf8_lossy(&response.body).contains(&format!(" {target} ")), "{target}");
     }
+}
+
+/// RFC 9111 §4.1, RFC 9110 §7.6.1: who hides a field from the origin by Connection gets, and fills, the variant without it.
+#[test]
+fn a_field_hidden_by_connection_selects_no_variant() {
+    let origin = Origin::start(|reply| {
+        let chosen = reply.request.field("accept-language").unwrap_or("none").to_owned();
+        reply.answer(200, &[FRESH, ("Vary", "Accept-Language")], chosen.as_bytes());
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    let hidden = "Connection: keep-alive, Accept-Language\r\nAccept-Language: de\r\n";
+    viewer.get_with("/a", hidden).expect_cached("Miss", b"none");
+    viewer.get_with("/a", "Accept-Language: de\r\n").expect_cached("Miss", b"de");
+    viewer.get_with("/a", "Accept-Language: de\r\n").expect_cached("Hit", b"de");
+    viewer.get_with("/a", hidden).expect_cached("Hit", b"none");
+    viewer.get("/a").expect_cached("Hit", b"none");
+}
+
+/// Decision 7: a request that the origin calls bad for something that is in no key takes nothing away from others.
+#[test]
+fn a_bad_request_of_one_viewer_is_not_everybodys() {
+    let origin = Origin::start(|reply| match reply.request.field("x-oversized") {
+        Some(_) => reply.answer(400, &[FRESH], b"bad"),
+        None => reply.answer(200, &[FRESH], b"good"),
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    let oversized = format!("X-Oversized: {}\r\n", "a".repeat(8000));
+    viewer.get_with("/a", &oversized).expect(400, b"bad");
+    viewer.get("/a").expect_cached("Miss", b"good");
+    viewer.get_with("/a", &oversized).expect_cached("Hit", b"good");
 }

@@ -12,8 +12,13 @@ use aspis_telemetry::Counter;
 use aspis_wire::Method;
 use aspis_wire::request::RequestFraming;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{
+    ClientConfig, ConfigBuilder, HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    WantsVerifier,
+};
 
 use super::rig::{Fetched, Origin, Pieces, Rig, end, fetch, get, ok, read_head, read_rest, settings};
 use crate::origin::{OriginRequest, OriginSettings};
@@ -41,6 +46,29 @@ impl Authority {
     }
 
     fn server(&self, name: &str) -> Arc<ServerConfig> {
+        Arc::new(self.server_with(name, |builder| builder.with_no_client_auth()))
+    }
+
+    /// A server that insists on a certificate of the client's by this authority.
+    fn suspicious_server(&self, name: &str) -> Arc<ServerConfig> {
+        let pem = std::fs::read(&self.file).expect("the file was just written");
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(&pem).expect("one certificate"))
+            .expect("it is an authority");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let verifier = verifier.expect("there is an authority to trust");
+        Arc::new(self.server_with(name, |builder| builder.with_client_cert_verifier(verifier)))
+    }
+
+    fn server_with(
+        &self,
+        name: &str,
+        choose: impl FnOnce(
+            ConfigBuilder<ServerConfig, WantsVerifier>,
+        ) -> ConfigBuilder<ServerConfig, WantsServerCert>,
+    ) -> ServerConfig {
         let key = KeyPair::generate().expect("keys can be made");
         let params = CertificateParams::new(vec![name.to_owned()]).expect("a good name");
         let certificate = params.signed_by(&key, &self.issuer).expect("the CA signs");
@@ -49,8 +77,8 @@ impl Authority {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
-        Arc::new(config.expect("certificate and key fit"))
+            .and_then(|builder| choose(builder).with_single_cert(chain, key));
+        config.expect("certificate and key fit")
     }
 
     fn client(&self) -> Arc<ClientConfig> {
@@ -140,6 +168,36 @@ fn a_certificate_for_another_name_or_by_a_stranger_is_refused() {
         // Not asked again: another attempt would find the same certificate.
         assert_eq!((origin.connections(), rig.shared.open_len()), (1, 0));
         assert_eq!(rig.count(Counter::OriginTls), 1);
+    }
+}
+
+/// D-28: we have no certificate to show, and the viewer gets 502.
+#[test]
+fn an_origin_that_demands_a_certificate_is_bad_gateway() {
+    let authority = Authority::new();
+    let origin = answering(authority.suspicious_server("localhost"), ok(b"secret"));
+    let rig = rig(localhost(), authority.client(), &origin);
+    let failure = get_from(&rig).expect_err("the origin never answers");
+    assert_eq!(failure.status(), 502, "{failure}");
+}
+
+/// D-28: no other protocol is offered.
+#[test]
+fn origins_are_offered_http_1_1_alone() {
+    let authority = Authority::new();
+    for (speaks, expected) in [("http/1.1", Ok((200, b"http/1.1".to_vec()))), ("h2", Err(OriginFailure::Tls))]
+    {
+        let mut server = ServerConfig::clone(&authority.server("localhost"));
+        server.alpn_protocols = vec![speaks.as_bytes().to_vec()];
+        let origin = secure_origin(Arc::new(server), |stream| {
+            if read_head(stream).is_some() {
+                let agreed = stream.conn.alpn_protocol().expect("a protocol was agreed on").to_vec();
+                stream.write_all(&ok(&agreed)).expect("the client reads");
+                stream.flush().expect("the client reads");
+                read_rest(stream);
+            }
+        });
+        assert_eq!(get_from(&rig(localhost(), authority.client(), &origin)), expected, "{speaks}");
     }
 }
 
