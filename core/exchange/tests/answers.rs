@@ -135,7 +135,7 @@ impl Talk {
             let reply = StoredReply {
                 head: &self.head,
                 status: self.meta.status,
-                len: LEN,
+                len: Some(LEN),
                 answer,
                 multipart: multipart.as_ref(),
                 version: request.version,
