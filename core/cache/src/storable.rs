@@ -145,6 +145,11 @@ fn part(head: &ResponseHead<'_, '_>) -> Option<Part> {
         .then_some(Part { start: range.start, total: total? })
 }
 
+/// Tells whether a targeted field is in force, in place of Cache-Control and Expires (rule 17).
+pub fn is_targeted(behavior: &Behavior, head: &[Field<'_>]) -> bool {
+    Control::of(behavior, head).targeted
+}
+
 /// The directives in force and where they came from.
 struct Control {
     directives: ResponseDirectives,

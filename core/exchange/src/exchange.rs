@@ -294,13 +294,15 @@ impl Exchange {
         else {
             return self.forward(facts, reason, Conditions::Viewer, now);
         };
-        if !facts.range {
-            let is_prefix = part.start == 0 && stored.len < part.total && stored.len <= JOIN_LEN_MAX;
-            let conditions = if is_prefix { Conditions::Rest } else { Conditions::Viewer };
-            return self.forward(facts, reason, conditions, now);
-        }
         let fields: Vec<Field<'_>> = stored_fields(stored.head).collect();
         let validators = Validators::of(&fields, stored.meta.generated_at);
+        if !facts.range {
+            let is_prefix = part.start == 0 && stored.len < part.total && stored.len <= JOIN_LEN_MAX;
+            // Without a strong ETag the rest could never be joined (RFC 9111 §3.4).
+            let joins = is_prefix && validators.strong_etag().is_some();
+            let conditions = if joins { Conditions::Rest } else { Conditions::Viewer };
+            return self.forward(facts, reason, conditions, now);
+        }
         let held = ByteRange { start: part.start, end: part.start + stored.len };
         if conditional::range_applies(head.fields, &validators)
             && let Selection::Parts(ranges) = range::select(head.fields, part.total)
@@ -435,6 +437,9 @@ impl Exchange {
             {
                 return Action::Answer(answer);
             }
+        }
+        if head.status == 304 && !facts.may_get_304(sent) {
+            return self.origin_failed(behavior, facts, OriginFailure::Invalid, request, stored, now);
         }
         let store = storable(behavior, facts.storing(sent, head, request), head, now.wall);
         self.not_stored = store.err();

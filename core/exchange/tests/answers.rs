@@ -329,6 +329,50 @@ fn an_update_without_date_is_as_old_as_its_arrival() {
     assert_has(&talk.text(answer), &["Date: Sun, 06 Nov 1994 09:06:17 GMT"]);
 }
 
+/// RFC 9213 §2.2, rule 17: what a targeted field said lasts over a 304 without one, in place of Cache-Control all the while.
+#[test]
+fn a_targeted_field_outlives_a_304_without_it() {
+    let told = |update: &str| {
+        let response = RICH
+            .replace("max-age=10\n", "no-store\nCDN-Cache-Control: max-age=30, must-revalidate\n")
+            .replace("Expires: Sun, 06 Nov 1994 08:49:47 GMT\n", "");
+        let (mut talk, action) = Talk::new(&[], &response, "GET", "", 1000);
+        assert!(matches!(action, Action::Forward(_)));
+        match talk.origin(&format!("HTTP/1.1 304 x\nETag: \"a\"\n{update}\n"), 1000) {
+            Action::Freshen { store, .. } => {
+                store.map(|meta| (meta.lifetime, meta.targeted, meta.forbids_stale))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(told(""), Some((30, true, true)));
+    assert_eq!(told("Cache-Control: private\n"), Some((30, true, true)));
+    assert_eq!(told("CDN-Cache-Control: max-age=7\n"), Some((7, true, false)));
+    assert_eq!(told("CDN-Cache-Control: no-store\n"), None);
+}
+
+/// RFC 9110 §15.4.5: a 304 that nobody asked for is no answer; a stale response is one, where it may be.
+#[test]
+fn a_304_to_a_request_without_conditions_is_no_answer() {
+    let nothing = "HTTP/1.1 304 x\nETag: \"b\"\n\n";
+    let (mut talk, _) = Talk::new(&[], RICH, "GET", "", 20);
+    let Action::Forward(again) = talk.origin(nothing, 20) else { panic!("asked again without conditions") };
+    assert_eq!(again.conditions, Conditions::None);
+    let stale = talk.origin(nothing, 20);
+    assert!(matches!(stale, Action::Answer(StoredAnswer { kind: AnswerKind::Whole, .. })), "{stale:?}");
+    let strict = RICH.replace("max-age=10", "max-age=10, must-revalidate");
+    let (mut talk, _) = Talk::new(&[], &strict, "GET", "", 20);
+    talk.origin(nothing, 20);
+    assert_eq!(talk.origin(nothing, 20), Action::Refuse { status: 502 });
+    // The viewer's own condition may be answered so, a viewer without one may not.
+    for (fields, passes) in [("If-None-Match: \"b\"\n", true), ("", false)] {
+        let bare = "HTTP/1.1 200 OK\nCache-Control: max-age=10\nContent-Length: 100\n\n";
+        let (mut talk, _) = Talk::new(&[("stale-on-error", "stated")], bare, "GET", fields, 20);
+        let action = talk.origin(nothing, 20);
+        assert_eq!(matches!(action, Action::RespondOrigin { .. }), passes, "{action:?}");
+    }
+}
+
 /// RFC 9111 §5.1, T-41: Age is sent with a validated answer too, and counts from the answer that confirmed it.
 #[test]
 fn a_validated_answer_tells_its_age() {

@@ -72,6 +72,12 @@ impl Facts {
         }
     }
 
+    /// Whether a 304 can answer what was sent (RFC 9110 §15.4.5): only a GET or HEAD that went out with a condition of the viewer's.
+    pub(super) fn may_get_304(&self, sent: Sent) -> bool {
+        let reads = matches!(self.method, MethodKind::Get | MethodKind::Head);
+        !reads || (self.conditional && sent.conditions == Conditions::Viewer)
+    }
+
     /// What `storable` needs of the request.
     pub(super) fn storing(
         &self,

@@ -5,10 +5,11 @@
 use aspis_cache::conditional::{self, Validators, Verdict};
 use aspis_cache::freshen::{self, HeadAnswer};
 use aspis_cache::range::{self, Selection};
-use aspis_cache::storable::{NotStored, storable};
+use aspis_cache::storable::{NotStored, is_targeted, storable};
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary;
 use aspis_config::Behavior;
+use aspis_config::behavior::OriginAge;
 use aspis_wire::Field;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
@@ -90,15 +91,31 @@ pub(super) fn freshened_meta(
     if vary::varies(&old) != vary::varies(fields) {
         return Err(NotStored::Vary);
     }
+    if !stored.meta.targeted || is_targeted(behavior, fields) {
+        return storable(behavior, request, &head, now.wall);
+    }
+    // The targeted field is not among the stored ones, so what it said lasts until another comes: still in place of Cache-Control and
+    // Expires. What it said about sharing is not known any more, so an authorised request does not freshen it.
+    let StoredMeta { lifetime, stale_while_revalidate, stale_if_error, forbids_stale, .. } = *stored.meta;
+    let said = format!("max-age={}", ttl_at_arrival(behavior, stored.meta));
+    let is_replaced = |field: &Field<'_>| {
+        field.name.eq_ignore_ascii_case("cache-control") || field.name.eq_ignore_ascii_case("expires")
+    };
+    let mut fields: Vec<Field<'_>> = fields.iter().filter(|field| !is_replaced(field)).copied().collect();
+    fields.push(Field { name: "Cache-Control", value: said.as_bytes() });
+    let head = ResponseHead { fields: &fields, ..head };
     let meta = storable(behavior, request, &head, now.wall)?;
-    // The targeted field is not among the stored ones, so what it said lasts until another comes.
-    let said_before = stored.meta.targeted && !meta.targeted;
-    Ok(if said_before {
-        let StoredMeta { lifetime, stale_while_revalidate, stale_if_error, .. } = *stored.meta;
-        StoredMeta { lifetime, stale_while_revalidate, stale_if_error, targeted: true, ..meta }
-    } else {
-        meta
-    })
+    // A lifetime of zero may be that of `no-cache`, which no minimum lifts.
+    let lifetime = if lifetime == 0 { 0 } else { meta.lifetime };
+    Ok(StoredMeta { lifetime, stale_while_revalidate, stale_if_error, forbids_stale, targeted: true, ..meta })
+}
+
+/// The lifetime without what the age at arrival added to it (T-16).
+fn ttl_at_arrival(behavior: &Behavior, meta: &StoredMeta) -> u32 {
+    match behavior.origin_age {
+        OriginAge::Counts => meta.lifetime,
+        OriginAge::Ignored => meta.lifetime.saturating_sub(meta.initial_age),
+    }
 }
 
 /// What the answer to a HEAD does to a stored GET (RFC 9111 §4.3.5).

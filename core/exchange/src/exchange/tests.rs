@@ -384,6 +384,16 @@ fn a_part_answers_ranges_and_is_completed() {
         let Action::Forward(again) = rest(fields) else { panic!("{fields}") };
         assert_eq!(again.conditions, Conditions::None, "{fields}");
     }
+    // RFC 9111 §3.4: under a weak ETag, or none, nothing could be joined, so the whole is asked for at once.
+    for etag in ["ETag: W/\"a\"\r\n", ""] {
+        let head = str::from_utf8(STORED_HEAD).unwrap().replace("ETag: \"a\"\r\n", etag);
+        let mut run = Run { stored_head: head.into_bytes(), ..Run::new(&[]) };
+        run.request("GET /x HTTP/1.1\nHost: a\n\n");
+        let event = Event::NotWhole { key_buffer: &mut run.key };
+        assert!(matches!(run.exchange.step(&run.behavior, event, NOW), Action::Lookup { .. }));
+        let Action::Forward(forward) = run.found(&part(0)) else { panic!("forwarded") };
+        assert_eq!(forward.conditions, Conditions::Viewer, "{etag}");
+    }
     // A part is no answer to a request for the whole, however the origin fails.
     let (mut run, _) = ask("", &part(0));
     assert_eq!(run.fails(OriginFailure::Refused), Action::Refuse { status: 502 });
