@@ -5,7 +5,8 @@
 //!   It is the only part of the crate that may use `unsafe`.
 //! - [`passage`] carries what is not stored from one writer to many readers through a window of bounded size.
 //! - [`response`] is what a key leads to: key, head, facts for reuse, body and a few atomics.
-//! - [`tier`] is one core's index of stored responses; [`policy`] decides what leaves when room is needed.
+//! - [`tier`] is one core's index of stored responses; [`policy`] decides what leaves when room is needed and
+//!   nothing is of no more use.
 //! - [`shards`] says which core owns a key; [`replica`] is what a core keeps at hand of what others own.
 //!
 //! Fed by the shard's driver, which owns one [`tier::RamTier`], one [`replica::ReplicaTable`] and one [`mapping::arena::Arena`] per
@@ -13,6 +14,7 @@
 
 mod buddy;
 pub mod budget;
+mod expiry;
 pub mod limits;
 pub mod mapping;
 pub mod passage;

@@ -59,6 +59,9 @@ pub const VARIANT_COUNT_MAX: usize = 64;
 /// Slots of a replica table in which a response may lie: as many as have room in a cache line with their tags.
 pub const REPLICA_WAYS: usize = 4;
 
+/// One part in this many of an arena is out of reach for a single object, so that others can be filled beside it.
+pub const OBJECT_RESERVE_SHARE: u64 = 16;
+
 /// Most entries that one call evicts to make room: about 1 ms of a turn. Who needs more asks again in the next turn.
 pub const EVICTION_COUNT_PER_CALL: usize = 4096;
 

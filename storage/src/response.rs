@@ -63,6 +63,7 @@ pub struct StoredResponse {
     invalidation: AtomicU64,
     use_count: AtomicU8,
     gone: AtomicBool,
+    can_be_validated: bool,
     charge: Charge,
 }
 
@@ -75,6 +76,7 @@ impl StoredResponse {
         let names_len = variant.as_ref().map_or(0, |variant| variant.names.len());
         let len = key.len() + head.len() + names_len + size_of::<StoredResponse>() + size_of::<Body>();
         let charge = budget.reserve(Purpose::Heads, len as u64)?;
+        let can_be_validated = names_a_validator(&head);
         Some(Arc::new(StoredResponse {
             hash,
             key,
@@ -86,6 +88,7 @@ impl StoredResponse {
             invalidation: AtomicU64::new(invalidation),
             use_count: AtomicU8::new(0),
             gone: AtomicBool::new(false),
+            can_be_validated,
             charge,
         }))
     }
@@ -142,16 +145,44 @@ impl StoredResponse {
         self.gone.store(true, Ordering::Release);
     }
 
+    /// Tells whether the head has a validator, so that the origin may confirm the response instead of sending it again.
+    pub fn can_be_validated(&self) -> bool {
+        self.can_be_validated
+    }
+
     /// Returns the bytes that are charged for this response: payload, key, head and records.
     pub fn charged_len(&self) -> u64 {
         self.body.charged_len() + self.charge.bytes()
     }
 }
 
+/// Looks for ETag or Last-Modified in a serialised head; in doubt there is one.
+fn names_a_validator(head: &[u8]) -> bool {
+    let name_of = |line: &[u8]| line.iter().position(|byte| *byte == b':');
+    head.split(|byte| *byte == b'\n').any(|line| {
+        name_of(line).map(|end| &line[..end]).is_some_and(|name| {
+            name.eq_ignore_ascii_case(b"etag") || name.eq_ignore_ascii_case(b"last-modified")
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::mapping::arena::Arena;
+
+    #[test]
+    fn a_validator_is_found_in_the_head() {
+        for (head, found) in [
+            ("HTTP/1.1 200 OK\r\nETag: \"a\"\r\n", true),
+            ("HTTP/1.1 200 OK\r\nDate: x\r\nlast-modified: y\r\n", true),
+            ("HTTP/1.1 200 OK\r\nDate: x\r\nX-ETag: y\r\nX: etag: z\r\n", false),
+            ("HTTP/1.1 200 OK\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(names_a_validator(head.as_bytes()), found, "{head}");
+        }
+    }
 
     fn response(budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
         let arena = Arena::new(1, Budget::new(1 << 20)).unwrap();

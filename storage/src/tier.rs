@@ -11,7 +11,10 @@ use std::sync::Arc;
 use aspis_cache::key::{PART_SUFFIX, hash};
 
 use crate::budget::{Budget, Charge, Purpose};
-use crate::limits::{BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL};
+use crate::expiry::Expiries;
+use crate::limits::{
+    BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, OBJECT_RESERVE_SHARE,
+};
 use crate::mapping::arena::Arena;
 use crate::mapping::body::{BodyState, BodyWriter, Tail};
 use crate::policy::{Handle, Policy, S3Fifo};
@@ -25,6 +28,9 @@ pub struct RamTier<P = S3Fifo> {
     /// For each URI that varies: by what, and which variants are stored.
     vary: VaryTable,
     policy: P,
+    expiries: Expiries,
+    /// The latest wall second that was told.
+    now: u64,
     arena: Arena,
     budget: Arc<Budget>,
     /// The entries' fixed costs.
@@ -51,8 +57,15 @@ pub enum Refused {
     NotComplete(Arc<StoredResponse>),
 }
 
+/// Returns the length of the largest object that a tier over an arena of `capacity` bytes keeps: all but [`OBJECT_RESERVE_SHARE`] of it.
+///
+/// Storing it may take all the others' place; what it leaves is for fills that run meanwhile.
+pub const fn object_len_max(capacity: u64) -> u64 {
+    capacity - capacity / OBJECT_RESERVE_SHARE
+}
+
 impl<P: Policy> RamTier<P> {
-    /// Bytes charged for each entry: its place in the index and the policy's part, each at worst, just after a table doubled.
+    /// Bytes charged for each entry, besides its place among the expiries if it has one: its place in the index and the policy's part, each at worst, just after a table doubled.
     pub const ENTRY_COST: u64 = ((size_of::<(u128, Entry)>() + 1) * 16 / 7) as u64 + P::ENTRY_COST;
 
     /// Makes an empty tier over an arena; the budget is asked when something is inserted.
@@ -63,6 +76,8 @@ impl<P: Policy> RamTier<P> {
             index: HashMap::default(),
             vary: VaryTable::new(&budget),
             policy: P::new(capacity),
+            expiries: Expiries::default(),
+            now: 0,
             arena,
             budget,
             charge,
@@ -113,8 +128,8 @@ impl<P: Policy> RamTier<P> {
                 }
             }
         }
-        let charged = self.charge.grow(Self::ENTRY_COST)
-            || (self.make_room(Self::ENTRY_COST) && self.charge.grow(Self::ENTRY_COST));
+        let cost = Self::cost(&response);
+        let charged = self.charge.grow(cost) || (self.make_room(cost) && self.charge.grow(cost));
         if !charged {
             self.forget_variant(&response);
             return Err(Refused::NoMemory(response));
@@ -124,6 +139,7 @@ impl<P: Policy> RamTier<P> {
         self.payload += response.body.charged_len();
         self.parts += usize::from(response.meta.part.is_some());
         let handle = self.policy.insert(response.hash, len);
+        self.expiries.insert(&response);
         self.index.insert(response.hash, Entry { response, handle });
         Ok(replaced)
     }
@@ -208,6 +224,21 @@ impl<P: Policy> RamTier<P> {
         writer.tail(len_max)
     }
 
+    /// Tells the tier that it is wall second `now` at least; what expired until then leaves first when room is needed.
+    ///
+    /// Before the first call nothing counts as expired. Time never falls.
+    pub fn note_time(&mut self, now: u64) {
+        self.now = self.now.max(now);
+    }
+
+    /// Tells whether an object of `len` bytes could be stored if all that is stored now left for it.
+    ///
+    /// A caller who asks first does not empty the tier for an object that running fills and readers of others leave no room for.
+    pub fn could_hold(&self, len: u64) -> bool {
+        let in_use = self.arena.filling_len() + self.limbo();
+        len.saturating_add(in_use) <= object_len_max(self.arena.capacity())
+    }
+
     /// Removes everything.
     pub fn clear(&mut self) {
         for (_, entry) in self.index.drain() {
@@ -215,6 +246,7 @@ impl<P: Policy> RamTier<P> {
             self.policy.remove(entry.handle);
         }
         self.charge.shrink(self.charge.bytes());
+        self.expiries.clear();
         self.vary.clear();
         self.len = 0;
         self.payload = 0;
@@ -255,7 +287,16 @@ impl<P: Policy> RamTier<P> {
         fits() || (self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE) > 0 && fits())
     }
 
+    /// Returns what is charged as index for an entry.
+    fn cost(response: &StoredResponse) -> u64 {
+        Self::ENTRY_COST + if Expiries::lists(response) { Expiries::COST } else { 0 }
+    }
+
+    /// Lets the response of the least use go: one that is of none any more, else the policy's choice.
     fn evict(&mut self) -> Option<Arc<StoredResponse>> {
+        if let Some(hash) = self.expiries.next(self.now) {
+            return self.take(hash);
+        }
         let index = &self.index;
         let take_uses = &mut |hash| index.get(&hash).map_or(0, |entry: &Entry| entry.response.take_uses());
         let hash = self.policy.evict(take_uses)?;
@@ -274,7 +315,8 @@ impl<P: Policy> RamTier<P> {
         entry.response.mark_gone();
         self.forget_variant(&entry.response);
         self.parts -= usize::from(entry.response.meta.part.is_some());
-        self.charge.shrink(Self::ENTRY_COST);
+        self.expiries.remove(&entry.response);
+        self.charge.shrink(Self::cost(&entry.response));
         self.len -= entry.response.charged_len();
         self.payload -= entry.response.body.charged_len();
         entry.response
@@ -318,5 +360,7 @@ impl Hasher for Folded {
     }
 }
 
+#[cfg(test)]
+mod expiry_tests;
 #[cfg(test)]
 mod tests;

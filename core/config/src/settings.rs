@@ -518,7 +518,7 @@ pub static SETTINGS: &[Setting] = &[
         default: Some("64MiB"),
         kind: Kind::Size { min: 1, max: 64 * TIB },
         summary: "The largest body that is stored",
-        detail: "Larger ones pass through uncached in a small window, as do those over a quarter of one core's part of the memory. \
+        detail: "Larger ones pass through uncached in a small window, as do those over 15/16 of one core's part of the memory. \
                  One stored object can push out this much of the others.",
         ..PLAIN
     },

@@ -14,6 +14,7 @@ use aspis_runtime::mailbox::{self, Post};
 use aspis_runtime::{CoreOptions, CoreThread};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
+use aspis_storage::tier::object_len_max;
 use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, LogSender};
 
 use crate::limits::MAILBOX_LEN;
@@ -24,9 +25,6 @@ use crate::tls::TlsSetupError;
 
 /// The share of `--memory` that is not given to arenas: index, heads, buffers, connections.
 const OVERHEAD_SHARE: u64 = 8;
-
-/// An object may take at most this part of a core's arena, so that one response cannot empty the tier.
-const OBJECT_SHARE: u64 = 4;
 
 /// What the daemon prepared for the shards.
 pub struct Boot {
@@ -90,7 +88,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
     let budget = Budget::new(boot.memory);
     let arena_len = (boot.memory - boot.memory / OVERHEAD_SHARE) / cores as u64;
     let arena_len = usize::try_from(arena_len).unwrap_or(usize::MAX);
-    let object_len_max = boot.settings.object_size_max.min(arena_len as u64 / OBJECT_SHARE);
+    let object_len_max = boot.settings.object_size_max.min(object_len_max(arena_len as u64));
     let cap_post = post.clone();
     let origin_settings = OriginSettings::of(&boot.settings).map_err(StartError::Tls)?;
     let origin_shared = Arc::new(OriginShared::new(origin_settings, cores, move |core, message| {

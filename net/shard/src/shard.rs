@@ -179,6 +179,7 @@ impl Shard {
     /// Space for the next bytes of a fill; stored responses are evicted for it. `None` when memory is short all the same.
     pub(crate) fn reserve_tail(&self, writer: &mut BodyWriter, len_max: usize) -> Option<Tail> {
         let mut store = self.store.borrow_mut();
+        store.note_time(self.ring.wall_seconds());
         let before = store.len();
         let tail = store.tail(writer, len_max);
         self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);

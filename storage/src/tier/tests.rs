@@ -7,23 +7,23 @@ use crate::response::Parts;
 use aspis_cache::stored::StoredMeta;
 use proptest::prelude::*;
 
-const MIB: u64 = 1024 * 1024;
+pub(super) const MIB: u64 = 1024 * 1024;
 
 const META: StoredMeta = StoredMeta { lifetime: 60, ..StoredMeta::PLAIN };
 
 /// A tier whose payload is bounded by `capacity`, and the budget of it.
-fn tier(capacity: u64, limit: u64) -> (RamTier, Arc<Budget>) {
+pub(super) fn tier(capacity: u64, limit: u64) -> (RamTier, Arc<Budget>) {
     let budget = Budget::new(limit);
     let arena = Arena::new(capacity as usize, Arc::clone(&budget)).unwrap();
     (RamTier::new(arena, Arc::clone(&budget)), budget)
 }
 
-fn key(number: u128) -> Vec<u8> {
+pub(super) fn key(number: u128) -> Vec<u8> {
     format!("https://host/{number}").into_bytes()
 }
 
 /// Spreads small numbers over the hash as a real one would.
-fn hash(number: u128) -> u128 {
+pub(super) fn hash(number: u128) -> u128 {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
 }
 
@@ -43,19 +43,27 @@ fn fill(tier: &mut RamTier, len: u64) -> Option<Arc<Body>> {
 }
 
 fn response(tier: &mut RamTier, hash: u128, key: &[u8], len: u64) -> Option<Arc<StoredResponse>> {
+    response_of(tier, hash, key, len, META, &[0; 200])
+}
+
+pub(super) fn response_of(
+    tier: &mut RamTier,
+    hash: u128,
+    key: &[u8],
+    len: u64,
+    meta: StoredMeta,
+    head: &[u8],
+) -> Option<Arc<StoredResponse>> {
     let body = fill(tier, len)?;
     let budget = Arc::clone(&tier.budget);
     let make = |body: &Arc<Body>| {
-        let (key, head, body) = (key.into(), [0; 200].into(), Arc::clone(body));
-        StoredResponse::new(
-            Parts { hash, key, head, meta: META, body, invalidation: 0, variant: None },
-            &budget,
-        )
+        let (key, head, body) = (key.into(), head.into(), Arc::clone(body));
+        StoredResponse::new(Parts { hash, key, head, meta, body, invalidation: 0, variant: None }, &budget)
     };
     make(&body).or_else(|| if tier.make_room(1000) { make(&body) } else { None })
 }
 
-fn store(tier: &mut RamTier, number: u128, len: u64) -> bool {
+pub(super) fn store(tier: &mut RamTier, number: u128, len: u64) -> bool {
     let Some(response) = response(tier, hash(number), &key(number), len) else { return false };
     tier.insert(response).is_ok()
 }
