@@ -87,6 +87,7 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             length: Duration::from_secs(number(arguments, "seconds")),
             seed: number(arguments, "seed"),
             viewers: number(arguments, "viewers"),
+            cores: number(arguments, "cores"),
             only: text(arguments, "only").to_owned(),
             aspis,
         }),
@@ -174,6 +175,7 @@ fn command() -> Command {
                 .arg(number_flag("seconds", "S", "180", "Length of the run", 1..=86_400))
                 .arg(number_flag("seed", "N", "1", "Repeats the choices of a run", 0..=u64::MAX))
                 .arg(number_flag("viewers", "N", "48", "Viewers at the same time", 1..=1000))
+                .arg(number_flag("cores", "N", "2", "Cores of the server", 1..=64))
                 .arg(
                     Arg::new("only")
                         .long("only")

@@ -3,6 +3,8 @@
 //! One thread per connection, blocking. It also judges: requests that do not parse, or uploads whose content is not what their path promises,
 //! are recorded as complaints. That a reset or a cut is our own doing is known from the plan, so whatever else shows is the product's.
 
+mod versions;
+
 use crate::http::{Fault, Flow, Framing, Head, Reader};
 use crate::plan::{Kind, Plan};
 use crate::random::Random;
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
+use versions::Versions;
 
 /// How long an idle connection, or one whose peer does not read, is kept.
 const IDLE: Duration = Duration::from_secs(90);
@@ -44,6 +47,7 @@ struct Shared {
     complaints: Mutex<Vec<String>>,
     /// From when to when the origin was down.
     outages: Mutex<Vec<(Instant, Option<Instant>)>>,
+    versions: Versions,
 }
 
 impl Origin {
@@ -216,6 +220,9 @@ fn exchange(reader: &mut Reader, shared: &Shared) -> io::Result<After> {
     };
     if plan.kind == Kind::Tunnel {
         return tunnel(reader, &head);
+    }
+    if plan.kind.has_versions() {
+        return shared.versions.answer(reader.stream(), plan, method, &head);
     }
     let mut answer = Answer { plan, path: path.to_owned(), head_only: method == "HEAD" };
     if plan.kind == Kind::EarlyAnswer {

@@ -9,7 +9,7 @@ use std::fmt;
 const UPLOAD_ANSWER_LEN: u64 = 64 * 1024;
 
 /// How the origin behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// Storable for an hour, with a length.
     Fresh,
@@ -51,6 +51,10 @@ pub(crate) enum Kind {
     StallBody,
     /// Silence instead of a head, past every timeout.
     StallHead,
+    /// Storable for a while, and another content every now and then and after each POST; has parts and validators.
+    Changing,
+    /// The same from an origin that also fails and breaks off.
+    Ragged,
 }
 
 /// Every kind and the word for it in a path.
@@ -75,6 +79,8 @@ const KINDS: &[(Kind, &str)] = &[
     (Kind::Garbage, "garbage"),
     (Kind::StallBody, "stall-body"),
     (Kind::StallHead, "stall-head"),
+    (Kind::Changing, "changing"),
+    (Kind::Ragged, "ragged"),
 ];
 
 /// What a viewer may get for a plan while the origin is up.
@@ -86,6 +92,8 @@ pub(crate) enum Promise {
     Broken,
     /// An error response.
     Failure,
+    /// Any of these.
+    Any,
 }
 
 impl Kind {
@@ -94,8 +102,14 @@ impl Kind {
         match self {
             Self::CutLength | Self::CutChunked | Self::ResetBody | Self::StallBody => Promise::Broken,
             Self::ResetHead | Self::Garbage | Self::StallHead => Promise::Failure,
+            Self::Ragged => Promise::Any,
             _ => Promise::Whole,
         }
+    }
+
+    /// Returns whether what a URL of this kind promises depends on its version.
+    pub(crate) fn has_versions(self) -> bool {
+        matches!(self, Self::Changing | Self::Ragged)
     }
 
     /// Returns the word that stands for the kind in paths and tables.
@@ -105,7 +119,7 @@ impl Kind {
 }
 
 /// One URL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Plan {
     pub(crate) kind: Kind,
     pub(crate) size: u64,
@@ -139,6 +153,16 @@ impl Plan {
     /// Returns the content that the path promises.
     pub(crate) fn content(&self) -> Content {
         Content::of(&self.to_string())
+    }
+
+    /// Returns the content that the path has in one version.
+    pub(crate) fn content_in(&self, version: u64) -> Content {
+        Content::of(&format!("{self}#{version}"))
+    }
+
+    /// Returns how long that is: neighbouring versions differ, so that one cannot end where the other does.
+    pub(crate) fn length_in(&self, version: u64) -> u64 {
+        self.size + version % 4 * 777
     }
 }
 

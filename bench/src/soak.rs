@@ -3,6 +3,7 @@
 //! that looks whole or one request that hangs is a fault. At the end the server must be as empty as at the start.
 
 mod connection;
+mod shared;
 mod tally;
 mod viewer;
 
@@ -11,6 +12,7 @@ use crate::origin::Origin;
 use crate::process::{self, Server};
 use crate::random::Random;
 use crate::wait;
+use shared::Meeting;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -26,6 +28,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(4);
 const FLAGS: &[&str] = &[
     "--memory",
     "128MiB",
+    "--object-size-max",
+    "8MiB",
     "--connect-timeout",
     "2s",
     "--read-timeout",
@@ -69,6 +73,7 @@ pub(crate) struct Options {
     pub(crate) length: Duration,
     pub(crate) seed: u64,
     pub(crate) viewers: u64,
+    pub(crate) cores: u64,
     /// Names of scenarios, separated by commas; empty for all.
     pub(crate) only: String,
     pub(crate) aspis: Option<String>,
@@ -82,11 +87,14 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         let origin = held(&origin);
         (origin.address(), origin.outages())
     };
-    let mut product =
-        Aspis::start(&process::find_aspis(options.aspis.as_deref())?, origin_address, None, FLAGS)?;
+    let cores = options.cores.to_string();
+    let flags = [FLAGS, &["--cores", &cores]].concat();
+    let program = process::find_aspis(options.aspis.as_deref())?;
+    let mut product = Aspis::start(&program, origin_address, None, &flags)?;
     // One request each way first: what a server builds on first use belongs to its baseline.
     let tally = Tally::default();
-    last_request(&product, options.seed, "first request", &tally, 1);
+    let meeting = Meeting::new();
+    last_request(&product, options.seed, "first request", (&tally, &meeting), 1);
     quiet(&product, &[]);
     let before = Baseline::take(&product)?;
 
@@ -97,7 +105,8 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     thread::scope(|scope| {
         let viewers: Vec<_> = (1..=options.viewers)
             .map(|number| {
-                let mut viewer = viewer(product.address, options.seed, number, &tally, outages.clone());
+                let known = (&tally, &meeting);
+                let mut viewer = viewer(product.address, options.seed, number, known, outages.clone());
                 viewer.scenarios.clone_from(&scenarios);
                 scope.spawn(move || viewer.run(end))
             })
@@ -113,7 +122,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     });
     let took = start.elapsed();
 
-    after(&mut product, &before, options, &tally);
+    after(&mut product, &before, options, (&tally, &meeting));
     for complaint in held(&origin).complaints() {
         tally.fault("origin's view", complaint);
     }
@@ -123,6 +132,12 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         tally.fault("driver", "next to nothing was answered, so nothing was shown".into());
     }
 
+    let collapsed = meeting.collapsed();
+    println!("{collapsed} answers came from the fetch of another viewer");
+    // A minute of crowds in which nobody followed anybody shows nothing of what it is for.
+    if options.only.is_empty() && took > Duration::from_secs(60) && collapsed == 0 {
+        tally.fault("driver", "no answer was collapsed".into());
+    }
     println!(
         "soak of {:.0} s, seed {}, {} viewers, {} origin restarts, {} origin requests",
         took.as_secs_f64(),
@@ -143,11 +158,11 @@ fn viewer<'t>(
     address: SocketAddr,
     seed: u64,
     number: u64,
-    tally: &'t Tally,
+    (tally, meeting): (&'t Tally, &'t Meeting),
     outages: crate::origin::Outages,
 ) -> Viewer<'t> {
     let random = Random::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(number));
-    Viewer { address, seed, random, tally, outages, next_id: number << 32, scenarios: Vec::new() }
+    Viewer { address, seed, random, tally, outages, next_id: number << 32, scenarios: Vec::new(), meeting }
 }
 
 /// Takes the origin down and up again at random.
@@ -221,7 +236,8 @@ fn quiet(product: &Aspis, baselines: &[f64]) -> Vec<String> {
 }
 
 /// Checks the server after the last viewer has gone: nothing left, still working, ends in order.
-fn after(product: &mut Aspis, before: &Baseline, options: &Options, tally: &Tally) {
+fn after(product: &mut Aspis, before: &Baseline, options: &Options, known: (&Tally, &Meeting)) {
+    let tally = known.0;
     if !product.server.runs() {
         tally.fault("afterwards", "the server is gone".into());
     } else {
@@ -232,7 +248,7 @@ fn after(product: &mut Aspis, before: &Baseline, options: &Options, tally: &Tall
             let now = product.server.descriptors();
             tally.fault("afterwards", format!("{now} descriptors, {} at first", before.descriptors));
         }
-        last_request(product, options.seed, "last request", tally, 2);
+        last_request(product, options.seed, "last request", known, 2);
         match product.server.terminate(Duration::from_secs(20)) {
             Ok(Some(status)) if status.code() == Some(0) => {}
             other => tally.fault("afterwards", format!("SIGTERM ended in {other:?}")),
@@ -246,13 +262,13 @@ fn after(product: &mut Aspis, before: &Baseline, options: &Options, tally: &Tall
 }
 
 /// Plays one plain exchange of each kind, which must be right.
-fn last_request(product: &Aspis, seed: u64, scenario: &'static str, tally: &Tally, number: u64) {
+fn last_request(product: &Aspis, seed: u64, scenario: &'static str, known: (&Tally, &Meeting), number: u64) {
     let quiet_origin = match Origin::start() {
         Ok(origin) => origin,
-        Err(error) => return tally.fault("driver", error.to_string()),
+        Err(error) => return known.0.fault("driver", error.to_string()),
     };
     // The outages of an origin that never was down excuse nothing.
-    let mut viewer = viewer(product.address, seed, number, tally, quiet_origin.outages());
+    let mut viewer = viewer(product.address, seed, number, known, quiet_origin.outages());
     viewer.next_id += 1 << 60;
     viewer.each_once(scenario);
 }

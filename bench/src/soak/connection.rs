@@ -54,6 +54,13 @@ impl Connection {
 
     /// Reads one final answer.
     pub(super) fn answer(&mut self, sink: impl FnMut(u64, &[u8]) -> Flow) -> Result<(Head, u64), Fault> {
+        let head = self.final_head()?;
+        let length = self.content(&head, sink)?;
+        Ok((head, length))
+    }
+
+    /// Reads the head of one final answer.
+    pub(super) fn final_head(&mut self) -> Result<Head, Fault> {
         let mut head = match self.early.take() {
             Some(head) => head,
             None => self.reader.head()?,
@@ -62,15 +69,23 @@ impl Connection {
             head = self.reader.head()?;
         }
         self.closes = head.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        Ok(head)
+    }
+
+    /// Reads the content that belongs to `head`.
+    pub(super) fn content(
+        &mut self,
+        head: &Head,
+        sink: impl FnMut(u64, &[u8]) -> Flow,
+    ) -> Result<u64, Fault> {
         let framing = head.framing()?;
         if self.head_only || matches!(head.status()?, 204 | 304) {
-            return Ok((head, 0));
+            return Ok(0);
         }
         if framing.is_none() {
             self.closes = true;
         }
-        let length = self.reader.body(framing.unwrap_or(Framing::UntilClose), sink)?;
-        Ok((head, length))
+        self.reader.body(framing.unwrap_or(Framing::UntilClose), sink)
     }
 
     /// Reads to the end of the connection; false when it did not come within the longest silence.

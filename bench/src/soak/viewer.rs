@@ -1,6 +1,7 @@
 //! One viewer of a soak: it picks a scenario, plays it, and judges each answer against what the URL promised.
 
 use super::connection::{Connection, get};
+use super::shared::Meeting;
 use super::tally::{Ending, Tally};
 use crate::http::{Fault, Flow, Head};
 use crate::origin::{Outages, reset_on_close};
@@ -35,6 +36,9 @@ pub(super) enum Scenario {
     BadRequest,
     Tunnel,
     Faulty,
+    Stampede,
+    Changing,
+    Invalidate,
 }
 
 /// Returns the scenarios whose names `list` has, separated by commas; all of them for an empty list.
@@ -70,6 +74,9 @@ const SCENARIOS: &[(Scenario, u64)] = &[
     (Scenario::BadRequest, 40),
     (Scenario::Tunnel, 30),
     (Scenario::Faulty, 40),
+    (Scenario::Stampede, 200),
+    (Scenario::Changing, 260),
+    (Scenario::Invalidate, 25),
 ];
 
 /// Kinds of plain requests; fresh ones from a small set of URLs, so that they become hits.
@@ -123,6 +130,8 @@ pub(super) struct Viewer<'t> {
     pub(super) next_id: u64,
     /// What it plays, with weights.
     pub(super) scenarios: Vec<(Scenario, u64)>,
+    /// Where it meets the others.
+    pub(super) meeting: &'t Meeting,
 }
 
 /// How an exchange went wrong on the wire.
@@ -151,6 +160,9 @@ impl Viewer<'_> {
                 Scenario::HalfRequest => self.half_request(),
                 Scenario::BadRequest => self.bad_request(),
                 Scenario::Tunnel => self.tunnel(),
+                Scenario::Stampede => self.stampede(),
+                Scenario::Changing => self.changing(),
+                Scenario::Invalidate => self.invalidate(),
             }
         }
     }
@@ -199,7 +211,7 @@ impl Viewer<'_> {
         self.next_id
     }
 
-    fn connect(&self, scenario: &'static str) -> Option<Connection> {
+    pub(super) fn connect(&self, scenario: &'static str) -> Option<Connection> {
         match Connection::open(self.address, None) {
             Ok(connection) => Some(connection),
             Err(error) => {
@@ -484,7 +496,7 @@ impl Viewer<'_> {
             // What broke off must have been right as far as it went, unless it was an error page.
             Err(fault) => match plan.kind.promise() {
                 _ if matches!(fault, Fault::Malformed(_)) => Err(format!("{fault:?}")),
-                Promise::Broken | Promise::Failure => Ok(Ending::Broken),
+                Promise::Broken | Promise::Failure | Promise::Any => Ok(Ending::Broken),
                 Promise::Whole if excused => Ok(Ending::Broken),
                 Promise::Whole => Err(format!("broke off after {read} bytes: {fault:?}")),
             },
