@@ -299,6 +299,10 @@ fn read_shared(
     if let Ask::Leaving(..) = ask {
         return Ok(Shared::Left);
     }
+    if plan.kind == Kind::UntilClose && ask != Ask::Head && length < to - from {
+        // An orderly end is the end of such a body, also of an origin that is shut down.
+        return Err(Wrong::Fault(Fault::Cut));
+    }
     if ask != Ask::Head && length != to - from {
         return wrong(format!("{length} bytes passed for {from} to {to}"));
     }
