@@ -25,7 +25,7 @@ pub(crate) struct Expiries {
 struct Due {
     /// The first wall second without use; times after the year 2106 count as that.
     at: u32,
-    hash: [u8; 16],
+    place: [u8; 16],
 }
 
 impl Expiries {
@@ -52,11 +52,11 @@ impl Expiries {
         }
     }
 
-    /// Returns the hash of the response that is of the least use at wall second `now`; `None` while all are of some.
+    /// Returns the place of the response that is of the least use at wall second `now`; `None` while all are of some.
     pub(crate) fn next(&self, now: u64) -> Option<u128> {
         let is_over = |due: &&Due| u64::from(due.at) <= now;
         let due = self.dead.first().filter(is_over).or_else(|| self.last_resort.first().filter(is_over))?;
-        Some(u128::from_ne_bytes(due.hash))
+        Some(u128::from_ne_bytes(due.place))
     }
 
     /// Forgets everything.
@@ -71,7 +71,7 @@ impl Expiries {
 
 fn due(response: &StoredResponse) -> Due {
     let at = u32::try_from(use_ends_at(&response.meta)).unwrap_or(u32::MAX);
-    Due { at, hash: response.hash.to_ne_bytes() }
+    Due { at, place: response.place().to_ne_bytes() }
 }
 
 /// Returns the first wall second at which a response that cannot be validated is neither fresh nor within a stated allowance to be served

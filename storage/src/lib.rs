@@ -17,6 +17,7 @@ pub mod budget;
 mod expiry;
 pub mod limits;
 pub mod mapping;
+mod parts;
 pub mod passage;
 pub mod policy;
 pub mod replica;

@@ -56,6 +56,9 @@ pub const GHOST_COUNT_MIN: usize = 256;
 /// Most variants of one URI that are stored; a further one turns the oldest out.
 pub const VARIANT_COUNT_MAX: usize = 64;
 
+/// Most parts of one representation that are stored; a further one turns the oldest out.
+pub const PART_COUNT_MAX: usize = 16;
+
 /// Slots of a replica table in which a response may lie: as many as have room in a cache line with their tags.
 pub const REPLICA_WAYS: usize = 4;
 

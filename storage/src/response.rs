@@ -8,11 +8,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use aspis_cache::stored::StoredMeta;
+use aspis_cache::range::ByteRange;
+use aspis_cache::stored::{Part, StoredMeta};
+use aspis_wire::fields;
 
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::USE_COUNT_MAX;
 use crate::mapping::body::Body;
+use crate::parts;
 
 /// What a stored response is made of.
 #[derive(Debug)]
@@ -145,9 +148,29 @@ impl StoredResponse {
         self.gone.store(true, Ordering::Release);
     }
 
+    /// Returns under which number the response stands in its owner's index: the hash of its key, or for a part one of its own.
+    ///
+    /// Of a part whose body is not complete this is not yet the place where it will stand.
+    pub(crate) fn place(&self) -> u128 {
+        self.meta.part.map_or(self.hash, |part| parts::place(self.hash, self.range(part)))
+    }
+
+    /// Returns which bytes of the whole a part is.
+    pub(crate) fn range(&self, part: Part) -> ByteRange {
+        ByteRange { start: part.start, end: part.start + self.body.published() }
+    }
+
     /// Tells whether the head has a validator, so that the origin may confirm the response instead of sending it again.
     pub fn can_be_validated(&self) -> bool {
         self.can_be_validated
+    }
+
+    /// Returns the value of a field that is there once; `name` is in lower case.
+    pub(crate) fn single_field(&self, name: &str) -> Option<&[u8]> {
+        let mut lines =
+            field_lines(&self.head).filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
+        let (_, value) = lines.next()?;
+        (lines.next().is_none() && !value.is_empty()).then_some(value)
     }
 
     /// Returns the bytes that are charged for this response: payload, key, head and records.
@@ -158,11 +181,16 @@ impl StoredResponse {
 
 /// Looks for ETag or Last-Modified in a serialised head; in doubt there is one.
 fn names_a_validator(head: &[u8]) -> bool {
-    let name_of = |line: &[u8]| line.iter().position(|byte| *byte == b':');
-    head.split(|byte| *byte == b'\n').any(|line| {
-        name_of(line).map(|end| &line[..end]).is_some_and(|name| {
-            name.eq_ignore_ascii_case(b"etag") || name.eq_ignore_ascii_case(b"last-modified")
-        })
+    field_lines(head)
+        .any(|(name, _)| name.eq_ignore_ascii_case(b"etag") || name.eq_ignore_ascii_case(b"last-modified"))
+}
+
+/// Names and values of a serialised head.
+fn field_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    head.split(|byte| *byte == b'\n').skip(1).filter_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let value = &line[colon + 1..];
+        Some((&line[..colon], fields::trim(value.strip_suffix(b"\r").unwrap_or(value))))
     })
 }
 

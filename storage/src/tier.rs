@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use aspis_cache::key::{PART_SUFFIX, hash};
+use aspis_cache::range::ByteRange;
 
 use crate::budget::{Budget, Charge, Purpose};
 use crate::expiry::Expiries;
@@ -17,6 +18,7 @@ use crate::limits::{
 };
 use crate::mapping::arena::Arena;
 use crate::mapping::body::{BodyState, BodyWriter, Tail};
+use crate::parts::PartsTable;
 use crate::policy::{Handle, Policy, S3Fifo};
 use crate::response::StoredResponse;
 use crate::vary::VaryTable;
@@ -27,6 +29,8 @@ pub struct RamTier<P = S3Fifo> {
     index: HashMap<u128, Entry, PassThrough>,
     /// For each URI that varies: by what, and which variants are stored.
     vary: VaryTable,
+    /// For each URI of which parts are stored: which ranges they are, and where they stand.
+    parts: PartsTable,
     policy: P,
     expiries: Expiries,
     /// The latest wall second that was told.
@@ -38,8 +42,6 @@ pub struct RamTier<P = S3Fifo> {
     len: u64,
     /// Of those, the bytes of the arena.
     payload: u64,
-    /// How many of the responses are parts.
-    parts: usize,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,7 @@ impl<P: Policy> RamTier<P> {
         RamTier {
             index: HashMap::default(),
             vary: VaryTable::new(&budget),
+            parts: PartsTable::new(&budget),
             policy: P::new(capacity),
             expiries: Expiries::default(),
             now: 0,
@@ -83,19 +86,41 @@ impl<P: Policy> RamTier<P> {
             charge,
             len: 0,
             payload: 0,
-            parts: 0,
         }
     }
 
-    /// Returns the live response stored under exactly this key, and counts a use of it.
+    /// Returns the live response stored under exactly this key, and counts a use of it; of several parts the latest.
     pub fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
-        let response = &self.index.get(&hash)?.response;
-        // The hash does not resist crafted collisions, so the key decides.
-        if *response.key != *key || !response.is_live() {
+        let entry = self.index.get(&hash).or_else(|| self.latest_part(hash, key))?;
+        Self::used(entry, key)
+    }
+
+    /// Returns the live part stored under exactly this key, that of the parts of a URI, which holds the range `wanted`, and counts a use of
+    /// it. `wanted` is told the length of the whole, and names all of it where the whole is asked for.
+    ///
+    /// Where none holds all of it: a part that holds its first byte, to which the rest can be joined (rule 14 of the RFC 9111 profile);
+    /// else the latest, which says only that there are parts.
+    pub fn part(
+        &self,
+        hash: u128,
+        key: &[u8],
+        wanted: impl FnOnce(u64) -> ByteRange,
+    ) -> Option<&Arc<StoredResponse>> {
+        if !self.has_parts() {
             return None;
         }
-        response.note_use();
-        Some(response)
+        Self::used(self.index.get(&self.parts.find(hash, key, wanted)?)?, key)
+    }
+
+    /// Returns all parts stored under exactly this key, oldest first; all of one representation.
+    pub fn parts(&self, hash: u128, key: &[u8]) -> impl Iterator<Item = &Arc<StoredResponse>> {
+        self.parts.places(hash, key).filter_map(|place| self.index.get(&place)).map(|entry| &entry.response)
+    }
+
+    /// Returns the response whose place a newcomer takes: that of its key, or the part of exactly its range.
+    pub fn replaced_by(&self, newcomer: &StoredResponse) -> Option<&Arc<StoredResponse>> {
+        let entry = self.index.get(&newcomer.place())?;
+        (*entry.response.key == *newcomer.key).then_some(&entry.response)
     }
 
     /// Returns the request fields by which the responses under exactly this primary key vary, if there are any.
@@ -110,78 +135,89 @@ impl<P: Policy> RamTier<P> {
         if response.body.progress().state != BodyState::Complete {
             return Err(Refused::NotComplete(response));
         }
-        let replaced = self.take(response.hash);
+        let place = response.place();
+        let replaced = self.take(place);
         // A URI has one response, or variants: whichever came last says which (RFC 9111 §4.1).
-        match &response.variant {
-            None => {
-                self.remove_variants(response.hash);
-                if response.meta.part.is_none() {
-                    self.remove_part(&response.key);
-                }
-            }
-            Some(variant) => {
+        let outdated = match (&response.variant, response.meta.part) {
+            (Some(variant), _) => {
+                let primary = &response.key[..variant.primary_len];
                 self.take(variant.primary);
-                let outdated = self.vary.admit(&response.key[..variant.primary_len], variant, response.hash);
-                let Some(outdated) = outdated else { return Err(Refused::NoMemory(response)) };
-                for hash in outdated {
-                    self.take(hash);
-                }
+                self.remove_parts(primary);
+                self.vary.admit(primary, variant, place)
             }
+            (None, Some(part)) => self.parts.admit(&response, part),
+            (None, None) => {
+                self.remove_parts(&response.key);
+                Some(self.vary.remove(place))
+            }
+        };
+        let Some(outdated) = outdated else { return Err(Refused::NoMemory(response)) };
+        for place in outdated {
+            self.take(place);
         }
         let cost = Self::cost(&response);
         let charged = self.charge.grow(cost) || (self.make_room(cost) && self.charge.grow(cost));
         if !charged {
-            self.forget_variant(&response);
+            self.forget(&response);
             return Err(Refused::NoMemory(response));
         }
         let len = response.charged_len();
         self.len += len;
         self.payload += response.body.charged_len();
-        self.parts += usize::from(response.meta.part.is_some());
-        let handle = self.policy.insert(response.hash, len);
+        let handle = self.policy.insert(place, len);
         self.expiries.insert(&response);
-        self.index.insert(response.hash, Entry { response, handle });
+        self.index.insert(place, Entry { response, handle });
         Ok(replaced)
     }
 
-    /// Removes the response stored under exactly this key and returns it, gone.
+    /// Removes the response stored under exactly this key, or all parts, and returns it or one of them, gone.
     pub fn remove(&mut self, hash: u128, key: &[u8]) -> Option<Arc<StoredResponse>> {
-        let found = self.index.get(&hash).is_some_and(|entry| *entry.response.key == *key);
-        if found { self.take(hash) } else { None }
+        if self.index.get(&hash).is_some_and(|entry| *entry.response.key == *key) {
+            return self.take(hash);
+        }
+        let parts: Vec<u128> = self.parts.places(hash, key).collect();
+        parts.into_iter().filter_map(|place| self.take(place)).last()
     }
 
     /// Removes what is stored under exactly this primary key, variants too, and returns how many responses that were.
     pub fn invalidate(&mut self, hash: u128, key: &[u8]) -> usize {
         let before = self.index.len();
         self.remove(hash, key);
-        self.remove_part(key);
+        self.remove_parts(key);
         if self.vary.names(hash, key).is_some() {
-            self.remove_variants(hash);
+            for variant in self.vary.remove(hash) {
+                self.take(variant);
+            }
         }
         before - self.index.len()
     }
 
     /// Tells whether any stored response is a part, so that one may be there for a URI without a whole one.
     pub fn has_parts(&self) -> bool {
-        self.parts > 0
+        !self.parts.is_empty()
     }
 
-    fn remove_part(&mut self, primary: &[u8]) {
-        if self.parts > 0 {
+    fn latest_part(&self, hash: u128, key: &[u8]) -> Option<&Entry> {
+        // Most lookups that find nothing find out here why, without a search.
+        if !self.has_parts() {
+            return None;
+        }
+        self.index.get(&self.parts.places(hash, key).last()?)
+    }
+
+    fn remove_parts(&mut self, primary: &[u8]) {
+        if self.has_parts() {
             let key = [primary, PART_SUFFIX].concat();
             self.remove(hash(&key), &key);
         }
     }
 
-    fn remove_variants(&mut self, primary: u128) {
-        for hash in self.vary.remove(primary) {
-            self.take(hash);
-        }
-    }
-
-    fn forget_variant(&mut self, response: &StoredResponse) {
+    /// Forgets what a response that is not there any more was part of.
+    fn forget(&mut self, response: &StoredResponse) {
         if let Some(variant) = &response.variant {
             self.vary.forget(variant.primary, response.hash);
+        } else if response.meta.part.is_some() {
+            self.parts.forget(response.hash, response.place());
         }
     }
 
@@ -248,9 +284,9 @@ impl<P: Policy> RamTier<P> {
         self.charge.shrink(self.charge.bytes());
         self.expiries.clear();
         self.vary.clear();
+        self.parts.clear();
         self.len = 0;
         self.payload = 0;
-        self.parts = 0;
     }
 
     /// Returns how many responses are stored.
@@ -279,6 +315,16 @@ impl<P: Policy> RamTier<P> {
     /// Returns the arena that bodies of this tier are filled in.
     pub fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    /// The key decides, since the hash does not resist crafted collisions.
+    fn used<'s>(entry: &'s Entry, key: &[u8]) -> Option<&'s Arc<StoredResponse>> {
+        let response = &entry.response;
+        if *response.key != *key || !response.is_live() {
+            return None;
+        }
+        response.note_use();
+        Some(response)
     }
 
     /// Tells whether both the budget and the arena have `bytes`, after taking back what was dropped if need be.
@@ -313,8 +359,7 @@ impl<P: Policy> RamTier<P> {
     /// Settles the accounts of an entry that left the index.
     fn leave(&mut self, entry: Entry) -> Arc<StoredResponse> {
         entry.response.mark_gone();
-        self.forget_variant(&entry.response);
-        self.parts -= usize::from(entry.response.meta.part.is_some());
+        self.forget(&entry.response);
         self.expiries.remove(&entry.response);
         self.charge.shrink(Self::cost(&entry.response));
         self.len -= entry.response.charged_len();
@@ -362,5 +407,7 @@ impl Hasher for Folded {
 
 #[cfg(test)]
 mod expiry_tests;
+#[cfg(test)]
+mod part_tests;
 #[cfg(test)]
 mod tests;

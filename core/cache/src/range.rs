@@ -67,6 +67,20 @@ pub fn select(request: &[Field<'_>], len: u64) -> Selection {
     }
 }
 
+/// Returns the smallest range that holds all that a request asks for of content of `len` bytes: all of it where no range counts.
+pub fn span(request: &[Field<'_>], len: u64) -> ByteRange {
+    let whole = ByteRange { start: 0, end: len };
+    match select(request, len) {
+        // Those that count are in ascending order.
+        Selection::Parts(ranges) => match ranges.as_slice() {
+            [first, .., last] => ByteRange { start: first.start, end: last.end },
+            [one] => *one,
+            [] => whole,
+        },
+        Selection::Whole | Selection::Unsatisfiable => whole,
+    }
+}
+
 fn parse(value: &[u8], len: u64) -> Selection {
     let Some((unit, specs)) = split(value, b'=') else { return Selection::Whole };
     if !unit.eq_ignore_ascii_case(b"bytes") {
@@ -209,6 +223,23 @@ mod tests {
         let line = Field { name: "Range", value: b"bytes=0-1" };
         assert_eq!(select(&[line, line], 100), Selection::Whole);
         assert_eq!(parts("bytes=0-", 0), Some(Vec::new()));
+    }
+
+    /// What holds the span holds all that is asked for.
+    #[test]
+    fn the_span_reaches_from_the_first_byte_to_the_last() {
+        for (value, expected) in [
+            ("bytes=5-9", (5, 10)),
+            ("bytes=-1", (99, 100)),
+            ("bytes=0-0,5-6,90-", (0, 100)),
+            ("bytes=1-1,3-3", (1, 4)),
+            ("bytes=100-", (0, 100)),
+            ("bytes=3-1", (0, 100)),
+        ] {
+            let span = span(&[Field { name: "range", value: value.as_bytes() }], 100);
+            assert_eq!((span.start, span.end), expected, "{value}");
+        }
+        assert_eq!(span(&[], 7), ByteRange { start: 0, end: 7 });
     }
 
     #[test]
