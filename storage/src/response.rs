@@ -67,6 +67,8 @@ pub struct StoredResponse {
     use_count: AtomicU8,
     gone: AtomicBool,
     can_be_validated: bool,
+    /// Somebody validates it in the background.
+    refreshing: AtomicBool,
     charge: Charge,
 }
 
@@ -92,6 +94,7 @@ impl StoredResponse {
             use_count: AtomicU8::new(0),
             gone: AtomicBool::new(false),
             can_be_validated,
+            refreshing: AtomicBool::new(false),
             charge,
         }))
     }
@@ -136,6 +139,17 @@ impl StoredResponse {
             0 => 0,
             _ => self.use_count.swap(0, Ordering::Relaxed),
         }
+    }
+
+    /// Takes the right to validate the response in the background; false while somebody has it.
+    pub fn claim_refresh(&self) -> bool {
+        // The load first: many stale hits ask, and one of them gets it.
+        !self.refreshing.load(Ordering::Relaxed) && !self.refreshing.swap(true, Ordering::Relaxed)
+    }
+
+    /// Gives that right back.
+    pub fn release_refresh(&self) {
+        self.refreshing.store(false, Ordering::Relaxed);
     }
 
     /// Tells whether the response may still be served: it was neither evicted, replaced nor invalidated.
@@ -268,6 +282,14 @@ mod tests {
         assert_eq!(response.take_uses(), 0);
         (0..9).for_each(|_| response.note_use());
         assert_eq!((response.take_uses(), response.take_uses()), (USE_COUNT_MAX, 0));
+    }
+
+    #[test]
+    fn one_at_a_time_validates_in_the_background() {
+        let response = response(&Budget::new(10_000)).unwrap();
+        assert!(response.claim_refresh() && !response.claim_refresh());
+        response.release_refresh();
+        assert!(response.claim_refresh());
     }
 
     #[test]

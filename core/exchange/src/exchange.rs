@@ -166,7 +166,8 @@ impl Exchange {
                 let facts = (facts, sent);
                 self.arrived(behavior, facts, arrived::Arrival { arriving, role, request, key_buffer }, now)
             }
-            (State::Forwarded(facts, _), Event::OriginErred { status, request, stored }) => {
+            (State::Forwarded(facts, _), Event::OriginErred { status, role, request, stored }) => {
+                self.collapsed = role == Role::Collapsed;
                 self.origin_erred(behavior, facts, status, request, stored, now)
             }
             (State::Forwarded(facts, sent), Event::OriginHead { head, request, stored }) => {

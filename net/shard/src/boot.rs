@@ -14,6 +14,7 @@ use aspis_runtime::mailbox::{self, Post};
 use aspis_runtime::{CoreOptions, CoreThread};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
+use aspis_storage::replica::ReplicaTable;
 use aspis_storage::tier::object_len_max;
 use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, LogSender};
 
@@ -137,6 +138,10 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         let thread = aspis_runtime::spawn_core(options, Some(doorbell), move |ring| {
             let arena =
                 Arena::new(arena_len, Arc::clone(&budget)).expect("all arenas could be mapped a moment ago");
+            // What one core owns alone has no replicas.
+            let replica_slots = if cores > 1 { settings.replica_slots } else { 0 };
+            let replicas =
+                ReplicaTable::new(replica_slots, &budget).expect("the limit has room for the replica tables");
             let origin = OriginClient::new(ring.clone(), core, shared, tls, Arc::clone(&counters));
             let shard = Shard::new(
                 ring,
@@ -147,6 +152,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
                     object_len_max,
                     budget,
                     arena,
+                    replicas,
                     origin,
                     counters,
                     histograms,

@@ -1,21 +1,24 @@
-//! A fill: one origin response on its way into the arena while a viewer reads it.
+//! A fill: one origin response on its way into the arena, and into the viewers that read it meanwhile.
 //!
-//! `viewer/exchange.rs` starts it when the machine says that a response may be stored; `run` reads the origin into the
-//! body without ever waiting for the viewer; the viewer's task follows `body` and sleeps on `changed`. When the response
-//! turns out too large, or memory is short, the rest of the origin's stream is handed to the viewer's task, which passes
-//! it through. Invariants: a body becomes a stored response only when it is complete; a failed one is never served.
+//! `flight.rs` starts it for all who share a fetch, `viewer/exchange.rs` for a request that goes alone; `run` reads the origin into the body
+//! without ever waiting for a viewer. Each core that has readers keeps one [`FillView`] of it, on which they sleep; it is told of progress
+//! by one message a turn. When the response turns out too large, or memory is short, the rest goes through a passage. Invariants: a body
+//! becomes a stored response only when it is complete; a failed one is never served.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use aspis_cache::key::PART_SUFFIX;
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary::{self, Varies};
 use aspis_config::behavior::VaryRule;
+use aspis_exchange::collapse::FlightId;
 use aspis_exchange::response_head;
 use aspis_runtime::sync::Notify;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
+use aspis_storage::passage::{Passage, PassageWriter, passage};
 use aspis_storage::response::{Parts, StoredResponse, VariantOf};
 use aspis_telemetry::Counter;
 use aspis_wire::request::RequestHead;
@@ -23,24 +26,12 @@ use aspis_wire::response::ResponseHead;
 
 use crate::limits::{
     FILL_RECEIVE_LEN as RECEIVE_LEN, FILL_WITHOUT_VIEWER_MISSING_MAX, FILL_WITHOUT_VIEWER_TIME,
+    PASSAGE_WINDOW_LEN, RELAY_BUFFER_LEN,
 };
+use crate::messages::Message;
 use crate::origin::OriginBody;
+use crate::resume::Retry;
 use crate::shard::Shard;
-
-/// What a fill becomes once it is whole.
-pub(crate) struct Candidate {
-    pub(crate) hash: u128,
-    pub(crate) key: Box<[u8]>,
-    /// The head that hits send, without what changes from hit to hit.
-    pub(crate) head: Box<[u8]>,
-    pub(crate) meta: StoredMeta,
-    /// The invalidation number that was current when the origin request was sent.
-    pub(crate) invalidation: u64,
-    /// The fetch in the shard's table of fetches, where an invalidation marks it.
-    pub(crate) flight: usize,
-    /// Of which URI it is a variant.
-    pub(crate) variant: Option<VariantOf>,
-}
 
 /// A response that may be stored, as its head comes.
 pub(crate) struct Filling<'f> {
@@ -49,114 +40,174 @@ pub(crate) struct Filling<'f> {
     /// Hash and bytes of the primary key.
     pub(crate) key: &'f (u128, Box<[u8]>),
     pub(crate) meta: StoredMeta,
-    pub(crate) flight: usize,
+    pub(crate) flying: Flying,
+    /// The invalidation number that was current when the origin request was sent.
     pub(crate) invalidation: u64,
     /// What stands before the origin's content: a stored part that it completes.
     pub(crate) prefix: Option<&'f Arc<Body>>,
 }
 
-/// Begins to store a response: the returned fill grows by itself.
-///
-/// The origin's stream is taken exactly if there is a fill; there is none if the request selects no variant that can be kept.
-pub(crate) fn begin(
-    shard: &Rc<Shard>,
-    filling: Filling<'_>,
-    origin: &mut Option<OriginBody>,
-) -> Option<Rc<Fill>> {
-    let (hash, key) = (filling.key.0, &filling.key.1);
-    let names = match (shard.behavior.vary, vary::varies(filling.head.fields)) {
-        (VaryRule::Ignore, _) | (VaryRule::Origin, Varies::No | Varies::Always) => "".into(),
-        (VaryRule::Origin, Varies::By(names)) => names,
-    };
-    // What one variant depends on is asked of all, so that none is served to a request that it was not chosen for.
-    let before: Box<str> = shard.store.borrow().vary_names(hash, key).unwrap_or_default().into();
-    let names = vary::union(&names, &before);
-    let mut selected = key.to_vec();
-    if filling.meta.part.is_some() {
-        // Parts are kept for URIs that do not vary.
-        if !names.is_empty() {
-            return None;
-        }
-        selected.extend_from_slice(PART_SUFFIX);
-    }
-    let variant = if names.is_empty() {
-        None
-    } else if vary::extend_key(&shard.behavior, &names, filling.request.fields, &mut selected) {
-        Some(VariantOf { primary: hash, primary_len: key.len(), names })
-    } else {
-        return None;
-    };
-    let mut stored_head = Vec::with_capacity(1024);
-    // The length is stated by each hit: it may not be known yet.
-    response_head::write_stored(&shard.behavior, filling.head, shard.now(), &mut stored_head);
-    let prefix_len = filling.prefix.map_or(0, |prefix| prefix.published());
-    let length = origin.as_ref()?.length().map(|length| length + prefix_len);
-    let mut writer = Body::writer(&shard.arena, length);
-    if let Some(prefix) = filling.prefix
-        && !copy_prefix(shard, &mut writer, prefix)
-    {
-        return None;
-    }
-    let origin = origin.take()?;
-    let fill = Fill::new(Arc::clone(writer.body()));
-    let candidate = Candidate {
-        hash: if selected.len() > key.len() { aspis_cache::key::hash(&selected) } else { hash },
-        key: selected.into(),
-        head: stored_head.into(),
-        meta: filling.meta,
-        invalidation: filling.invalidation,
-        flight: filling.flight,
-        variant,
-    };
-    shard.ring.spawn(run(Rc::clone(shard), Rc::clone(&fill), origin, writer, candidate));
-    Some(fill)
+/// Where an invalidation marks the fetch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Flying {
+    /// Among the owner's flights.
+    Shared(FlightId),
+    /// In the shard's table of fetches that go alone.
+    Alone(usize),
 }
 
-/// One running fill.
+/// A fill that is ready to begin, once all who wait for it are told.
 pub(crate) struct Fill {
-    /// The bytes so far.
-    pub(crate) body: Arc<Body>,
-    /// Bytes were published, or the fill ended, or it was handed over.
-    pub(crate) changed: Notify,
-    rest: RefCell<Option<OriginBody>>,
-    handed_over: Cell<bool>,
-    viewer_left: Cell<bool>,
+    pub(crate) view: Rc<FillView>,
+    /// What it becomes.
+    pub(crate) stored: Arc<StoredResponse>,
+    task: Task,
+    origin: OriginBody,
+    writer: BodyWriter,
 }
 
 impl Fill {
-    /// Makes the shared part of a fill over `body`.
-    pub(crate) fn new(body: Arc<Body>) -> Rc<Self> {
-        Rc::new(Fill {
+    /// Begins: it grows by itself.
+    pub(crate) fn start(self) {
+        let shard = Rc::clone(&self.task.shard);
+        shard.ring.spawn(self.task.run(self.origin, self.writer));
+    }
+}
+
+/// A response on its way through a passage, ready to begin.
+pub(crate) struct Passing {
+    pub(crate) view: Rc<FillView>,
+    origin: OriginBody,
+    writer: PassageWriter,
+}
+
+impl Passing {
+    /// Begins to pass on for as long as somebody reads.
+    pub(crate) fn start(self, shard: &Rc<Shard>) {
+        shard.ring.spawn(pump(Rc::clone(shard), self.view, self.origin, self.writer));
+    }
+}
+
+/// What all cores know of a fill.
+pub(crate) struct SharedFill {
+    /// The core that fills.
+    core: usize,
+    number: u64,
+    pub(crate) body: Arc<Body>,
+    /// Where the bytes are that come behind the body's, once it is continued.
+    passage: OnceLock<Arc<Passage>>,
+    readers: AtomicUsize,
+    /// For each core: it was told of progress and has not looked yet.
+    told: Box<[AtomicBool]>,
+}
+
+/// A viewer's right to read a fill, on its way to the viewer's core.
+pub(crate) struct Reading(Arc<SharedFill>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A fill as the readers of one core see it.
+pub(crate) struct FillView {
+    shared: Arc<SharedFill>,
+    /// Bytes were published, or the fill ended or went on in a passage.
+    pub(crate) changed: Notify,
+    /// On the core that fills: a passage may have room again.
+    room: Notify,
+    /// On the core that fills: the other cores that have readers.
+    cores: RefCell<Vec<usize>>,
+    home: Weak<Shard>,
+}
+
+/// One reader. Leaving is noted also when the viewer's task is cut short.
+pub(crate) struct Reader {
+    pub(crate) view: Rc<FillView>,
+    reading: Option<Reading>,
+}
+
+impl FillView {
+    fn new(shard: &Shard, body: Arc<Body>) -> Rc<Self> {
+        let shared = Arc::new(SharedFill {
+            core: shard.core,
+            number: shard.fills.next_number(),
             body,
-            changed: Notify::new(),
-            rest: RefCell::new(None),
-            handed_over: Cell::new(false),
-            viewer_left: Cell::new(false),
-        })
+            passage: OnceLock::new(),
+            readers: AtomicUsize::new(0),
+            told: (0..shard.cores).map(|_| AtomicBool::new(false)).collect(),
+        });
+        Self::of(shard, &shared)
     }
 
-    /// Tells whether the fill stopped here and its reader has to go on from the origin itself.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.handed_over.get()
-    }
-
-    /// Takes the rest of the origin's stream after a hand-over.
-    pub(crate) fn take_rest(&self) -> Option<OriginBody> {
-        self.rest.borrow_mut().take()
-    }
-
-    /// Says that nobody reads any more. A stream that was handed over ends here.
-    pub(crate) fn leave(&self) {
-        self.viewer_left.set(true);
-        self.rest.borrow_mut().take();
-    }
-
-    fn hand_over(&self, origin: OriginBody) {
-        if !self.viewer_left.get() {
-            *self.rest.borrow_mut() = Some(origin);
+    /// This core's view of a fill.
+    fn of(shard: &Shard, shared: &Arc<SharedFill>) -> Rc<Self> {
+        let key = (shared.core, shared.number);
+        let mut views = shard.fills.views.borrow_mut();
+        if let Some(view) = views.get(&key).and_then(Weak::upgrade) {
+            return view;
         }
-        self.handed_over.set(true);
+        let view = Rc::new(FillView {
+            shared: Arc::clone(shared),
+            changed: Notify::new(),
+            room: Notify::new(),
+            cores: RefCell::default(),
+            home: Rc::downgrade(&shard.handle()),
+        });
+        views.insert(key, Rc::downgrade(&view));
+        view
+    }
+
+    /// The bytes so far.
+    pub(crate) fn body(&self) -> &Arc<Body> {
+        &self.shared.body
+    }
+
+    /// What follows the body, if it is continued.
+    pub(crate) fn passage(&self) -> Option<&Arc<Passage>> {
+        self.shared.passage.get()
+    }
+
+    /// On the core that fills: lets a viewer on `core` read.
+    pub(crate) fn lend(&self, core: usize) -> Reading {
+        let mut cores = self.cores.borrow_mut();
+        if core != self.shared.core && !cores.contains(&core) {
+            cores.push(core);
+        }
+        self.shared.readers.fetch_add(1, Ordering::AcqRel);
+        Reading(Arc::clone(&self.shared))
+    }
+
+    /// On the reader's core: begins to read.
+    pub(crate) fn attach(shard: &Rc<Shard>, reading: Reading) -> Reader {
+        let view = FillView::of(shard, &reading.0);
+        Reader { view, reading: Some(reading) }
+    }
+
+    /// Tells the core that fills that a passage may have room.
+    pub(crate) fn tell_room(&self) {
+        let Some(shard) = self.home.upgrade() else { return };
+        if self.shared.core == shard.core {
+            self.room.notify_all();
+        } else {
+            shard.post(self.shared.core, Message::Room(Arc::clone(&self.shared)));
+        }
+    }
+
+    /// On the core that fills: wakes all readers, those of other cores by one message each that has not been looked at.
+    fn tell(&self, shard: &Shard) {
         self.changed.notify_all();
+        for &core in self.cores.borrow().iter() {
+            // AcqRel: pairs with the reader's swap, so that one of the two sees what was published.
+            if !self.shared.told[core].swap(true, Ordering::AcqRel) {
+                shard.post(core, Message::Progress(Arc::clone(&self.shared)));
+            }
+        }
+    }
+
+    fn has_readers(&self) -> bool {
+        self.shared.readers.load(Ordering::Acquire) > 0
     }
 
     /// Idea 4: a fill without viewers goes on if half is there or little is missing. Where the length is not known it has
@@ -165,123 +216,316 @@ impl Fill {
         let Some(length) = length else {
             return u128::from(millis_alone) < FILL_WITHOUT_VIEWER_TIME.as_millis();
         };
-        let published = self.body.published();
+        let published = self.body().published();
         published >= length / 2 || length - published <= FILL_WITHOUT_VIEWER_MISSING_MAX
     }
 }
 
-/// Copies a stored prefix to the front of a body; false when memory is short.
-fn copy_prefix(shard: &Shard, writer: &mut BodyWriter, prefix: &Body) -> bool {
-    let len = prefix.published();
-    while writer.published() < len {
-        let piece = prefix.piece(writer.published());
-        let Some(mut tail) = shard.reserve_tail(writer, piece.len()) else { return false };
-        let room: &mut [u8] = tail.as_mut();
-        let count = room.len().min(piece.len());
-        room[..count].copy_from_slice(&piece[..count]);
-        writer.publish(tail, count);
+impl Drop for FillView {
+    fn drop(&mut self) {
+        if let Some(shard) = self.home.upgrade() {
+            shard.fills.views.borrow_mut().remove(&(self.shared.core, self.shared.number));
+        }
     }
-    true
 }
 
-/// Reads the origin's body to its end and stores the response if it is still wanted then.
-pub(crate) async fn run(
-    shard: Rc<Shard>,
-    fill: Rc<Fill>,
-    mut origin: OriginBody,
-    mut writer: BodyWriter,
-    candidate: Candidate,
-) {
-    let flight = candidate.flight;
-    let whole = read_all(&shard, &fill, &mut writer, &mut origin).await;
-    match whole {
-        End::Whole => {
-            let whole = writer.complete() == BodyState::Complete;
-            let doomed = shard.flights.borrow().get(flight).is_none_or(|flight| flight.doomed);
-            if whole && !doomed {
-                admit(&shard, &fill, candidate);
-            } else {
-                shard.counters.add(Counter::CacheNotStoredFailed, 1);
-            }
-        }
-        End::TooLarge => {
-            shard.counters.add(Counter::CacheNotStoredSize, 1);
-            fill.hand_over(origin);
-        }
-        End::Broken | End::Unwanted => {
-            shard.counters.add(Counter::CacheNotStoredFailed, 1);
-            writer.fail();
+impl Drop for Reader {
+    fn drop(&mut self) {
+        drop(self.reading.take());
+        if self.view.passage().is_some() {
+            self.view.tell_room();
         }
     }
-    shard.end_flight(flight);
-    fill.changed.notify_all();
+}
+
+/// The fills that this core makes or reads.
+#[derive(Default)]
+pub(crate) struct Fills {
+    views: RefCell<std::collections::HashMap<(usize, u64), Weak<FillView>>>,
+    next: Cell<u64>,
+}
+
+impl Fills {
+    fn next_number(&self) -> u64 {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        number
+    }
+
+    fn view(&self, shared: &SharedFill) -> Option<Rc<FillView>> {
+        self.views.borrow().get(&(shared.core, shared.number)).and_then(Weak::upgrade)
+    }
+}
+
+impl Shard {
+    /// A fill that viewers of this core may read has changed.
+    pub(crate) fn fill_changed(&self, shared: &SharedFill) {
+        shared.told[self.core].swap(false, Ordering::AcqRel);
+        if let Some(view) = self.fills.view(shared) {
+            view.changed.notify_all();
+        }
+    }
+
+    /// A passage of this core may have room.
+    pub(crate) fn fill_has_room(&self, shared: &SharedFill) {
+        if let Some(view) = self.fills.view(shared) {
+            view.room.notify_all();
+        }
+    }
+
+    /// Copies another body to the end of one that is being written; false when memory is short.
+    pub(crate) fn copy_body(&self, writer: &mut BodyWriter, from: &Body) -> bool {
+        let (start, len) = (writer.published(), from.published());
+        while writer.published() - start < len {
+            let piece = from.piece(writer.published() - start);
+            let Some(mut tail) = self.reserve_tail(writer, piece.len()) else { return false };
+            let room: &mut [u8] = tail.as_mut();
+            let count = room.len().min(piece.len());
+            room[..count].copy_from_slice(&piece[..count]);
+            writer.publish(tail, count);
+        }
+        true
+    }
+
+    fn is_doomed(&self, flying: Flying) -> bool {
+        match flying {
+            Flying::Shared(id) => self.owner.collapse.borrow().is_doomed(id),
+            Flying::Alone(flight) => self.flights.borrow().get(flight).is_none_or(|flight| flight.doomed),
+        }
+    }
+
+    fn end_flying(&self, flying: Flying) {
+        match flying {
+            Flying::Shared(id) => self.land(id),
+            Flying::Alone(flight) => self.end_flight(flight),
+        }
+    }
+}
+
+/// Prepares to store a response.
+///
+/// The origin's stream is taken exactly if there is a fill; there is none if the request selects no variant that can be kept, or if memory is
+/// short. One that is known to be too large is passed on to all who share it and never stored.
+pub(crate) fn prepare(
+    shard: &Rc<Shard>,
+    filling: Filling<'_>,
+    origin: &mut Option<OriginBody>,
+    retry: Option<Retry>,
+) -> Option<Fill> {
+    let (key, variant) = selected_key(shard, &filling)?;
+    let mut stored_head = Vec::with_capacity(1024);
+    // The length is stated by each hit: it may not be known yet.
+    response_head::write_stored(&shard.behavior, filling.head, shard.now(), &mut stored_head);
+    let prefix_len = filling.prefix.map_or(0, |prefix| prefix.published());
+    let length = origin.as_ref()?.length().map(|length| length + prefix_len);
+    let mut writer = Body::writer(&shard.arena, length);
+    let parts = Parts {
+        hash: if key.len() > filling.key.1.len() { aspis_cache::key::hash(&key) } else { filling.key.0 },
+        key: key.into(),
+        head: stored_head.into(),
+        meta: filling.meta,
+        body: Arc::clone(writer.body()),
+        invalidation: filling.invalidation,
+        variant,
+    };
+    let stored = StoredResponse::new(parts, &shard.budget)?;
+    if let Some(prefix) = filling.prefix
+        && !shard.copy_body(&mut writer, prefix)
+    {
+        return None;
+    }
+    let origin = origin.take()?;
+    let view = FillView::new(shard, Arc::clone(writer.body()));
+    let retry = retry.and_then(|retry| retry.of(filling.head, length));
+    let task = Task {
+        shard: Rc::clone(shard),
+        view: Rc::clone(&view),
+        stored: Arc::clone(&stored),
+        flying: filling.flying,
+        length,
+        retry,
+    };
+    Some(Fill { view, stored, task, origin, writer })
+}
+
+/// Prepares to pass a response through that is not stored: readers begin at its first byte.
+pub(crate) fn pass(shard: &Rc<Shard>, origin: OriginBody) -> Passing {
+    let writer = Body::writer(&shard.arena, origin.length());
+    let view = FillView::new(shard, Arc::clone(writer.body()));
+    let (passing, stream) = passage(&shard.budget, PASSAGE_WINDOW_LEN, 0);
+    view.shared.passage.set(stream).expect("a view that was just made has none");
+    writer.hand_over();
+    Passing { view, origin, writer: passing }
+}
+
+/// The key under which a response is kept: what one variant depends on is asked of all, so that none is served to a request that it was
+/// not chosen for. `None` if it cannot be kept.
+fn selected_key(shard: &Shard, filling: &Filling<'_>) -> Option<(Vec<u8>, Option<VariantOf>)> {
+    let (hash, key) = (filling.key.0, &filling.key.1);
+    let names = match (shard.behavior.vary, vary::varies(filling.head.fields)) {
+        (VaryRule::Ignore, _) | (VaryRule::Origin, Varies::No | Varies::Always) => "".into(),
+        (VaryRule::Origin, Varies::By(names)) => names,
+    };
+    let before: Box<str> = shard.store.borrow().vary_names(hash, key).unwrap_or_default().into();
+    let names = vary::union(&names, &before);
+    let mut selected = key.to_vec();
+    if filling.meta.part.is_some() {
+        // Parts are kept for URIs that do not vary.
+        selected.extend_from_slice(PART_SUFFIX);
+        return names.is_empty().then_some((selected, None));
+    }
+    if names.is_empty() {
+        return Some((selected, None));
+    }
+    vary::extend_key(&shard.behavior, &names, filling.request.fields, &mut selected)
+        .then_some((selected, Some(VariantOf { primary: hash, primary_len: key.len(), names })))
+}
+
+/// One fill at work.
+struct Task {
+    shard: Rc<Shard>,
+    view: Rc<FillView>,
+    stored: Arc<StoredResponse>,
+    flying: Flying,
+    length: Option<u64>,
+    /// How the rest is asked for if the origin's stream breaks.
+    retry: Option<Retry>,
 }
 
 enum End {
     Whole,
     TooLarge,
+    NoMemory,
     Broken,
     Unwanted,
 }
 
-async fn read_all(shard: &Rc<Shard>, fill: &Fill, writer: &mut BodyWriter, origin: &mut OriginBody) -> End {
-    let length = origin.length().map(|length| length + fill.body.published());
-    let mut alone_since = None;
-    loop {
-        if fill.body.published() > shard.object_len_max {
-            return End::TooLarge;
-        }
-        if origin.is_whole() {
-            return End::Whole;
-        }
-        let missing = length.map_or(RECEIVE_LEN, |length| length - fill.body.published());
-        let Some(tail) = shard.reserve_tail(writer, missing.min(RECEIVE_LEN) as usize) else {
-            return End::TooLarge;
-        };
-        let (read, tail) = origin.read(tail).await;
-        match read {
-            Ok(0) => return End::Whole,
-            Ok(count) => {
-                writer.publish(tail, count);
-                fill.changed.notify_all();
+impl Task {
+    /// Reads the origin's body to its end and stores the response if it is still wanted then.
+    async fn run(mut self, mut origin: OriginBody, mut writer: BodyWriter) {
+        let end = self.read_all(&mut origin, &mut writer).await;
+        let (shard, view) = (&self.shard, &self.view);
+        match end {
+            End::Whole => {
+                let whole = writer.complete() == BodyState::Complete;
+                if whole && !shard.is_doomed(self.flying) {
+                    shard.store_at_owner(Arc::clone(&self.stored));
+                } else {
+                    self.give_up(Counter::CacheNotStoredFailed);
+                }
             }
-            Err(_) => return End::Broken,
+            End::TooLarge | End::NoMemory => {
+                let counter = match end {
+                    End::TooLarge => Counter::CacheNotStoredSize,
+                    _ => Counter::CacheNotStoredMemory,
+                };
+                self.give_up(counter);
+                let (passing, stream) = passage(&shard.budget, PASSAGE_WINDOW_LEN, writer.published());
+                view.shared.passage.set(stream).expect("a fill is continued once");
+                writer.hand_over();
+                // Who comes from now on would find the beginning gone.
+                shard.end_flying(self.flying);
+                view.tell(shard);
+                return pump(Rc::clone(shard), Rc::clone(view), origin, passing).await;
+            }
+            End::Broken | End::Unwanted => {
+                self.give_up(Counter::CacheNotStoredFailed);
+                writer.fail();
+            }
         }
-        if fill.viewer_left.get() {
-            let now = shard.ring.now_millis();
-            if !fill.is_worth_finishing(length, now - *alone_since.get_or_insert(now)) {
-                return End::Unwanted;
+        shard.end_flying(self.flying);
+        view.tell(shard);
+    }
+
+    fn give_up(&self, counter: Counter) {
+        self.stored.mark_gone();
+        self.shard.counters.add(counter, 1);
+    }
+
+    async fn read_all(&mut self, origin: &mut OriginBody, writer: &mut BodyWriter) -> End {
+        let too_large = |len| len > self.shard.object_len_max;
+        if self.length.is_some_and(too_large) {
+            return End::TooLarge;
+        }
+        let mut alone_since = None;
+        loop {
+            if self.view.body().published() > self.shard.object_len_max {
+                return End::TooLarge;
+            }
+            if origin.is_whole() {
+                return End::Whole;
+            }
+            let missing =
+                self.length.map_or(RECEIVE_LEN, |length| length.saturating_sub(self.view.body().published()));
+            let Some(tail) = self.shard.reserve_tail(writer, missing.clamp(1, RECEIVE_LEN) as usize) else {
+                return End::NoMemory;
+            };
+            let (read, tail) = origin.read(tail).await;
+            match read {
+                Ok(0) => return End::Whole,
+                Ok(count) => {
+                    writer.publish(tail, count);
+                    self.view.tell(&self.shard);
+                }
+                Err(_) => {
+                    drop(tail);
+                    let Some(retry) = &mut self.retry else { return End::Broken };
+                    let Some(rest) = retry.rest(&self.shard, writer.published()).await else {
+                        return End::Broken;
+                    };
+                    *origin = rest;
+                }
+            }
+            if self.view.has_readers() {
+                alone_since = None;
+            } else {
+                let now = self.shard.ring.now_millis();
+                if !self.view.is_worth_finishing(self.length, now - *alone_since.get_or_insert(now)) {
+                    return End::Unwanted;
+                }
             }
         }
     }
 }
 
-fn admit(shard: &Rc<Shard>, fill: &Fill, candidate: Candidate) {
-    let parts = Parts {
-        hash: candidate.hash,
-        key: candidate.key,
-        head: candidate.head,
-        meta: candidate.meta,
-        body: Arc::clone(&fill.body),
-        invalidation: candidate.invalidation,
-        variant: candidate.variant,
-    };
-    // A rule that grew meanwhile selects by more than this response was chosen by.
-    let outgrown = parts.variant.as_ref().is_some_and(|variant| {
-        let store = shard.store.borrow();
-        let now = store.vary_names(variant.primary, &parts.key[..variant.primary_len]);
-        now.is_some_and(|now| !vary::covers(&variant.names, now))
-    });
-    let varies_now =
-        parts.variant.is_none() && shard.store.borrow().vary_names(parts.hash, &parts.key).is_some();
-    // Fetches of one key may run side by side: the one that was answered later stays.
-    let newer = shard.store.borrow().lookup(parts.hash, &parts.key).map(|kept| kept.meta.received_at);
-    if outgrown || varies_now || newer.is_some_and(|newer| newer > parts.meta.received_at) {
-        shard.counters.add(Counter::CacheNotStoredFailed, 1);
-        return;
+/// Passes the origin's content on for as long as somebody reads, no faster than the fastest of them.
+async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut passing: PassageWriter) {
+    loop {
+        while !passing.has_room() {
+            let room = view.room.notified();
+            if !view.has_readers() {
+                return;
+            }
+            // Asked to be told; with room meanwhile, or before the first reader has begun, the next look tells.
+            if passing.must_wait() || passing.readers() == 0 {
+                room.await;
+            }
+        }
+        if !view.has_readers() {
+            return;
+        }
+        let (read, mut buffer) = origin.read(vec![0; RELAY_BUFFER_LEN]).await;
+        match read {
+            Ok(0) => {
+                passing.complete();
+                return view.tell(&shard);
+            }
+            Ok(count) => {
+                buffer.truncate(count);
+                if count < RELAY_BUFFER_LEN / 4 {
+                    buffer.shrink_to_fit();
+                }
+                if passing.append(buffer).is_err() {
+                    shard.counters.add(Counter::PassageNoMemory, 1);
+                    drop(passing);
+                    return view.tell(&shard);
+                }
+            }
+            Err(_) => {
+                passing.fail();
+                return view.tell(&shard);
+            }
+        }
+        view.tell(&shard);
     }
-    let stored = StoredResponse::new(parts, &shard.budget)
-        .is_some_and(|stored| shard.store.borrow_mut().insert(stored).is_ok());
-    let counter = if stored { Counter::CacheStored } else { Counter::CacheNotStoredMemory };
-    shard.counters.add(counter, 1);
 }

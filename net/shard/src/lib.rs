@@ -2,18 +2,23 @@
 //!
 //! `boot` starts one shard per core for the daemon. In a shard the ring's events come in through `shard`, `viewer/hot`
 //! answers fresh hits inside the event, `viewer/exchange` answers everything that waits, `fill` stores, `origin` fetches.
+//! Each key has one owner among the cores: `asking` asks it, `owner` and `flight` are the owner's side.
 //! What to do is decided by `aspis-exchange`; this crate does it.
 
 #![forbid(unsafe_code)]
 
+mod asking;
 mod boot;
 mod fill;
+mod flight;
 mod limits;
 mod log;
 mod messages;
 pub mod origin;
-mod refresh;
+mod owner;
+mod resume;
 mod shard;
+mod storing;
 pub mod tls;
 mod viewer;
 

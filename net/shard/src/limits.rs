@@ -46,3 +46,27 @@ pub(crate) const RETURNED_BLOCKS_PER_TURN: usize = 64;
 
 /// How often connections are checked against their deadlines and pools against theirs.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Requests that wait for fetches of one owner, all together; one more gets 503 (C-11).
+pub(crate) const WAITERS_MAX: usize = 65_536;
+
+/// Hit-for-miss marks of one owner (C-13).
+pub(crate) const MARKS_MAX: usize = 65_536;
+
+/// The longest response that another core than the owner may store: it is copied there in one turn.
+pub(crate) const DEPOSIT_LEN_MAX: u64 = 1024 * 1024;
+
+/// How far the slowest reader of a response that is not stored may be behind the fastest.
+pub(crate) const PASSAGE_WINDOW_LEN: u64 = 1024 * 1024;
+
+/// How often the rest of a broken fill is asked for without a byte of progress.
+pub(crate) const RESUMES_MAX: u32 = 3;
+
+/// How often a request asks the owner of its key anew before it goes alone.
+pub(crate) const ASKS_MAX: u32 = 4;
+
+/// Replica slots that are looked at in one turn of a sweep.
+pub(crate) const REPLICAS_PER_TURN: usize = 2048;
+
+/// Memory of evicted responses that replicas may hold, as a part of the limit, before all cores let go of them.
+pub(crate) const LIMBO_SHARE: u64 = 100;

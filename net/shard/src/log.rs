@@ -17,6 +17,8 @@ pub(crate) struct Ended {
     pub(crate) sent_len: u64,
     pub(crate) result: ResultType,
     pub(crate) forward: Option<ForwardReason>,
+    /// Another request's fetch answered it.
+    pub(crate) collapsed: bool,
     pub(crate) started: Instant,
     pub(crate) answered: Answered,
 }
@@ -40,7 +42,7 @@ impl Shard {
         counters.add(result_counter(ended.result), 1);
         counters.add(status_counter(ended.status), 1);
         counters.add(Counter::ViewerBytesSent, ended.sent_len);
-        if let Some(reason) = ended.forward {
+        if let Some(reason) = ended.forward.filter(|_| !ended.collapsed) {
             counters.add(forward_counter(reason), 1);
         }
         let now = Instant::now();

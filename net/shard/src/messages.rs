@@ -3,7 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use aspis_storage::response::StoredResponse;
+
+use crate::asking::{Ask, Reply};
+use crate::fill::SharedFill;
 use crate::origin::CapMessage;
+use crate::owner::Refresh;
 
 /// A message to one core.
 pub(crate) enum Message {
@@ -26,6 +31,41 @@ pub(crate) enum Message {
         /// The cache key, compared in full.
         key: Arc<[u8]>,
     },
+    /// To the owner of a key: a request found nothing fresh.
+    Ask {
+        /// The core that asks.
+        core: usize,
+        /// Its number for the request that waits.
+        number: u64,
+        /// What is asked.
+        ask: Box<Ask>,
+    },
+    /// From the owner of a key to the core that asked.
+    Reply {
+        /// That core's number for the request that waits.
+        number: u64,
+        /// The reply.
+        reply: Box<Reply>,
+    },
+    /// To a core that reads a fill: there is more of it, or it ended.
+    Progress(Arc<SharedFill>),
+    /// To the core that fills: a passage has room again, or lost its last reader.
+    Room(Arc<SharedFill>),
+    /// To the owner: validate this in the background.
+    Refresh(Box<Refresh>),
+    /// To the owner: a response that another core stored on its behalf. The owner keeps a copy.
+    Deposit(Arc<StoredResponse>),
+    /// To the owner: put `fresh` in the place of `old`, over the same body.
+    Replace {
+        /// With the new head.
+        fresh: Arc<StoredResponse>,
+        /// What it takes the place of, if that is still there.
+        old: Arc<StoredResponse>,
+    },
+    /// To the owner: this response is out of date.
+    Forget(Arc<StoredResponse>),
+    /// Let go of replicas whose owner dropped them: their memory is wanted.
+    SweepReplicas,
 }
 
 impl From<CapMessage> for Message {

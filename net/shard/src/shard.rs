@@ -18,26 +18,31 @@ use aspis_runtime::{Close, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::{BodyWriter, Tail};
+use aspis_storage::replica::ReplicaTable;
 use aspis_storage::tier::RamTier;
 use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer};
 use aspis_wire::limits::HeadLimits;
 use slab::Slab;
 
-use crate::limits::{LINGER, MAIL_PER_TURN, MAILBOX_LEN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL};
+use crate::asking::{Asks, Waiter};
+use crate::fill::Fills;
+use crate::limits::{
+    LIMBO_SHARE, LINGER, MAIL_PER_TURN, MAILBOX_LEN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN,
+    SWEEP_INTERVAL,
+};
 use crate::messages::Message;
 use crate::origin::OriginClient;
+use crate::owner::Owner;
 use crate::viewer::{Deadline, Viewer, ViewerState};
 
 /// The token of the only timer that a shard arms.
 const SWEEP: u64 = 1;
 
-/// A fetch that may end in a stored response, so that an invalidation finds it.
+/// A fetch that goes alone and may end in a stored response, so that an invalidation finds it.
 pub(crate) struct Flight {
     pub(crate) hash: u128,
     /// The key was invalidated after the origin request was sent: the answer is not stored.
     pub(crate) doomed: bool,
-    /// The stored response that a background refresh is about.
-    pub(crate) refreshes: Option<u128>,
 }
 
 /// Everything that one core needs to answer requests.
@@ -51,7 +56,13 @@ pub(crate) struct Shard {
     pub(crate) object_len_max: u64,
     pub(crate) budget: Arc<Budget>,
     pub(crate) arena: Arena,
+    /// What this core owns.
     pub(crate) store: RefCell<RamTier>,
+    /// What it served lately of other owners.
+    pub(crate) replicas: RefCell<ReplicaTable>,
+    pub(crate) owner: Owner,
+    pub(crate) asks: Asks,
+    pub(crate) fills: Fills,
     pub(crate) flights: RefCell<Slab<Flight>>,
     pub(crate) origin: OriginClient,
     pub(crate) counters: Arc<CoreCounters>,
@@ -66,12 +77,14 @@ pub(crate) struct Shard {
     listeners: RefCell<Vec<ListenerId>>,
     mail: Receiver<Message>,
     post: Post<Message>,
-    cores: usize,
+    pub(crate) cores: usize,
     outbox: RefCell<VecDeque<(usize, Message)>>,
     /// Of this process: raised by every invalidation (idea 3 of the architecture page).
     invalidation_number: Arc<AtomicU64>,
     pub(crate) draining: Cell<bool>,
     sweep_armed: Cell<bool>,
+    /// A sweep through the replicas is under way.
+    replicas_swept: Cell<bool>,
 }
 
 /// Buffers that keep their capacity between requests.
@@ -89,6 +102,7 @@ pub(crate) struct Parts {
     pub(crate) object_len_max: u64,
     pub(crate) budget: Arc<Budget>,
     pub(crate) arena: Arena,
+    pub(crate) replicas: ReplicaTable,
     pub(crate) origin: OriginClient,
     pub(crate) counters: Arc<CoreCounters>,
     pub(crate) histograms: Arc<CoreHistograms>,
@@ -110,6 +124,10 @@ impl Shard {
             head_limits: HeadLimits::default(),
             object_len_max: parts.object_len_max,
             store: RefCell::new(RamTier::new(parts.arena.clone(), Arc::clone(&parts.budget))),
+            replicas: RefCell::new(parts.replicas),
+            owner: Owner::new(parts.settings.hit_for_miss.as_millis() as u64),
+            asks: Asks::default(),
+            fills: Fills::default(),
             budget: parts.budget,
             arena: parts.arena,
             flights: RefCell::new(Slab::new()),
@@ -129,6 +147,7 @@ impl Shard {
             invalidation_number: parts.invalidation_number,
             draining: Cell::new(false),
             sweep_armed: Cell::new(false),
+            replicas_swept: Cell::new(true),
             settings: parts.settings,
         })
     }
@@ -186,9 +205,9 @@ impl Shard {
         tail
     }
 
-    /// Notes a fetch whose answer may be stored.
-    pub(crate) fn begin_flight(&self, hash: u128, refreshes: Option<u128>) -> usize {
-        self.flights.borrow_mut().insert(Flight { hash, doomed: false, refreshes })
+    /// Notes a fetch that goes alone and whose answer may be stored.
+    pub(crate) fn begin_flight(&self, hash: u128) -> usize {
+        self.flights.borrow_mut().insert(Flight { hash, doomed: false })
     }
 
     /// Forgets a fetch.
@@ -216,8 +235,14 @@ impl Shard {
     }
 
     fn invalidate_here(&self, hash: u128, key: &[u8]) {
-        let removed = self.store.borrow_mut().invalidate(hash, key);
-        self.counters.add(Counter::CacheInvalidated, removed as u64);
+        if self.owner_of(hash) == self.core {
+            let removed = self.store.borrow_mut().invalidate(hash, key);
+            self.counters.add(Counter::CacheInvalidated, removed as u64);
+            self.owner.collapse.borrow_mut().invalidate(hash);
+        } else {
+            // The owner's mailbox has this message before any question of ours that follows.
+            self.replicas.borrow_mut().remove(hash, key);
+        }
         for (_, flight) in self.flights.borrow_mut().iter_mut().filter(|(_, flight)| flight.hash == hash) {
             flight.doomed = true;
         }
@@ -257,6 +282,15 @@ impl Shard {
                 Message::FlushLog => self.flush_log(),
                 Message::Cap(message) => self.origin.deliver(message),
                 Message::Invalidate { hash, key } => self.invalidate_here(hash, &key),
+                Message::Ask { core, number, ask } => self.asked(*ask, Waiter::There { core, number }),
+                Message::Reply { number, reply } => self.replied(number, *reply),
+                Message::Progress(fill) => self.fill_changed(&fill),
+                Message::Room(fill) => self.fill_has_room(&fill),
+                Message::Refresh(refresh) => self.refresh_here(*refresh),
+                Message::Deposit(stored) => self.deposit(&stored),
+                Message::Replace { fresh, old } => self.replace(fresh, &old),
+                Message::Forget(stored) => self.forget(&stored),
+                Message::SweepReplicas => self.replicas_swept.set(false),
             }
         }
     }
@@ -306,6 +340,7 @@ impl Shard {
     /// Ends connections whose deadline has passed, closes idle origin connections, ships the log.
     fn sweep(&self) {
         self.origin.sweep();
+        self.ring_limbo();
         self.show_levels();
         let now = self.ring.now_millis();
         for viewer in self.all_viewers() {
@@ -317,12 +352,34 @@ impl Shard {
         self.flush_log();
     }
 
+    /// Has all cores let go of what was evicted here, once that is more than replicas may hold.
+    fn ring_limbo(&self) {
+        let is_much = self.cores > 1 && self.store.borrow().limbo() > self.budget.limit() / LIMBO_SHARE;
+        if is_much {
+            for core in (0..self.cores).filter(|core| *core != self.core) {
+                self.post(core, Message::SweepReplicas);
+            }
+        }
+    }
+
+    /// Lets go of dead replicas, a bounded number in a turn.
+    fn sweep_replicas(&self) {
+        if !self.replicas_swept.get() {
+            let done = self.replicas.borrow_mut().sweep(REPLICAS_PER_TURN);
+            self.replicas_swept.set(done);
+        }
+    }
+
     /// Copies the levels that others keep to where the control thread reads them.
     fn show_levels(&self) {
         let (counters, ring, store) = (&self.counters, &self.ring, self.store.borrow());
         counters.set(Counter::OriginConnectionsIdle, self.origin.idle_len() as u64);
         counters.set(Counter::CacheResponses, store.len() as u64);
         counters.set(Counter::CacheBodyBytes, store.bytes());
+        counters.set(Counter::CacheReplicas, self.replicas.borrow().len() as u64);
+        let collapse = self.owner.collapse.borrow();
+        counters.set(Counter::FlightsRunning, collapse.flights() as u64);
+        counters.set(Counter::RequestsWaiting, collapse.waiting() as u64);
         counters.set(Counter::CoreTasks, ring.live_tasks() as u64);
         counters.set(Counter::CoreSockets, ring.live_sockets() as u64);
         let stats = ring.stats();
@@ -434,8 +491,9 @@ impl Handler for Shard {
         self.flush_outbox();
         // What readers on this or other cores dropped goes back to the arena, a little each turn.
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
+        self.sweep_replicas();
         // A message for a full mailbox must not wait until something else wakes this core.
-        !self.mail.is_empty() || !self.outbox.borrow().is_empty()
+        !self.mail.is_empty() || !self.outbox.borrow().is_empty() || !self.replicas_swept.get()
     }
 
     fn has_mail(&self) -> bool {

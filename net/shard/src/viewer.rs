@@ -16,6 +16,7 @@ mod exchange;
 mod hot;
 mod pace;
 mod relay;
+mod shared;
 mod stored;
 mod tunnel;
 

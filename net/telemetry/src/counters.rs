@@ -113,6 +113,21 @@ counters! {
         ForwardedStale ["reason" = "stale"]
         ForwardedPartial ["reason" = "partial"]
     }
+    Monotonic "requests_collapsed" "Requests answered by a fetch that was made for another (RFC 9211 collapsed)." { RequestsCollapsed [] }
+    Monotonic "collapse" "Requests that asked the owner of their key and found no fresh response, by the place they got." {
+        Flights ["place" = "lead"]
+        CollapsedWaiting ["place" = "wait"]
+        CollapsedArriving ["place" = "attach"]
+        CollapseAlone ["place" = "alone"]
+        CollapseFull ["place" = "refused"]
+    }
+    Gauge "flights_running" "Fetches that run for all who ask for their key." { FlightsRunning [] }
+    Gauge "requests_waiting" "Requests that wait for the head of another's fetch." { RequestsWaiting [] }
+    Monotonic "fill_resumes" "Requests for the rest of a response whose origin connection broke." { FillResumes [] }
+    Monotonic "passage_ended" "Transfers of responses that are not stored which were cut by us, by cause." {
+        PassageLost ["cause" = "too-slow"]
+        PassageNoMemory ["cause" = "memory"]
+    }
     Monotonic "tunnels" "Connections that became tunnels after an Upgrade." { Tunnels [] }
     Gauge "tunnels_open" "Tunnels open." { TunnelsOpen [] }
 
@@ -157,6 +172,7 @@ counters! {
     Monotonic "cache_refreshes" "Background validations of responses that were served stale meanwhile." { CacheRefreshes [] }
     Gauge "cache_responses" "Responses stored now." { CacheResponses [] }
     Gauge "cache_body_bytes" "Content bytes of the responses stored now." { CacheBodyBytes [] }
+    Gauge "cache_replicas" "Responses of other cores that a core keeps at hand." { CacheReplicas [] }
 
     // The core itself.
     Monotonic "core_turns" "Turns of the cores' loops." { CoreTurns [] }

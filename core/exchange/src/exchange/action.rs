@@ -115,6 +115,8 @@ pub enum Event<'e> {
     OriginErred {
         /// Its status.
         status: u16,
+        /// Whether the fetch was made for this request.
+        role: Role,
         /// The request, as the viewer sent it.
         request: &'e RequestHead<'e, 'e>,
         /// What was found and not served.

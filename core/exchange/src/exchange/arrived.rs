@@ -56,6 +56,9 @@ impl Exchange {
             };
         };
         self.collapsed = role == Role::Collapsed;
+        if role == Role::Lead {
+            self.fwd_status = Some(if arriving.validated { 304 } else { 206 });
+        }
         // C-4: who waited for another's fetch has a hit.
         let result = match role {
             Role::Collapsed => ResultType::Hit,

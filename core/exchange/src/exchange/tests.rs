@@ -117,7 +117,11 @@ impl Run {
         let request =
             parse_request(self.text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
         let stored = self.stored.as_ref().map(|meta| Stored { meta, head: &self.stored_head, len: 100 });
-        self.exchange.step(&self.behavior, Event::OriginErred { status, request: &request, stored }, NOW)
+        self.exchange.step(
+            &self.behavior,
+            Event::OriginErred { status, role: Role::Collapsed, request: &request, stored },
+            NOW,
+        )
     }
 
     pub(super) fn step(&mut self, event: Event<'_>) -> Action {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aspis_cache::conditional::Validators;
+use aspis_cache::range::ByteRange;
 use aspis_cache::status::Stored as Kept;
 use aspis_cache::stored::StoredMeta;
 use aspis_exchange::forwarded::write_request_key;
@@ -23,7 +24,7 @@ use aspis_exchange::response_head::{
     self, ErrorAnswer, OriginAnswer, ViewerFraming, joined_fields, joined_head, stored_fields,
 };
 use aspis_exchange::{
-    Action, Conditions, Content, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Stored,
+    Action, Collapsing, Conditions, Content, Event, Exchange, Forward, FoundChange, Now, OriginFailure,
     StoredAnswer, ViewerFacts, invalidation,
 };
 use aspis_runtime::Close;
@@ -35,13 +36,14 @@ use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::response::{ResponseHead, parse_response};
 use aspis_wire::{Field, FieldSlots};
 
-use crate::fill::{self, Fill, Filling};
-use crate::limits::LINGER;
+use crate::fill::{self, FillView, Filling, Flying, Reader};
+use crate::limits::{DEPOSIT_LEN_MAX, LINGER};
 use crate::log::{Answered, Ended};
 use crate::origin::{LentBody, OriginBody, OriginRequest, OriginResponse};
 use crate::shard::Shard;
 use crate::viewer::body::{BodyFault, ViewerBody};
 use crate::viewer::relay::{Delimiter, Relay, RelayFailure};
+use crate::viewer::shared::view_of;
 use crate::viewer::stored::Material;
 use crate::viewer::{Viewer, tunnel};
 
@@ -61,7 +63,7 @@ pub(crate) struct Parked {
 
 /// How the connection goes on after an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Afterwards {
+pub(super) enum Afterwards {
     KeepAlive,
     /// Everything was sent; the connection ends.
     Close,
@@ -71,9 +73,9 @@ enum Afterwards {
 
 /// What the log will say, filled in as it becomes known, so that it is there also when the viewer leaves in the middle.
 #[derive(Default)]
-struct Progress {
-    status: Cell<u16>,
-    sent_len: Cell<u64>,
+pub(super) struct Progress {
+    pub(super) status: Cell<u16>,
+    pub(super) sent_len: Cell<u64>,
     answered: Cell<Answered>,
 }
 
@@ -91,9 +93,10 @@ pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
         shard: &shard,
         viewer: &viewer,
         head: &head,
+        raw: &parked.head,
         facts: &parked.facts,
         key: parked.key.as_ref(),
-        stored: parked.stored.as_ref(),
+        found: RefCell::new(parked.stored),
         exchange: &exchange,
         progress: &progress,
         request_whole: Rc::new(Cell::new(true)),
@@ -110,6 +113,7 @@ pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
         sent_len: progress.sent_len.get(),
         result: exchange.borrow().result(),
         forward: exchange.borrow().forward_reason(),
+        collapsed: exchange.borrow().is_collapsed(),
         started: parked.started,
         answered: progress.answered.get(),
     };
@@ -129,15 +133,18 @@ async fn viewer_gone(viewer: &Viewer) {
 }
 
 /// Everything that the steps of one exchange share.
-struct Work<'w> {
-    shard: &'w Rc<Shard>,
-    viewer: &'w Rc<Viewer>,
-    head: &'w RequestHead<'w, 'w>,
-    facts: &'w ViewerFacts,
-    key: Option<&'w (u128, Box<[u8]>)>,
-    stored: Option<&'w Arc<StoredResponse>>,
-    exchange: &'w RefCell<Exchange>,
-    progress: &'w Progress,
+pub(super) struct Work<'w> {
+    pub(super) shard: &'w Rc<Shard>,
+    pub(super) viewer: &'w Rc<Viewer>,
+    pub(super) head: &'w RequestHead<'w, 'w>,
+    /// The head as received.
+    pub(super) raw: &'w [u8],
+    pub(super) facts: &'w ViewerFacts,
+    pub(super) key: Option<&'w (u128, Box<[u8]>)>,
+    /// What was found last and not served.
+    pub(super) found: RefCell<Option<Arc<StoredResponse>>>,
+    pub(super) exchange: &'w RefCell<Exchange>,
+    pub(super) progress: &'w Progress,
     /// Every byte of the request was taken from the connection.
     request_whole: Rc<Cell<bool>>,
 }
@@ -151,18 +158,12 @@ struct FlightGuard<'g> {
 
 impl<'g> FlightGuard<'g> {
     fn new(shard: &'g Rc<Shard>, hash: u128) -> Self {
-        FlightGuard {
-            shard,
-            flight: shard.begin_flight(hash, None),
-            invalidation: shard.invalidation_number(),
-        }
+        FlightGuard { shard, flight: shard.begin_flight(hash), invalidation: shard.invalidation_number() }
     }
 
     /// The fill ends the flight from now on.
-    fn hand_over(self) -> usize {
-        let flight = self.flight;
+    fn hand_over(self) {
         std::mem::forget(self);
-        flight
     }
 }
 
@@ -172,19 +173,18 @@ impl Drop for FlightGuard<'_> {
     }
 }
 
-/// The viewer's place at a fill; leaving it is noted also when the viewer's task is cut short.
-struct Reader(Rc<Fill>);
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.0.leave();
-    }
-}
-
 impl Work<'_> {
     /// Does what the machine asks for until the response is out.
     async fn perform(&self, action: Action) -> Afterwards {
         let Action::Forward(forward) = action else { return self.answer_error(500, None) };
+        match forward.collapsing {
+            Collapsing::Never => self.go_alone(forward).await,
+            Collapsing::LeadOrFollow | Collapsing::FollowOnly => self.share(forward).await,
+        }
+    }
+
+    /// Fetches for this request alone.
+    pub(super) async fn go_alone(&self, forward: Forward) -> Afterwards {
         let flight = match self.key {
             Some((hash, _)) if forward.may_store => Some(FlightGuard::new(self.shard, *hash)),
             _ => None,
@@ -213,9 +213,10 @@ impl Work<'_> {
         body: LentBody<ViewerBody>,
     ) -> Result<OriginResponse, OriginFailure> {
         let mut head = Vec::with_capacity(1024);
+        let found = self.stored();
         let fields: Vec<Field<'_>> =
-            self.stored.map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
-        let preconditions = match (forward.conditions, self.stored) {
+            found.as_ref().map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
+        let preconditions = match (forward.conditions, &found) {
             (Conditions::Viewer, _) => Preconditions::Viewer,
             (Conditions::Stored, Some(stored)) => {
                 Preconditions::Of(Validators::of(&fields, stored.meta.generated_at))
@@ -245,7 +246,7 @@ impl Work<'_> {
     }
 
     /// 102 and 103 go to viewers that can have more than one response (RFC 9110 §15.2; rule 17 of the RFC 9111 profile).
-    fn pass_interim(&self, raw: &[u8]) {
+    pub(super) fn pass_interim(&self, raw: &[u8]) {
         let mut slots = FieldSlots::new();
         if let Ok(Some(head)) = parse_response(raw, &mut slots, &self.shard.head_limits, self.head.method) {
             let mut out = Vec::new();
@@ -270,7 +271,9 @@ impl Work<'_> {
                 Ok(Some(head)) => head,
                 Ok(None) | Err(_) => return self.answer_failure(OriginFailure::Invalid),
             };
-            let event = Event::OriginHead { head: &head, request: self.head, stored: self.view() };
+            let found = self.stored();
+            let stored = found.as_deref().map(view_of);
+            let event = Event::OriginHead { head: &head, request: self.head, stored };
             match self.step(event, self.shard.now()) {
                 Action::RespondOrigin { store, content, invalidate, found } => {
                     if invalidate {
@@ -280,7 +283,7 @@ impl Work<'_> {
                     return self.send_response(&head, response.body, store, content, flight, None).await;
                 }
                 Action::Join { store } => {
-                    let Some(stored) = self.stored else { return Afterwards::Reset };
+                    let Some(stored) = found else { return Afterwards::Reset };
                     let fields = joined_fields(&stored.head, &head);
                     let len = stored.body.published() + response.body.length().unwrap_or(0);
                     let whole = joined_head(&head, &fields, len);
@@ -306,25 +309,21 @@ impl Work<'_> {
         }
     }
 
-    /// What was found, as the machine looks at it.
-    fn view(&self) -> Option<Stored<'_>> {
-        self.stored.map(|stored| Stored {
-            meta: &stored.meta,
-            head: &stored.head,
-            len: stored.body.published(),
-        })
+    /// What was found last and not served.
+    pub(super) fn stored(&self) -> Option<Arc<StoredResponse>> {
+        self.found.borrow().clone()
     }
 
     /// The answer to a HEAD may concern what was found (RFC 9111 §4.3.5).
     fn change_found(&self, change: FoundChange, head: &ResponseHead<'_, '_>) {
-        let Some(stored) = self.stored else { return };
+        let Some(stored) = self.stored() else { return };
         match change {
             FoundChange::Keep => {}
-            FoundChange::Forget => {
-                self.shard.store.borrow_mut().remove(stored.hash, &stored.key);
-            }
+            FoundChange::Forget => self.shard.forget(&stored),
             FoundChange::Update(meta) => {
-                self.shard.freshen(stored, Some(meta), head, stored.invalidation());
+                if let Some(fresh) = self.shard.freshened(&stored, Some(meta), head, stored.invalidation()) {
+                    self.shard.replace_at_owner(fresh, &stored);
+                }
             }
         }
     }
@@ -337,19 +336,31 @@ impl Work<'_> {
         update: &ResponseHead<'_, '_>,
         flight: Option<FlightGuard<'_>>,
     ) -> Afterwards {
-        let Some(stored) = self.stored else { return Afterwards::Reset };
+        let Some(stored) = self.stored() else { return Afterwards::Reset };
         let invalidation = flight.as_ref().map_or(stored.invalidation(), |flight| flight.invalidation);
-        let head = self.shard.freshen(stored, store, update, invalidation);
-        self.send_answer(stored, &head, answer)
+        let fresh = self.shard.freshened(&stored, store, update, invalidation);
+        match (&fresh, store) {
+            (_, None) => self.shard.forget(&stored),
+            (Some(fresh), Some(_)) => self.shard.replace_at_owner(Arc::clone(fresh), &stored),
+            (None, Some(_)) => self.shard.counters.add(Counter::CacheNotStoredMemory, 1),
+        }
+        // Without memory for a new head the old one has to do.
+        let head = fresh.as_ref().map_or(&stored.head, |fresh| &fresh.head);
+        self.send_answer(&stored, head, answer)
     }
 
     /// What was found answers although it is stale: the origin failed (rule 15).
-    fn answer_stored(&self, answer: StoredAnswer) -> Afterwards {
-        let Some(stored) = self.stored else { return Afterwards::Reset };
-        self.send_answer(stored, &stored.head, answer)
+    pub(super) fn answer_stored(&self, answer: StoredAnswer) -> Afterwards {
+        let Some(stored) = self.stored() else { return Afterwards::Reset };
+        self.send_answer(&stored, &stored.head, answer)
     }
 
-    fn send_answer(&self, stored: &StoredResponse, head: &[u8], answer: StoredAnswer) -> Afterwards {
+    pub(super) fn send_answer(
+        &self,
+        stored: &StoredResponse,
+        head: &[u8],
+        answer: StoredAnswer,
+    ) -> Afterwards {
         let keep_alive = self.may_keep_alive();
         let material = Material { hash: stored.hash, head, meta: &stored.meta, body: &stored.body };
         let exchange = self.exchange.borrow();
@@ -372,25 +383,54 @@ impl Work<'_> {
         flight: Option<FlightGuard<'_>>,
         prefix: Option<&Arc<Body>>,
     ) -> Afterwards {
-        let fits = origin.length().is_none_or(|length| length <= self.shard.object_len_max);
+        let fits = self.fits(store, &origin);
         if store.is_some() && !fits {
             self.shard.counters.add(Counter::CacheNotStoredSize, 1);
         }
         let mut origin = Some(origin);
         let fill =
             store.filter(|_| fits).and_then(|meta| self.start_fill(head, &mut origin, meta, flight, prefix));
-        let mut out = Vec::with_capacity(1024);
-        let stored = if fill.is_some() { Kept::Yes } else { Kept::No };
-        let answer = OriginAnswer::new(
-            self.head,
-            &self.exchange.borrow(),
-            stored,
-            self.may_keep_alive(),
-            self.shard.now(),
-        );
+        let (keep_alive, delimiter) = self.send_origin_head(head, content, fill.is_some());
+        let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
+        if let (None, Some(prefix)) = (&fill, prefix) {
+            relay.send_prefix(prefix);
+        }
+        let has_body = content == Content::Follows;
+        let relayed = match (fill, origin) {
+            (Some(fill), _) if has_body => relay.follow(&fill, ByteRange { start: 0, end: u64::MAX }).await,
+            (None, Some(origin)) if has_body => relay.pass(origin).await,
+            // Content that the viewer does not get, if there is any, goes on being stored.
+            _ => relay.finish().await,
+        };
+        self.relayed(relayed, keep_alive)
+    }
+
+    /// Tells whether a response that may be stored is not too large; one that another core owns is copied there, so it has to be small.
+    fn fits(&self, store: Option<StoredMeta>, origin: &OriginBody) -> bool {
+        let is_own = self.key.is_none_or(|(hash, _)| self.shard.owner_of(*hash) == self.shard.core);
+        match origin.length() {
+            _ if store.is_none() => false,
+            Some(length) if is_own => length <= self.shard.object_len_max,
+            Some(length) => length <= DEPOSIT_LEN_MAX,
+            None => is_own,
+        }
+    }
+
+    /// Sends the head of the origin's answer, or of the 304 that it comes to; whether the connection can go on, and how content follows.
+    pub(super) fn send_origin_head(
+        &self,
+        head: &ResponseHead<'_, '_>,
+        content: Content,
+        is_stored: bool,
+    ) -> (bool, Delimiter) {
+        let stored = if is_stored { Kept::Yes } else { Kept::No };
+        let keep_alive = self.may_keep_alive();
+        let answer =
+            OriginAnswer::new(self.head, &self.exchange.borrow(), stored, keep_alive, self.shard.now());
         let fields = response_head::not_modified_fields(head);
         let not_modified = response_head::not_modified_head(head, &fields);
         let head = if content == Content::NotModified { &not_modified } else { head };
+        let mut out = Vec::with_capacity(1024);
         let sending = response_head::write_origin(&self.shard.behavior, head, &answer, &mut out);
         self.progress.status.set(head.status);
         self.send(out);
@@ -398,19 +438,13 @@ impl Work<'_> {
             ViewerFraming::Chunked if content == Content::Follows => Delimiter::Chunked,
             _ => Delimiter::Plain,
         };
-        let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
-        if let (None, Some(prefix)) = (&fill, prefix) {
-            relay.send_prefix(prefix);
-        }
-        let has_body = content == Content::Follows;
-        let relayed = match (fill, origin) {
-            (Some(fill), _) if has_body => relay.follow(&Reader(fill).0).await,
-            (None, Some(origin)) if has_body => relay.pass(origin).await,
-            // Content that the viewer does not get, if there is any, goes on being stored.
-            _ => relay.finish().await,
-        };
+        (sending.keep_alive, delimiter)
+    }
+
+    /// How the connection goes on after content was sent, or was not.
+    pub(super) fn relayed(&self, relayed: Result<(), RelayFailure>, keep_alive: bool) -> Afterwards {
         match relayed {
-            Ok(()) if sending.keep_alive => Afterwards::KeepAlive,
+            Ok(()) if keep_alive => Afterwards::KeepAlive,
             Ok(()) => Afterwards::Close,
             Err(RelayFailure::Viewer) => Afterwards::Reset,
             Err(RelayFailure::Origin(failure)) => {
@@ -428,7 +462,7 @@ impl Work<'_> {
         meta: StoredMeta,
         flight: Option<FlightGuard<'_>>,
         prefix: Option<&Arc<Body>>,
-    ) -> Option<Rc<Fill>> {
+    ) -> Option<Reader> {
         let posted;
         let (key, flight) = match (self.key, flight) {
             (Some(key), Some(flight)) => (key, flight),
@@ -441,16 +475,18 @@ impl Work<'_> {
             }
         };
         let invalidation = flight.invalidation;
-        let number = flight.flight;
-        let filling = Filling { head, request: self.head, key, meta, flight: number, invalidation, prefix };
-        let fill = fill::begin(self.shard, filling, origin)?;
+        let flying = Flying::Alone(flight.flight);
+        let filling = Filling { head, request: self.head, key, meta, flying, invalidation, prefix };
+        let fill = fill::prepare(self.shard, filling, origin, None)?;
         flight.hand_over();
-        Some(fill)
+        let reader = FillView::attach(self.shard, fill.view.lend(self.shard.core));
+        fill.start();
+        Some(reader)
     }
 
     /// Whether the connection can take another request behind this answer. An answer that came before the request's
     /// content was read ends it: what is still on its way cannot be told from the next request soon enough.
-    fn may_keep_alive(&self) -> bool {
+    pub(super) fn may_keep_alive(&self) -> bool {
         self.head.keep_alive && !self.shard.draining.get() && self.request_whole.get()
     }
 
@@ -486,11 +522,13 @@ impl Work<'_> {
     }
 
     /// The origin failed before it answered (H-25).
-    fn answer_failure(&self, failure: OriginFailure) -> Afterwards {
+    pub(super) fn answer_failure(&self, failure: OriginFailure) -> Afterwards {
         if failure == OriginFailure::ViewerGone {
             return Afterwards::Reset;
         }
-        let event = Event::OriginFailed { failure, request: self.head, stored: self.view() };
+        let found = self.stored();
+        let event =
+            Event::OriginFailed { failure, request: self.head, stored: found.as_deref().map(view_of) };
         match self.step(event, self.shard.now()) {
             Action::Answer(answer) => self.answer_stored(answer),
             Action::Refuse { status } => self.answer_error(status, Some(failure)),
@@ -499,7 +537,7 @@ impl Work<'_> {
     }
 
     /// An error of our own.
-    fn answer_error(&self, status: u16, failure: Option<OriginFailure>) -> Afterwards {
+    pub(super) fn answer_error(&self, status: u16, failure: Option<OriginFailure>) -> Afterwards {
         let answer = ErrorAnswer {
             status,
             method: Some(self.head.method),
@@ -517,11 +555,11 @@ impl Work<'_> {
         if answer.keep_alive { Afterwards::KeepAlive } else { Afterwards::Close }
     }
 
-    fn step(&self, event: Event<'_>, now: Now) -> Action {
+    pub(super) fn step(&self, event: Event<'_>, now: Now) -> Action {
         self.exchange.borrow_mut().step(&self.shard.behavior, event, now)
     }
 
-    fn send(&self, bytes: Vec<u8>) {
+    pub(super) fn send(&self, bytes: Vec<u8>) {
         let progress = self.progress;
         progress.sent_len.set(progress.sent_len.get() + bytes.len() as u64);
         if progress.answered.get() == Answered::Never {

@@ -14,6 +14,7 @@ use aspis_exchange::response_head::error::refusal_status;
 use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
 use aspis_exchange::{Action, Event, Exchange, ResultType, Stored, ViewerFacts};
 use aspis_runtime::{Close, SocketId, Source};
+use aspis_storage::replica::ReplicaTable;
 use aspis_storage::response::StoredResponse;
 use aspis_storage::tier::RamTier;
 use aspis_telemetry::Counter;
@@ -23,7 +24,7 @@ use aspis_wire::{FieldSlots, Scheme};
 
 use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
 use crate::log::{Answered, Ended};
-use crate::refresh::Refresh;
+use crate::owner::Refresh;
 use crate::shard::Shard;
 use crate::viewer::exchange::{self, Parked};
 use crate::viewer::relay::BodySource;
@@ -36,6 +37,42 @@ enum Served {
     Next,
     /// A task goes on with it, or the connection is on its way to be closed.
     Taken,
+}
+
+/// Where a core looks for stored responses: in its own tier, or among its replicas of other owners' ones.
+trait Shelf {
+    fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>>;
+    fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str>;
+    fn has_parts(&self) -> bool;
+}
+
+impl Shelf for RamTier {
+    fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
+        self.lookup(hash, key)
+    }
+
+    fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str> {
+        self.vary_names(hash, key)
+    }
+
+    fn has_parts(&self) -> bool {
+        self.has_parts()
+    }
+}
+
+impl Shelf for ReplicaTable {
+    fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
+        self.lookup(hash, key)
+    }
+
+    fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str> {
+        self.vary_names(hash, key)
+    }
+
+    /// Parts stay with their owner.
+    fn has_parts(&self) -> bool {
+        false
+    }
 }
 
 /// What a lookup brought.
@@ -192,8 +229,12 @@ impl Shard {
         let (mut key, mut kept) = (None, None);
         if let Action::Lookup { hash } = action {
             let primary_len = scratch.key.len();
-            let store = self.store.borrow();
-            let found = self.look_up(&store, &mut exchange, head, hash, &mut scratch.key);
+            let (store, replicas) = (self.store.borrow(), self.replicas.borrow());
+            let found = if self.owner_of(hash) == self.core {
+                self.look_up(&*store, &mut exchange, head, hash, &mut scratch.key)
+            } else {
+                self.look_up(&*replicas, &mut exchange, head, hash, &mut scratch.key)
+            };
             let primary = || (hash, Box::from(&scratch.key[..primary_len]));
             action = match found {
                 Found::Instead(action) => action,
@@ -201,7 +242,7 @@ impl Shard {
                     match self.send_found(viewer, head, &mut exchange, stored, &mut scratch.head) {
                         Sent::AtOnce(sent) => {
                             let refreshed = sent.refresh.then(|| (Arc::clone(stored), primary()));
-                            drop(store);
+                            drop((store, replicas));
                             if let Some((stored, key)) = refreshed {
                                 self.refresh(Refresh { head: raw.into(), facts, key, stored });
                             }
@@ -229,7 +270,7 @@ impl Shard {
     /// Finds the stored response that the request selects: under its key, as a variant, or as a part. Else what to do instead.
     fn look_up<'s>(
         &self,
-        store: &'s RamTier,
+        store: &'s impl Shelf,
         exchange: &mut Exchange,
         head: &RequestHead<'_, '_>,
         hash: u128,
@@ -318,6 +359,7 @@ impl Shard {
             sent_len: sent.sent_len,
             result: exchange.result(),
             forward: None,
+            collapsed: false,
             started,
             answered: Answered::Last,
         };
@@ -385,6 +427,7 @@ impl Shard {
             sent_len: out.len() as u64,
             result: ResultType::Error,
             forward: None,
+            collapsed: false,
             started,
             answered: Answered::Last,
         };

@@ -4,14 +4,18 @@
 //! `SEND_WINDOW` bytes and one piece are queued; a body that did not arrive whole never looks whole to the viewer.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aspis_cache::range::ByteRange;
 use aspis_exchange::OriginFailure;
 use aspis_runtime::Source;
 use aspis_storage::mapping::body::{Body, BodyState};
+use aspis_storage::passage::{Chunk, Passage, PassageReader, Step};
+use aspis_telemetry::Counter;
 
-use crate::fill::Fill;
+use crate::fill::{FillView, Reader};
 use crate::limits::{FILL_PIECE_LEN, RELAY_BUFFER_LEN, SEND_WINDOW};
 use crate::origin::OriginBody;
 use crate::shard::Shard;
@@ -45,13 +49,20 @@ impl Source for BodySource {
     }
 }
 
+/// Bytes of a response that is not stored, for the ring.
+struct ChunkSource(Arc<Chunk>);
+
+impl Source for ChunkSource {
+    fn piece(&self, at: u64) -> &[u8] {
+        self.0.piece(at)
+    }
+}
+
 /// One response body on its way out.
 pub(crate) struct Relay<'r> {
     shard: &'r Rc<Shard>,
     viewer: &'r Rc<Viewer>,
     delimiter: Delimiter,
-    /// Content bytes queued so far.
-    sent: u64,
     /// All bytes of the response, for the log.
     sent_len: &'r Cell<u64>,
 }
@@ -121,30 +132,76 @@ impl<'r> Relay<'r> {
         delimiter: Delimiter,
         sent_len: &'r Cell<u64>,
     ) -> Self {
-        Relay { shard, viewer, delimiter, sent: 0, sent_len }
+        Relay { shard, viewer, delimiter, sent_len }
     }
 
-    /// Follows a growing fill to its end, or to where it was handed over and then the origin itself.
-    pub(crate) async fn follow(&mut self, fill: &Fill) -> Result<(), RelayFailure> {
-        loop {
-            let published = fill.body.published();
-            if published > self.sent {
-                self.queue_piece(fill, published.min(self.sent + FILL_PIECE_LEN))?;
+    /// Follows a growing fill through a range of its bytes, which may end behind it, and the passage in which it goes on.
+    pub(crate) async fn follow(&mut self, reader: &Reader, range: ByteRange) -> Result<(), RelayFailure> {
+        let mut at = range.start;
+        while at < range.end {
+            let view = &reader.view;
+            let changed = view.changed.notified();
+            let progress = view.body().progress();
+            if progress.len > at {
+                let to = progress.len.min(range.end).min(at + FILL_PIECE_LEN);
+                let source: Rc<dyn Source> = Rc::new(BodySource(Arc::clone(view.body())));
+                self.queue_piece(source, at..to)?;
+                at = to;
                 self.bound_queue().await?;
                 continue;
             }
-            match fill.body.progress().state {
-                BodyState::Complete => return self.finish().await,
-                _ if fill.is_handed_over() => {
-                    let rest = fill.take_rest().ok_or(RelayFailure::Origin(OriginFailure::Truncated))?;
-                    return self.pass(rest).await;
+            match progress.state {
+                // A range that ends behind the content was asked for as the whole.
+                BodyState::Complete => break,
+                BodyState::Continued => {
+                    let passage = view.passage().ok_or(RelayFailure::Origin(OriginFailure::Truncated))?;
+                    return self.follow_passage(view, passage, ByteRange { start: at, ..range }).await;
                 }
-                BodyState::Failed | BodyState::Continued => {
-                    return Err(RelayFailure::Origin(OriginFailure::Truncated));
-                }
-                BodyState::Filling => self.changed(fill).await?,
+                BodyState::Failed => return Err(RelayFailure::Origin(OriginFailure::Truncated)),
+                BodyState::Filling if self.viewer.gone.get() => return Err(RelayFailure::Viewer),
+                BodyState::Filling => changed.await,
             }
         }
+        self.finish().await
+    }
+
+    /// Follows what is not stored. Who is too slow for its window is cut.
+    async fn follow_passage(
+        &mut self,
+        view: &FillView,
+        passage: &Arc<Passage>,
+        range: ByteRange,
+    ) -> Result<(), RelayFailure> {
+        let mut reader = PassageReader::new(passage, range.start);
+        // The writer may have waited for a first reader.
+        view.tell_room();
+        while reader.at() < range.end {
+            let changed = view.changed.notified();
+            let step = reader.step();
+            if passage.take_room_wanted() {
+                view.tell_room();
+            }
+            match step {
+                Step::Chunk(chunk) => {
+                    let piece = reader.at()..chunk.end().min(range.end);
+                    let is_last = piece.end == range.end;
+                    self.queue_piece(Rc::new(ChunkSource(chunk)), piece)?;
+                    self.bound_queue().await?;
+                    if is_last {
+                        break;
+                    }
+                }
+                Step::End => break,
+                Step::Wait if self.viewer.gone.get() => return Err(RelayFailure::Viewer),
+                Step::Wait => changed.await,
+                Step::Failed => return Err(RelayFailure::Origin(OriginFailure::Truncated)),
+                Step::Lost { .. } => {
+                    self.shard.counters.add(Counter::PassageLost, 1);
+                    return Err(RelayFailure::Viewer);
+                }
+            }
+        }
+        self.finish().await
     }
 
     /// Passes the origin's content through, reading on only while the viewer takes it.
@@ -177,20 +234,19 @@ impl<'r> Relay<'r> {
         self.note(len);
     }
 
-    fn queue_piece(&mut self, fill: &Fill, to: u64) -> Result<(), RelayFailure> {
-        let source: Rc<dyn Source> = Rc::new(BodySource(Arc::clone(&fill.body)));
-        let range = self.sent..to;
+    fn queue_piece(&mut self, source: Rc<dyn Source>, range: Range<u64>) -> Result<(), RelayFailure> {
+        let len = range.end - range.start;
         let (ring, socket) = (&self.shard.ring, self.viewer.socket);
         let is_queued = match self.delimiter {
             Delimiter::Plain => ring.send_source(socket, &[], source, range),
             Delimiter::Chunked => {
-                let header = format!("{:08x}\r\n", to - self.sent);
+                let header = format!("{len:08x}\r\n");
                 ring.send_source(socket, header.as_bytes(), source, range)
                     && ring.send_owned(socket, b"\r\n".to_vec())
             }
         };
         self.is_queued(is_queued)?;
-        self.note(to - self.sent);
+        self.note(len);
         Ok(())
     }
 
@@ -204,17 +260,8 @@ impl<'r> Relay<'r> {
         Err(RelayFailure::Viewer)
     }
 
-    fn note(&mut self, count: u64) {
-        self.sent += count;
+    fn note(&self, count: u64) {
         self.sent_len.set(self.sent_len.get() + count);
-    }
-
-    async fn changed(&self, fill: &Fill) -> Result<(), RelayFailure> {
-        if self.viewer.gone.get() {
-            return Err(RelayFailure::Viewer);
-        }
-        fill.changed.notified().await;
-        Ok(())
     }
 
     async fn bound_queue(&self) -> Result<(), RelayFailure> {

@@ -40,7 +40,8 @@ impl Shard {
         let status = answer.kind.status(material.meta.status);
         let (offset, len) = match material.meta.part {
             Some(part) => (part.start, part.total),
-            None => (0, material.body.published()),
+            // Of content that is still coming only its length is used.
+            None => (0, material.body.length().unwrap_or_else(|| material.body.published())),
         };
         if matches!(answer.kind, AnswerKind::Unsatisfiable | AnswerKind::PreconditionFailed) {
             return (status, self.send_refusal(socket, request, exchange, status, len, keep_alive));

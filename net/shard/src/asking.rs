@@ -1,0 +1,174 @@
+//! Asking the owner of a key: the question, the replies, and the place where a request waits for them.
+//!
+//! `viewer/exchange.rs` asks when the machine says that a fetch is shared; `owner.rs` replies, on this core or on another. Invariants: every
+//! question gets exactly one final reply, after any number of interim ones; a reply that comes too late is dropped with all it holds.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aspis_exchange::{Forward, OriginFailure, Role, ViewerFacts};
+use aspis_runtime::sync::Notify;
+use aspis_storage::response::StoredResponse;
+
+use crate::fill::{FillView, Reading};
+use crate::messages::Message;
+use crate::shard::Shard;
+
+/// A request that found nothing fresh.
+pub(crate) struct Ask {
+    /// The request's head as received.
+    pub(crate) head: Box<[u8]>,
+    pub(crate) facts: ViewerFacts,
+    /// Hash and bytes of the primary key.
+    pub(crate) key: (u128, Box<[u8]>),
+    /// What the machine said.
+    pub(crate) forward: Forward,
+    /// What the request found and could not use.
+    pub(crate) has: Option<Arc<StoredResponse>>,
+}
+
+/// What the owner says.
+pub(crate) enum Reply {
+    /// 102 or 103 of the origin, for the one who leads.
+    Interim(Box<[u8]>),
+    /// This is stored, and the asker has not looked at it.
+    Stored(Arc<StoredResponse>),
+    /// A fetch brought this; it is stored, or on its way into the store.
+    Arrived {
+        stored: Arc<StoredResponse>,
+        role: Role,
+        validated: bool,
+        /// Its content, unless that is complete.
+        reading: Option<Reading>,
+    },
+    /// To the one who leads: the head as the origin sent it, and its content; `stored` if it is on its way into the store.
+    Origin { head: Arc<[u8]>, stored: Option<Arc<StoredResponse>>, reading: Reading },
+    /// The origin answered everybody with this error.
+    Erred { status: u16, role: Role },
+    /// The origin gave no answer.
+    Failed(OriginFailure),
+    /// Fetch for yourself.
+    Alone,
+    /// Too many wait.
+    Full,
+}
+
+/// How the owner reaches a request that waits.
+#[derive(Clone)]
+pub(crate) enum Waiter {
+    /// On its own core.
+    Here(Rc<Asking>),
+    /// On another.
+    There {
+        /// Which core.
+        core: usize,
+        /// That core's number for it.
+        number: u64,
+    },
+}
+
+impl Waiter {
+    /// The core on which it waits.
+    pub(crate) fn core(&self, shard: &Shard) -> usize {
+        match self {
+            Waiter::Here(_) => shard.core,
+            Waiter::There { core, .. } => *core,
+        }
+    }
+}
+
+/// One request that waits.
+#[derive(Default)]
+pub(crate) struct Asking {
+    replies: RefCell<VecDeque<Reply>>,
+    changed: Notify,
+}
+
+impl Asking {
+    fn take(&self, reply: Reply) {
+        self.replies.borrow_mut().push_back(reply);
+        self.changed.notify_all();
+    }
+}
+
+/// The requests of this core that wait for other cores.
+#[derive(Default)]
+pub(crate) struct Asks {
+    waiting: RefCell<HashMap<u64, Rc<Asking>>>,
+    next: Cell<u64>,
+}
+
+/// A request's place; leaving it drops what is still to come.
+pub(crate) struct AskPlace<'s> {
+    shard: &'s Shard,
+    asking: Rc<Asking>,
+    /// Its number, if it waits for another core.
+    number: Option<u64>,
+}
+
+impl AskPlace<'_> {
+    /// Waits for the next reply.
+    pub(crate) async fn next(&self) -> Reply {
+        loop {
+            let changed = self.asking.changed.notified();
+            if let Some(reply) = self.asking.replies.borrow_mut().pop_front() {
+                return reply;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for AskPlace<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.shard.asks.waiting.borrow_mut().remove(&number);
+        }
+    }
+}
+
+impl Shard {
+    /// Asks the owner of a key, be it this core or another.
+    pub(crate) fn ask(&self, ask: Ask) -> AskPlace<'_> {
+        let owner = self.owner_of(ask.key.0);
+        let asking = Rc::<Asking>::default();
+        if owner == self.core {
+            self.asked(ask, Waiter::Here(Rc::clone(&asking)));
+            return AskPlace { shard: self, asking, number: None };
+        }
+        let number = self.asks.next.get();
+        self.asks.next.set(number + 1);
+        self.asks.waiting.borrow_mut().insert(number, Rc::clone(&asking));
+        self.post(owner, Message::Ask { core: self.core, number, ask: Box::new(ask) });
+        AskPlace { shard: self, asking, number: Some(number) }
+    }
+
+    /// Tells one that waits.
+    pub(crate) fn reply(&self, waiter: &Waiter, reply: Reply) {
+        match waiter {
+            Waiter::Here(asking) => asking.take(reply),
+            Waiter::There { core, number } => {
+                self.post(*core, Message::Reply { number: *number, reply: Box::new(reply) });
+            }
+        }
+    }
+
+    /// Whoever fills has to know that nobody reads what was lent.
+    fn decline(&self, reply: Reply) {
+        let (Reply::Arrived { reading: Some(reading), .. } | Reply::Origin { reading, .. }) = reply else {
+            return;
+        };
+        drop(FillView::attach(&self.handle(), reading));
+    }
+
+    /// Takes a reply of another core. Whoever left does not want it any more.
+    pub(crate) fn replied(&self, number: u64, reply: Reply) {
+        let asking = self.asks.waiting.borrow().get(&number).cloned();
+        match asking {
+            Some(asking) => asking.take(reply),
+            None => self.decline(reply),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! One fetch of the owner's, for all who wait for it or in the background: asks the origin, and stores, confirms or passes what comes.
+//!
+//! `owner.rs` starts it; the task belongs to the core, so no viewer that leaves ends it (C-9). Its own exchange decides what to store; the
+//! exchanges of those who wait decide what each of them gets. Invariants: everybody who waits is told exactly once; a flight ends when its
+//! content is there, or when there will be none.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aspis_cache::conditional::Validators;
+use aspis_cache::stored::StoredMeta;
+use aspis_exchange::collapse::{Answer, FlightId, Outcome, Shared};
+use aspis_exchange::origin_request::{self, Preconditions};
+use aspis_exchange::response_head::{joined_fields, joined_head, stored_fields};
+use aspis_exchange::{Action, Conditions, Event, Exchange, OriginFailure, Role, Stored, ViewerFacts};
+use aspis_storage::response::StoredResponse;
+use aspis_telemetry::Counter;
+use aspis_wire::request::{RequestHead, parse_request};
+use aspis_wire::response::{ResponseHead, parse_response};
+use aspis_wire::{Field, FieldSlots, Method};
+
+use crate::asking::{Reply, Waiter};
+use crate::fill::{self, Fill, FillView, Filling, Flying};
+use crate::origin::{NoBody, OriginBody, OriginRequest, OriginResponse};
+use crate::owner::Arrived;
+use crate::resume::Retry;
+use crate::shard::Shard;
+
+/// One fetch, before it is sent.
+pub(crate) struct Flight {
+    pub(crate) id: FlightId,
+    /// The head of the request that leads, or that found something stale.
+    pub(crate) head: Box<[u8]>,
+    pub(crate) facts: ViewerFacts,
+    /// Hash and bytes of the primary key.
+    pub(crate) key: (u128, Box<[u8]>),
+    /// What is stored and has to be validated, or completed.
+    pub(crate) stored: Option<Arc<StoredResponse>>,
+    pub(crate) conditions: Conditions,
+    /// For whom it is made; nobody for a refresh in the background.
+    pub(crate) leader: Option<Waiter>,
+}
+
+/// Runs a flight until its head is known and all are told; its content goes on in a task of its own.
+pub(crate) async fn run(shard: Rc<Shard>, flight: Flight) {
+    let invalidation = shard.invalidation_number();
+    let mut slots = FieldSlots::new();
+    let landed = match parse_request(&flight.head, &mut slots, &shard.head_limits) {
+        Ok(Some(request)) => {
+            Work { shard: &shard, flight: &flight, request: &request, invalidation }.fly().await
+        }
+        // The same bytes were parsed when they came.
+        Ok(None) | Err(_) => Err(OriginFailure::Invalid),
+    };
+    if let Err(failure) = landed {
+        shard.settle(flight.id, Outcome::Failed, None, |_, _| Reply::Failed(failure));
+    }
+    // A fill ends its flight itself, and a flight that was answered otherwise is over.
+    if landed != Ok(Landed::Filling) {
+        shard.land(flight.id);
+    }
+    if let Some(stored) = &flight.stored {
+        stored.release_refresh();
+    }
+}
+
+/// How a flight came down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Landed {
+    /// Its content is coming.
+    Filling,
+    /// All is said.
+    Done,
+}
+
+struct Work<'w> {
+    shard: &'w Rc<Shard>,
+    flight: &'w Flight,
+    request: &'w RequestHead<'w, 'w>,
+    invalidation: u64,
+}
+
+impl Work<'_> {
+    async fn fly(&self) -> Result<Landed, OriginFailure> {
+        let (shard, flight) = (self.shard, self.flight);
+        let mut exchange = Exchange::flight(self.request, flight.conditions, shard.now());
+        let mut conditions = flight.conditions;
+        loop {
+            let response = self.fetch(conditions).await?;
+            let mut slots = FieldSlots::new();
+            let parsed = parse_response(&response.head, &mut slots, &shard.head_limits, Method::Get);
+            let Ok(Some(head)) = parsed else { return Err(OriginFailure::Invalid) };
+            let view = flight.stored.as_ref().map(|stored| Stored {
+                meta: &stored.meta,
+                head: &stored.head,
+                len: stored.body.published(),
+            });
+            let event = Event::OriginHead { head: &head, request: self.request, stored: view };
+            return Ok(match exchange.step(&shard.behavior, event, shard.now()) {
+                Action::Forward(again) => {
+                    conditions = again.conditions;
+                    continue;
+                }
+                Action::Freshen { store, .. } => self.confirmed(&head, store),
+                Action::Answer(_) => self.stale(head.status),
+                Action::RespondOrigin { store, .. } => {
+                    let raw = Arc::from(&response.head[..]);
+                    self.arrived(&head, Some(raw), response.body, store)?
+                }
+                Action::Join { store } => self.joined(&head, response.body, store)?,
+                Action::Refuse { .. } => return Err(OriginFailure::ProtocolMismatch),
+                _ => return Err(OriginFailure::Invalid),
+            });
+        }
+    }
+
+    async fn fetch(&self, conditions: Conditions) -> Result<OriginResponse, OriginFailure> {
+        let (shard, flight) = (self.shard, self.flight);
+        let fields: Vec<Field<'_>> =
+            flight.stored.as_ref().map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
+        let preconditions = match (conditions, &flight.stored) {
+            (Conditions::Stored, Some(stored)) => {
+                Preconditions::Of(Validators::of(&fields, stored.meta.generated_at))
+            }
+            (Conditions::Rest, Some(stored)) => {
+                let etag = Validators::of(&fields, stored.meta.generated_at).strong_etag();
+                Preconditions::Rest { from: stored.body.published(), etag }
+            }
+            (Conditions::Viewer, _) => Preconditions::Range,
+            _ => Preconditions::None,
+        };
+        let mut interim = |raw: &[u8]| {
+            if let Some(leader) = &flight.leader {
+                shard.reply(leader, Reply::Interim(raw.into()));
+            }
+        };
+        fetch(shard, self.request, &flight.facts, preconditions, &mut interim).await
+    }
+
+    /// The origin's response came, to be stored or not.
+    fn arrived(
+        &self,
+        head: &ResponseHead<'_, '_>,
+        raw: Option<Arc<[u8]>>,
+        body: OriginBody,
+        store: Option<StoredMeta>,
+    ) -> Result<Landed, OriginFailure> {
+        let (shard, flight) = (self.shard, self.flight);
+        let mut origin = Some(body);
+        let prefix = flight.stored.as_ref().filter(|_| raw.is_none()).map(|stored| &stored.body);
+        let filling = store.map(|meta| Filling {
+            head,
+            request: self.request,
+            key: &flight.key,
+            meta,
+            flying: Flying::Shared(flight.id),
+            invalidation: self.invalidation,
+            prefix,
+        });
+        let retry = Retry::new(flight.head.clone(), flight.facts);
+        let fill = filling.and_then(|filling| fill::prepare(shard, filling, &mut origin, Some(retry)));
+        if let Some(fill) = fill {
+            let Fill { view, stored, .. } = &fill;
+            let names = stored.variant.as_ref().map_or_else(Box::default, |variant| variant.names.clone());
+            let shared = if stored.meta.no_cache { Shared::LeaderOnly } else { Shared::WithAll };
+            self.rekey(stored);
+            let arrived =
+                Arrived { stored: Arc::clone(stored), fill: Some(Rc::clone(view)), validated: false };
+            let follow = arrived.clone();
+            shard.settle(flight.id, Outcome::Kept { names, shared }, Some(arrived), |answer, core| {
+                match answer {
+                    Answer::Lead => lead_reply(&raw, view, &follow, core),
+                    Answer::Follow => follow.reply(core, Role::Collapsed),
+                    other => other_reply(other, head.status),
+                }
+            });
+            fill.start();
+            return Ok(Landed::Filling);
+        }
+        // What completes a stored part is nothing without it.
+        let (Some(origin), Some(raw)) = (origin, raw) else { return Err(OriginFailure::Overloaded) };
+        let passing = fill::pass(shard, origin);
+        shard.settle(flight.id, Outcome::Passed { status: head.status }, None, |answer, core| match answer {
+            Answer::Lead => {
+                Reply::Origin { head: Arc::clone(&raw), stored: None, reading: passing.view.lend(core) }
+            }
+            other => other_reply(other, head.status),
+        });
+        passing.start(shard);
+        Ok(Landed::Done)
+    }
+
+    /// The rest of a stored prefix came (rule 14).
+    fn joined(
+        &self,
+        head: &ResponseHead<'_, '_>,
+        body: OriginBody,
+        store: Option<StoredMeta>,
+    ) -> Result<Landed, OriginFailure> {
+        let stored = self.flight.stored.as_ref().ok_or(OriginFailure::Invalid)?;
+        let fields = joined_fields(&stored.head, head);
+        let len = stored.body.published() + body.length().unwrap_or(0);
+        let whole = joined_head(head, &fields, len);
+        self.arrived(&whole, None, body, store)
+    }
+
+    /// A 304: what is stored gets a new head (RFC 9111 §4.3.4).
+    fn confirmed(&self, update: &ResponseHead<'_, '_>, store: Option<StoredMeta>) -> Landed {
+        let (shard, flight) = (self.shard, self.flight);
+        let Some(stored) = &flight.stored else { return Landed::Done };
+        let is_doomed = shard.owner.collapse.borrow().is_doomed(flight.id);
+        let fresh = shard.freshened(stored, store, update, self.invalidation);
+        match (&fresh, store) {
+            (Some(fresh), Some(_)) if !is_doomed => shard.replace(Arc::clone(fresh), stored),
+            (Some(fresh), _) => fresh.mark_gone(),
+            (None, _) => shard.counters.add(Counter::CacheNotStoredMemory, 1),
+        }
+        if store.is_none() && !is_doomed {
+            shard.forget(stored);
+        }
+        let fresh = fresh.unwrap_or_else(|| Arc::clone(stored));
+        let shared = match store {
+            Some(meta) if !meta.no_cache => Shared::WithAll,
+            _ => Shared::LeaderOnly,
+        };
+        let arrived = Arrived { stored: fresh, fill: None, validated: true };
+        let told = arrived.clone();
+        shard.settle(flight.id, Outcome::Confirmed(shared), Some(arrived), |answer, core| match answer {
+            Answer::Lead => told.reply(core, Role::Lead),
+            Answer::Follow => told.reply(core, Role::Collapsed),
+            other => other_reply(other, update.status),
+        });
+        Landed::Done
+    }
+
+    /// An error for which something stale may answer (rule 15).
+    fn stale(&self, status: u16) -> Landed {
+        let to_leader = Cell::new(self.flight.leader.is_some());
+        self.shard.settle(self.flight.id, Outcome::Stale, None, |_, _| {
+            // The leader is told first.
+            let role = if to_leader.replace(false) { Role::Lead } else { Role::Collapsed };
+            Reply::Erred { status, role }
+        });
+        Landed::Done
+    }
+
+    /// Whoever asks for exactly what came finds it by its own key.
+    fn rekey(&self, stored: &StoredResponse) {
+        if stored.meta.part.is_none() {
+            self.shard.owner.collapse.borrow_mut().rekey(self.flight.id, stored.hash, &stored.key);
+        }
+    }
+}
+
+/// What those are told whom the response is not for.
+fn other_reply(answer: Answer, status: u16) -> Reply {
+    match answer {
+        Answer::Refuse { status } => Reply::Erred { status, role: Role::Collapsed },
+        Answer::Stale | Answer::Failed => Reply::Erred { status, role: Role::Collapsed },
+        Answer::Lead | Answer::Follow | Answer::Alone => Reply::Alone,
+    }
+}
+
+/// The leader gets the origin's own head; with a stored prefix before the content there is none.
+fn lead_reply(raw: &Option<Arc<[u8]>>, view: &Rc<FillView>, arrived: &Arrived, core: usize) -> Reply {
+    match raw {
+        Some(raw) => Reply::Origin {
+            head: Arc::clone(raw),
+            stored: Some(Arc::clone(&arrived.stored)),
+            reading: view.lend(core),
+        },
+        None => arrived.reply(core, Role::Lead),
+    }
+}
+
+/// Sends a GET of the owner's and waits for the head of its final answer.
+pub(crate) async fn fetch(
+    shard: &Rc<Shard>,
+    request: &RequestHead<'_, '_>,
+    facts: &ViewerFacts,
+    preconditions: Preconditions<'_>,
+    interim: &mut dyn FnMut(&[u8]),
+) -> Result<OriginResponse, OriginFailure> {
+    let mut head = Vec::with_capacity(1024);
+    origin_request::write_as(request, Method::Get, facts, &shard.behavior, preconditions, &mut head);
+    let request =
+        OriginRequest { head: &head, method: Method::Get, framing: request.framing, upgrade: false };
+    shard.origin.fetch(request, None::<NoBody>, interim).await
+}

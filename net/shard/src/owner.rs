@@ -1,0 +1,253 @@
+//! What the owner of a key does for those who ask: it answers from its tier, lets them wait for a running fetch, or starts one.
+//!
+//! Called by `asking.rs` for requests of this core and by the mail for those of others. Who leads and who waits is decided by
+//! `aspis_exchange::collapse`; the fetch itself is `flight.rs`. Invariants: a key's responses are stored by its owner alone; whoever asks
+//! gets what is stored if it has not seen that; at most one fetch runs that can be joined (C-1).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aspis_cache::key::{self, PART_SUFFIX, SEPARATOR};
+use aspis_cache::vary;
+use aspis_exchange::collapse::{Asked, Collapse, FlightId, Limits, Outcome, Place, Wants};
+use aspis_exchange::{Collapsing, Conditions, Role, ViewerFacts};
+use aspis_storage::response::StoredResponse;
+use aspis_storage::shards::owner_core;
+use aspis_telemetry::Counter;
+use aspis_wire::FieldSlots;
+use aspis_wire::request::{RequestHead, parse_request};
+
+use crate::asking::{Ask, Reply, Waiter};
+use crate::fill::FillView;
+use crate::flight::{self, Flight};
+use crate::limits::{MARKS_MAX, WAITERS_MAX};
+use crate::messages::Message;
+use crate::shard::Shard;
+
+/// The part of a shard that serves the keys it owns.
+pub(crate) struct Owner {
+    pub(crate) collapse: RefCell<Collapse<Waiter>>,
+    /// What the flights brought whose content is still coming, or which were just confirmed.
+    arriving: RefCell<HashMap<FlightId, Arrived>>,
+}
+
+/// What a flight brought.
+#[derive(Clone)]
+pub(crate) struct Arrived {
+    pub(crate) stored: Arc<StoredResponse>,
+    /// Where its content comes from; `None` if it was there before.
+    pub(crate) fill: Option<Rc<FillView>>,
+    pub(crate) validated: bool,
+}
+
+/// What a background refresh needs of the request that found the stale response.
+pub(crate) struct Refresh {
+    /// The request's head as received.
+    pub(crate) head: Box<[u8]>,
+    pub(crate) facts: ViewerFacts,
+    /// Hash and bytes of the primary key.
+    pub(crate) key: (u128, Box<[u8]>),
+    pub(crate) stored: Arc<StoredResponse>,
+}
+
+impl Owner {
+    pub(crate) fn new(mark_millis: u64) -> Self {
+        let limits = Limits { waiters_max: WAITERS_MAX, marks_max: MARKS_MAX, mark_millis };
+        Owner { collapse: RefCell::new(Collapse::new(limits)), arriving: RefCell::default() }
+    }
+}
+
+impl Arrived {
+    /// The reply to one who waited for it.
+    pub(crate) fn reply(&self, core: usize, role: Role) -> Reply {
+        Reply::Arrived {
+            stored: Arc::clone(&self.stored),
+            role,
+            validated: self.validated,
+            reading: self.fill.as_ref().map(|fill| fill.lend(core)),
+        }
+    }
+}
+
+impl Shard {
+    /// The core that owns the key with this primary hash.
+    pub(crate) fn owner_of(&self, primary: u128) -> usize {
+        owner_core(primary, self.cores)
+    }
+
+    /// Serves one who found nothing fresh under a key of this core.
+    pub(crate) fn asked(&self, ask: Ask, waiter: Waiter) {
+        let mut slots = FieldSlots::new();
+        let Ok(Some(request)) = parse_request(&ask.head, &mut slots, &self.head_limits) else {
+            // The asker parsed the same bytes.
+            return self.reply(&waiter, Reply::Alone);
+        };
+        let Some(selected) = self.selected_key(&ask.key, &request) else {
+            return self.reply(&waiter, Reply::Alone);
+        };
+        let hash = key::hash(&selected);
+        let found = self.find(&ask, hash, &selected);
+        let seen = |found: &Arc<StoredResponse>| ask.has.as_ref().is_some_and(|has| Arc::ptr_eq(has, found));
+        if let Some(found) = found.as_ref().filter(|found| !seen(found)) {
+            return self.reply(&waiter, Reply::Stored(Arc::clone(found)));
+        }
+        // What left the tier since it was found is not validated any more: it may have been invalidated.
+        let stored = ask.has.as_ref().filter(|has| has.is_live()).map(Arc::clone);
+        let leads = ask.forward.collapsing == Collapsing::LeadOrFollow;
+        // C-10: where nobody fetches the whole, those who want the same range share a fetch.
+        let as_asked = stored.is_none() || ask.forward.conditions == Conditions::Viewer;
+        let range = if leads && as_asked { range_key(&selected, &request) } else { None };
+        let wants = if leads && range.is_none() { Wants::LeadOrFollow } else { Wants::FollowOnly };
+        let asked = Asked { primary: ask.key.0, selected: hash, key: &selected, wants };
+        let mut place = self.owner.collapse.borrow_mut().ask(asked, waiter.clone(), self.now());
+        if let (Some(key), Place::Alone(_)) = (&range, &place) {
+            let wants = Wants::LeadOrFollow;
+            let asked = Asked { primary: ask.key.0, selected: key::hash(key), key, wants };
+            place = self.owner.collapse.borrow_mut().ask(asked, waiter.clone(), self.now());
+        }
+        self.take_place(place, waiter, ask, stored);
+    }
+
+    fn take_place(
+        &self,
+        place: Place<Waiter>,
+        waiter: Waiter,
+        ask: Ask,
+        stored: Option<Arc<StoredResponse>>,
+    ) {
+        match place {
+            Place::Lead(id) => {
+                let conditions = match ask.forward.conditions {
+                    conditions if stored.is_some() => conditions,
+                    _ => Conditions::Viewer,
+                };
+                let Ask { head, facts, key, .. } = ask;
+                let leader = Some(waiter);
+                let flight = Flight { id, head, facts, key, stored, conditions, leader };
+                self.counters.add(Counter::Flights, 1);
+                self.ring.spawn(flight::run(self.handle(), flight));
+            }
+            Place::Wait(_) => self.counters.add(Counter::CollapsedWaiting, 1),
+            Place::Attach(id, _) => {
+                let arrived = self.owner.arriving.borrow().get(&id).cloned();
+                self.counters.add(Counter::CollapsedArriving, 1);
+                let reply =
+                    arrived.map_or(Reply::Alone, |arrived| arrived.reply(waiter.core(self), Role::Collapsed));
+                self.reply(&waiter, reply);
+            }
+            Place::Alone(_) => {
+                self.counters.add(Counter::CollapseAlone, 1);
+                self.reply(&waiter, Reply::Alone);
+            }
+            Place::Full(_) => {
+                self.counters.add(Counter::CollapseFull, 1);
+                self.reply(&waiter, Reply::Full);
+            }
+        }
+    }
+
+    /// The primary key, extended by what the request sends for the fields by which the URI varies, if it does; `None` if that is too long.
+    fn selected_key(
+        &self,
+        (hash, primary): &(u128, Box<[u8]>),
+        request: &RequestHead<'_, '_>,
+    ) -> Option<Vec<u8>> {
+        let mut selected = primary.to_vec();
+        let store = self.store.borrow();
+        let collapse = self.owner.collapse.borrow();
+        let names = store.vary_names(*hash, primary).or_else(|| collapse.names(*hash, primary));
+        match names {
+            Some(names) if !names.is_empty() => {
+                vary::extend_key(&self.behavior, names, request.fields, &mut selected).then_some(selected)
+            }
+            _ => Some(selected),
+        }
+    }
+
+    /// What is stored under the selected key, else the part of it that may be.
+    fn find(&self, ask: &Ask, hash: u128, selected: &[u8]) -> Option<Arc<StoredResponse>> {
+        let store = self.store.borrow();
+        let whole = store.lookup(hash, selected);
+        let may_be_a_part = store.has_parts() && selected.len() == ask.key.1.len();
+        whole
+            .or_else(|| {
+                let part = may_be_a_part.then(|| [selected, PART_SUFFIX].concat())?;
+                store.lookup(key::hash(&part), &part)
+            })
+            .cloned()
+    }
+
+    /// Tells all who waited for a flight what became of it.
+    pub(crate) fn settle(
+        &self,
+        id: FlightId,
+        outcome: Outcome,
+        arrived: Option<Arrived>,
+        reply: impl Fn(aspis_exchange::collapse::Answer, usize) -> Reply,
+    ) {
+        if let Some(arrived) = arrived {
+            self.owner.arriving.borrow_mut().insert(id, arrived);
+        }
+        let answers = self.owner.collapse.borrow_mut().settle(id, outcome, self.now());
+        for (waiter, answer) in answers {
+            let core = waiter.core(self);
+            self.reply(&waiter, reply(answer, core));
+        }
+    }
+
+    /// A flight is over: nobody attaches to it any more.
+    pub(crate) fn land(&self, id: FlightId) {
+        self.owner.collapse.borrow_mut().end(id);
+        let arrived = self.owner.arriving.borrow_mut().remove(&id);
+        drop(arrived);
+    }
+
+    /// Validates a stored response in the background, unless that is done already (RFC 5861 §3).
+    pub(crate) fn refresh(&self, refresh: Refresh) {
+        if !refresh.stored.claim_refresh() {
+            return;
+        }
+        let owner = self.owner_of(refresh.key.0);
+        if owner == self.core {
+            self.refresh_here(refresh);
+        } else {
+            self.post(owner, Message::Refresh(Box::new(refresh)));
+        }
+    }
+
+    /// The same, at the owner.
+    pub(crate) fn refresh_here(&self, refresh: Refresh) {
+        let Refresh { head, facts, key, stored } = refresh;
+        let asked =
+            Asked { primary: key.0, selected: stored.hash, key: &stored.key, wants: Wants::LeadOrFollow };
+        let begun = self.owner.collapse.borrow_mut().begin(asked).filter(|_| stored.is_live());
+        let Some(id) = begun else {
+            stored.release_refresh();
+            return;
+        };
+        self.counters.add(Counter::CacheRefreshes, 1);
+        let flight = Flight {
+            id,
+            head,
+            facts,
+            key,
+            stored: Some(stored),
+            conditions: Conditions::Stored,
+            leader: None,
+        };
+        self.ring.spawn(flight::run(self.handle(), flight));
+    }
+}
+
+/// Stands before the range in such a key; no name of a field looks like it.
+const RANGE_MARK: &[u8] = b"\0range:";
+
+/// The key of a range that is fetched by itself, which no stored response has; `None` if the whole is asked for.
+fn range_key(selected: &[u8], request: &RequestHead<'_, '_>) -> Option<Vec<u8>> {
+    let range = request.field("range")?;
+    let condition = request.field("if-range").unwrap_or_default();
+    let parts = [selected, RANGE_MARK, range, &[SEPARATOR], condition];
+    Some(parts.concat())
+}

@@ -1,0 +1,156 @@
+//! Putting responses into the store, and new heads in the place of old ones: at the owner of the key, wherever they came from.
+//!
+//! `fill.rs` brings what is whole, `flight.rs` and `viewer/exchange.rs` what the origin confirmed. Invariants: only the owner's tier takes responses
+//! in; what is not taken in is gone; nothing replaces what was fetched later.
+
+use std::sync::Arc;
+
+use aspis_cache::key::{self, PART_SUFFIX};
+use aspis_cache::stored::StoredMeta;
+use aspis_cache::vary;
+use aspis_exchange::response_head;
+use aspis_storage::mapping::body::Body;
+use aspis_storage::response::{Parts, StoredResponse};
+use aspis_telemetry::Counter;
+use aspis_wire::response::ResponseHead;
+
+use crate::limits::DEPOSIT_LEN_MAX;
+use crate::messages::Message;
+use crate::shard::Shard;
+
+impl Shard {
+    /// Stores a response at the owner of its key: here, or there as a copy.
+    pub(crate) fn store_at_owner(&self, stored: Arc<StoredResponse>) {
+        let owner = self.owner_of(primary_of(&stored));
+        if owner == self.core {
+            self.admit(&stored);
+        } else if stored.body.published() <= DEPOSIT_LEN_MAX {
+            self.post(owner, Message::Deposit(stored));
+        } else {
+            // A copy of it is not worth the time; the next fetch is the owner's.
+            self.counters.add(Counter::CacheNotStoredSize, 1);
+        }
+    }
+
+    /// Copies a response that another core filled into this core's arena, and stores it.
+    ///
+    /// An invalidation that came since the request was sent may have been for it: then it is not stored.
+    pub(crate) fn deposit(&self, filled: &StoredResponse) {
+        if filled.invalidation() < self.invalidation_number() {
+            return;
+        }
+        let mut writer = Body::writer(&self.arena, Some(filled.body.published()));
+        if !self.copy_body(&mut writer, &filled.body) {
+            self.counters.add(Counter::CacheNotStoredMemory, 1);
+            return;
+        }
+        let body = Arc::clone(writer.body());
+        writer.complete();
+        let parts = Parts {
+            hash: filled.hash,
+            key: filled.key.clone(),
+            head: filled.head.clone(),
+            meta: filled.meta,
+            body,
+            invalidation: filled.invalidation(),
+            variant: filled.variant.clone(),
+        };
+        match StoredResponse::new(parts, &self.budget) {
+            Some(stored) => self.admit(&stored),
+            None => self.counters.add(Counter::CacheNotStoredMemory, 1),
+        }
+    }
+
+    /// Takes a whole response into the tier if it is still wanted; it is gone otherwise.
+    pub(crate) fn admit(&self, stored: &Arc<StoredResponse>) {
+        let counter = if self.is_outdated(stored) {
+            Counter::CacheNotStoredFailed
+        } else if self.store.borrow_mut().insert(Arc::clone(stored)).is_ok() {
+            self.owner.collapse.borrow_mut().lift_mark(primary_of(stored));
+            return self.counters.add(Counter::CacheStored, 1);
+        } else {
+            Counter::CacheNotStoredMemory
+        };
+        stored.mark_gone();
+        self.counters.add(counter, 1);
+    }
+
+    /// Tells whether something better is stored: fetches of one key may run side by side, and rules of selection grow meanwhile.
+    fn is_outdated(&self, stored: &StoredResponse) -> bool {
+        let store = self.store.borrow();
+        let by_names = match &stored.variant {
+            Some(variant) => store
+                .vary_names(variant.primary, &stored.key[..variant.primary_len])
+                .is_some_and(|now| !vary::covers(&variant.names, now)),
+            None => store.vary_names(stored.hash, &stored.key).is_some(),
+        };
+        let newer = store.lookup(stored.hash, &stored.key);
+        by_names || newer.is_some_and(|newer| newer.meta.received_at > stored.meta.received_at)
+    }
+
+    /// Puts `fresh` in the place of `old`, which it describes anew, if `old` is still there.
+    pub(crate) fn replace(&self, fresh: Arc<StoredResponse>, old: &StoredResponse) {
+        let placed = old.is_live() && self.store.borrow_mut().insert(Arc::clone(&fresh)).is_ok();
+        if !placed {
+            fresh.mark_gone();
+        }
+        let counter = if placed { Counter::CacheFreshened } else { Counter::CacheNotStoredMemory };
+        self.counters.add(counter, 1);
+    }
+
+    /// Removes a response that is out of date.
+    pub(crate) fn forget(&self, stored: &Arc<StoredResponse>) {
+        let owner = self.owner_of(primary_of(stored));
+        if owner == self.core {
+            if stored.is_live() {
+                self.store.borrow_mut().remove(stored.hash, &stored.key);
+            }
+        } else {
+            self.post(owner, Message::Forget(Arc::clone(stored)));
+        }
+    }
+
+    /// Puts `fresh` in the place of `old` at the owner of the key.
+    pub(crate) fn replace_at_owner(&self, fresh: Arc<StoredResponse>, old: &Arc<StoredResponse>) {
+        let owner = self.owner_of(primary_of(old));
+        if owner == self.core {
+            self.replace(fresh, old);
+        } else {
+            self.post(owner, Message::Replace { fresh, old: Arc::clone(old) });
+        }
+    }
+
+    /// Makes a stored response with a new head over the same body (RFC 9111 §3.2); `None` when memory is short.
+    ///
+    /// Without `meta` it is for one answer only.
+    pub(crate) fn freshened(
+        &self,
+        stored: &StoredResponse,
+        meta: Option<StoredMeta>,
+        update: &ResponseHead<'_, '_>,
+        invalidation: u64,
+    ) -> Option<Arc<StoredResponse>> {
+        let meta = meta.unwrap_or(stored.meta);
+        let mut head = Vec::with_capacity(stored.head.len() + 256);
+        response_head::write_freshened(&self.behavior, &stored.head, &meta, update, self.now(), &mut head);
+        let parts = Parts {
+            hash: stored.hash,
+            key: stored.key.clone(),
+            head: head.into(),
+            meta,
+            body: Arc::clone(&stored.body),
+            invalidation,
+            variant: stored.variant.clone(),
+        };
+        StoredResponse::new(parts, &self.budget)
+    }
+}
+
+/// The hash of the primary key of a response.
+pub(crate) fn primary_of(stored: &StoredResponse) -> u128 {
+    match (&stored.variant, stored.meta.part) {
+        (Some(variant), _) => variant.primary,
+        (None, Some(_)) => key::hash(&stored.key[..stored.key.len() - PART_SUFFIX.len()]),
+        (None, None) => stored.hash,
+    }
+}

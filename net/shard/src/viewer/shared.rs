@@ -1,0 +1,247 @@
+//! One request whose fetch is shared: asks the owner of its key and answers with what comes.
+//!
+//! `viewer/exchange.rs` comes here when the machine says that others may share the fetch. The owner may be this core or another; nothing here
+//! differs. Invariants: what arrives is judged by this request's own exchange; a request goes to the origin by itself only when told so.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aspis_cache::range::ByteRange;
+use aspis_exchange::response_head::{self, StoredReply, ViewerFraming};
+use aspis_exchange::{
+    Action, AnswerKind, Arriving, Content, Event, Forward, OriginFailure, Role, Stored, StoredAnswer, Variant,
+};
+use aspis_storage::mapping::body::BodyState;
+use aspis_storage::response::StoredResponse;
+use aspis_telemetry::Counter;
+use aspis_wire::FieldSlots;
+use aspis_wire::response::parse_response;
+
+use super::exchange::{Afterwards, Work};
+use super::relay::{Delimiter, Relay};
+use crate::asking::{Ask, Reply};
+use crate::fill::{FillView, Reader, Reading};
+use crate::limits::ASKS_MAX;
+use crate::owner::Refresh;
+use crate::storing::primary_of;
+
+/// What a reply leads to.
+enum Next {
+    Over(Afterwards),
+    /// The owner is asked anew, with this.
+    Ask(Forward),
+    /// The request goes to the origin by itself.
+    Alone(Forward),
+}
+
+impl Work<'_> {
+    /// Waits for what the owner of the key has or gets.
+    pub(super) async fn share(&self, forward: Forward) -> Afterwards {
+        let mut forward = forward;
+        for _ in 0..ASKS_MAX {
+            let Some(key) = self.key else { break };
+            let place = self.shard.ask(Ask {
+                head: self.raw.into(),
+                facts: *self.facts,
+                key: key.clone(),
+                forward,
+                has: self.stored(),
+            });
+            let reply = loop {
+                match place.next().await {
+                    Reply::Interim(raw) => self.pass_interim(&raw),
+                    reply => break reply,
+                }
+            };
+            drop(place);
+            match self.replied(reply, forward).await {
+                Next::Over(afterwards) => return afterwards,
+                Next::Ask(again) => forward = again,
+                Next::Alone(alone) => return self.go_alone(alone).await,
+            }
+        }
+        self.go_alone(forward).await
+    }
+
+    async fn replied(&self, reply: Reply, forward: Forward) -> Next {
+        match reply {
+            Reply::Stored(stored) => self.look_at(stored),
+            Reply::Arrived { stored, role, validated, reading } => {
+                self.arrived(stored, role, validated, reading, forward).await
+            }
+            Reply::Origin { head, stored, reading } => Next::Over(self.lead(&head, stored, reading).await),
+            Reply::Erred { status, role } => {
+                let view = self.stored();
+                let stored = view.as_deref().map(view_of);
+                let event = Event::OriginErred { status, role, request: self.head, stored };
+                Next::Over(match self.step(event, self.shard.now()) {
+                    Action::Answer(answer) => self.answer_stored(answer),
+                    Action::Refuse { status } => self.answer_error(status, None),
+                    _ => Afterwards::Reset,
+                })
+            }
+            Reply::Failed(failure) => Next::Over(self.answer_failure(failure)),
+            Reply::Alone => Next::Alone(forward),
+            Reply::Full => Next::Over(self.answer_error(503, Some(OriginFailure::Overloaded))),
+            // Taken before.
+            Reply::Interim(_) => Next::Ask(forward),
+        }
+    }
+
+    /// Judges what the owner has stored meanwhile, or had before this core looked.
+    fn look_at(&self, stored: Arc<StoredResponse>) -> Next {
+        let event = Event::Found { stored: view_of(&stored), head: self.head };
+        let action = self.step(event, self.shard.now());
+        self.shard.replicate(&stored);
+        self.found.replace(Some(Arc::clone(&stored)));
+        Next::Over(match action {
+            Action::RespondStored { age, ttl, send_body } => self.answer_stored(StoredAnswer {
+                kind: AnswerKind::Whole,
+                age,
+                ttl,
+                send_body,
+                refresh: false,
+            }),
+            Action::Answer(answer) => {
+                if answer.refresh
+                    && let Some(key) = self.key
+                {
+                    let (head, key) = (self.raw.into(), key.clone());
+                    self.shard.refresh(Refresh { head, facts: *self.facts, key, stored });
+                }
+                self.answer_stored(answer)
+            }
+            Action::Forward(forward) => return Next::Ask(forward),
+            Action::Refuse { status } => self.answer_error(status, None),
+            _ => Afterwards::Reset,
+        })
+    }
+
+    /// Answers with what a shared fetch brought, if it is for this request.
+    async fn arrived(
+        &self,
+        stored: Arc<StoredResponse>,
+        role: Role,
+        validated: bool,
+        reading: Option<Reading>,
+        forward: Forward,
+    ) -> Next {
+        let reader = reading.map(|reading| FillView::attach(self.shard, reading));
+        let progress = stored.body.progress();
+        let arriving = Arriving {
+            meta: &stored.meta,
+            head: &stored.head,
+            length: stored.body.length(),
+            published: progress.len,
+            variant: stored
+                .variant
+                .as_ref()
+                .map(|variant| Variant { names: &variant.names, key: &stored.key }),
+            validated,
+        };
+        let mut key = self.key.map(|(_, key)| key.to_vec()).unwrap_or_default();
+        let event = Event::Arrived { arriving, role, request: self.head, key_buffer: &mut key };
+        match self.step(event, self.shard.now()) {
+            Action::Answer(answer) => {
+                if role == Role::Collapsed {
+                    self.shard.counters.add(Counter::RequestsCollapsed, 1);
+                }
+                Next::Over(match reader {
+                    Some(reader) if progress.state != BodyState::Complete => {
+                        self.answer_arriving(&stored, &reader, answer).await
+                    }
+                    _ => {
+                        self.shard.replicate(&stored);
+                        self.send_answer(&stored, &stored.head, answer)
+                    }
+                })
+            }
+            Action::AskAgain => Next::Ask(forward),
+            Action::Forward(alone) => Next::Alone(alone),
+            _ => Next::Over(Afterwards::Reset),
+        }
+    }
+
+    /// Sends a response whose content is still coming.
+    async fn answer_arriving(
+        &self,
+        stored: &Arc<StoredResponse>,
+        reader: &Reader,
+        answer: StoredAnswer,
+    ) -> Afterwards {
+        let offset = stored.meta.part.map_or(0, |part| part.start);
+        let total = stored.meta.part.map(|part| part.total).or(stored.body.length());
+        let range = match answer.kind {
+            // The exchange saw that the range lies in what arrives.
+            AnswerKind::Part(range) => ByteRange { start: range.start - offset, end: range.end - offset },
+            AnswerKind::Whole => ByteRange { start: 0, end: total.unwrap_or(u64::MAX) },
+            // Without content, or with content of our own.
+            _ => return self.send_answer(stored, &stored.head, answer),
+        };
+        let mut reply = StoredReply {
+            head: &stored.head,
+            status: stored.meta.status,
+            len: total,
+            answer,
+            multipart: None,
+            version: self.head.version,
+            keep_alive: self.may_keep_alive(),
+        };
+        let framing = match answer.kind {
+            AnswerKind::Whole if answer.send_body => reply.framing(),
+            _ => ViewerFraming::None,
+        };
+        reply.keep_alive &= framing != ViewerFraming::UntilClose;
+        let mut out = Vec::with_capacity(stored.head.len() + 256);
+        response_head::write_stored_reply(&self.shard.behavior, &self.exchange.borrow(), &reply, &mut out);
+        self.progress.status.set(answer.kind.status(stored.meta.status));
+        self.send(out);
+        let delimiter = if framing == ViewerFraming::Chunked { Delimiter::Chunked } else { Delimiter::Plain };
+        let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
+        let relayed = if answer.send_body { relay.follow(reader, range).await } else { relay.finish().await };
+        if relayed.is_ok() {
+            self.shard.replicate(stored);
+        }
+        self.relayed(relayed, reply.keep_alive)
+    }
+
+    /// Sends what the origin answered to this request's own fetch.
+    async fn lead(&self, raw: &[u8], stored: Option<Arc<StoredResponse>>, reading: Reading) -> Afterwards {
+        let reader = FillView::attach(self.shard, reading);
+        let mut slots = FieldSlots::new();
+        let parsed = parse_response(raw, &mut slots, &self.shard.head_limits, aspis_wire::Method::Get);
+        let Ok(Some(head)) = parsed else { return self.answer_failure(OriginFailure::Invalid) };
+        let found = self.stored();
+        let event =
+            Event::OriginHead { head: &head, request: self.head, stored: found.as_deref().map(view_of) };
+        let Action::RespondOrigin { content, .. } = self.step(event, self.shard.now()) else {
+            return Afterwards::Reset;
+        };
+        let (sending, delimiter) = self.send_origin_head(&head, content, stored.is_some());
+        let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
+        let relayed = match content {
+            Content::Follows => relay.follow(&reader, ByteRange { start: 0, end: u64::MAX }).await,
+            Content::None | Content::NotModified => relay.finish().await,
+        };
+        if let (Ok(()), Some(stored)) = (&relayed, &stored) {
+            self.shard.replicate(stored);
+        }
+        self.relayed(relayed, sending)
+    }
+}
+
+/// A stored response as the machine looks at it.
+pub(super) fn view_of(stored: &StoredResponse) -> Stored<'_> {
+    Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() }
+}
+
+impl crate::shard::Shard {
+    /// Keeps a response of another owner at hand, if it is whole and still stored.
+    pub(crate) fn replicate(self: &Rc<Self>, stored: &Arc<StoredResponse>) {
+        let is_whole = stored.body.progress().state == BodyState::Complete;
+        let is_part = stored.meta.part.is_some();
+        if is_whole && !is_part && stored.is_live() && self.owner_of(primary_of(stored)) != self.core {
+            self.replicas.borrow_mut().insert(stored);
+        }
+    }
+}
