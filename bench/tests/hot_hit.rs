@@ -1,13 +1,9 @@
 //! A hot hit allocates nothing: from the request's bytes to the response's head, through parser, exchange and tier.
 //!
-//! The counting allocator is the only unsafe code here; it counts on the thread that asks and passes every call on.
-#![allow(
-    unsafe_code,
-    reason = "a global allocator cannot be written without; bench's counting allocator is the place for it"
-)]
+//! `hot_path.rs` has the same for ring and driver.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use aspis_cache::stored::StoredMeta;
@@ -23,31 +19,6 @@ use aspis_wire::limits::HeadLimits;
 use aspis_wire::request::parse_request;
 use aspis_wire::response::parse_response;
 use aspis_wire::{FieldSlots, Method, Scheme};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// JUSTIFICATION: only a global allocator sees every allocation of the code under test.
-// SAFETY: both calls are passed on unchanged to the system's allocator, which keeps the trait's promises; the counter is a thread-local
-// cell without a destructor, so counting neither allocates nor unwinds. Test: `a_hot_hit_allocates_nothing`, which also counts a `Vec`.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises about `layout` are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: `pointer` came from `alloc` above, that is from the system's allocator, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const NOW: Now = Now { wall: 1_788_256_860, millis: 60_000 };
 const RESPONSE: &[u8] =
@@ -142,18 +113,18 @@ fn allocations(kept: Kept) -> u64 {
         .expect("the tier has room");
     let (mut buffer, mut out) = (Vec::with_capacity(1024), vec![0; 4096 + HIT_TAIL_LEN_MAX]);
     assert!(serve(&behavior, &tier, &mut buffer, &mut out) > 0);
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::here();
     for _ in 0..100 {
         assert!(serve(&behavior, &tier, &mut buffer, &mut out) > 0);
     }
-    ALLOCATIONS.with(Cell::get) - before
+    counting::here() - before
 }
 
 #[test]
 fn a_hot_hit_allocates_nothing() {
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::here();
     drop(std::hint::black_box(vec![1_u8; 100]));
-    assert!(ALLOCATIONS.with(Cell::get) > before, "the counter counts");
+    assert!(counting::here() > before, "the counter counts");
     assert_eq!(allocations(Kept::Plain), 0);
     assert_eq!(allocations(Kept::AsVariant), 0);
 }

@@ -18,14 +18,17 @@ pub trait Policy {
     /// Bytes that the policy keeps for each entry of the tier, remembered keys included; charged as index.
     const ENTRY_COST: u64;
 
+    /// What an entry that left was worth, for the one that takes its place.
+    type Standing;
+
     /// Makes a policy for a tier of `capacity` bytes.
     fn new(capacity: u64) -> Self;
 
-    /// Notes a new entry of `len` bytes.
-    fn insert(&mut self, hash: u128, len: u64) -> Handle;
+    /// Notes a new entry of `len` bytes; `before` is the standing of the one that it replaces, which it takes over.
+    fn insert(&mut self, hash: u128, len: u64, before: Option<Self::Standing>) -> Handle;
 
-    /// Forgets an entry that left for another reason than eviction.
-    fn remove(&mut self, handle: Handle);
+    /// Forgets an entry that left for another reason than eviction; `uses` is how often it was used since that was last asked, at most 3.
+    fn remove(&mut self, handle: Handle, uses: u8) -> Self::Standing;
 
     /// Chooses an entry, forgets it and returns its hash; `None` if there is none.
     ///

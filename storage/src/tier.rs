@@ -136,7 +136,9 @@ impl<P: Policy> RamTier<P> {
             return Err(Refused::NotComplete(response));
         }
         let place = response.place();
-        let replaced = self.take(place);
+        let (replaced, before) = self.take_with_standing(place).unzip();
+        let before =
+            before.filter(|_| replaced.as_ref().is_some_and(|replaced| replaced.key == response.key));
         // A URI has one response, or variants: whichever came last says which (RFC 9111 §4.1).
         let outdated = match (&response.variant, response.meta.part) {
             (Some(variant), _) => {
@@ -164,7 +166,7 @@ impl<P: Policy> RamTier<P> {
         let len = response.charged_len();
         self.len += len;
         self.payload += response.body.charged_len();
-        let handle = self.policy.insert(place, len);
+        let handle = self.policy.insert(place, len, before);
         self.expiries.insert(&response);
         self.index.insert(place, Entry { response, handle });
         Ok(replaced)
@@ -279,7 +281,7 @@ impl<P: Policy> RamTier<P> {
     pub fn clear(&mut self) {
         for (_, entry) in self.index.drain() {
             entry.response.mark_gone();
-            self.policy.remove(entry.handle);
+            self.policy.remove(entry.handle, 0);
         }
         self.charge.shrink(self.charge.bytes());
         self.expiries.clear();
@@ -350,10 +352,14 @@ impl<P: Policy> RamTier<P> {
         Some(self.leave(entry))
     }
 
-    fn take(&mut self, hash: u128) -> Option<Arc<StoredResponse>> {
-        let entry = self.index.remove(&hash)?;
-        self.policy.remove(entry.handle);
-        Some(self.leave(entry))
+    fn take(&mut self, place: u128) -> Option<Arc<StoredResponse>> {
+        self.take_with_standing(place).map(|(response, _)| response)
+    }
+
+    fn take_with_standing(&mut self, place: u128) -> Option<(Arc<StoredResponse>, P::Standing)> {
+        let entry = self.index.remove(&place)?;
+        let before = self.policy.remove(entry.handle, entry.response.take_uses());
+        Some((self.leave(entry), before))
     }
 
     /// Settles the accounts of an entry that left the index.

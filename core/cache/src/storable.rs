@@ -145,9 +145,11 @@ fn part(head: &ResponseHead<'_, '_>) -> Option<Part> {
         .then_some(Part { start: range.start, total: total? })
 }
 
-/// Tells whether a targeted field is in force, in place of Cache-Control and Expires (rule 17).
-pub fn is_targeted(behavior: &Behavior, head: &[Field<'_>]) -> bool {
-    Control::of(behavior, head).targeted
+/// Tells whether there is a targeted field that we look at, valid or not (rule 17).
+pub fn has_targeted(behavior: &Behavior, head: &[Field<'_>]) -> bool {
+    let has = |name| fields::first(head, name).is_some();
+    (behavior.targeted.is_on() && has(CDN_CACHE_CONTROL))
+        || (behavior.surrogate.is_on() && has(SURROGATE_CONTROL))
 }
 
 /// The directives in force and where they came from.

@@ -349,6 +349,8 @@ fn a_targeted_field_outlives_a_304_without_it() {
     assert_eq!(told("Cache-Control: private\n"), Some((30, true, true)));
     assert_eq!(told("CDN-Cache-Control: max-age=7\n"), Some((7, true, false)));
     assert_eq!(told("CDN-Cache-Control: no-store\n"), None);
+    // An invalid one takes the old one's place and is ignored whole.
+    assert_eq!(told("CDN-Cache-Control: max-age=\"7\"\nCache-Control: max-age=8\n"), Some((8, false, false)));
 }
 
 /// RFC 9110 §15.4.5: a 304 that nobody asked for is no answer; a stale response is one, where it may be.

@@ -4,6 +4,7 @@
 //! new key ─────────────> small (10 % of the bytes) ── used since ──> main ── used since ──> main again, one use less
 //! remembered key ──────────────────────────────────────────────────> main
 //!                        small ── unused ──> evicted, remembered     main ── unused ──> evicted
+//! replaced (validated, fetched anew) ──> the newest end of its queue, with its uses
 //! ```
 //!
 //! Invariants: each entry is in one queue; a queue's bytes are the sum of its entries'; one eviction moves at most
@@ -46,6 +47,13 @@ enum Place {
     Main,
 }
 
+/// Queue and uses of an entry that left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    place: Place,
+    uses: u8,
+}
+
 #[derive(Debug)]
 struct Queue {
     newest: u32,
@@ -55,6 +63,8 @@ struct Queue {
 
 impl Policy for S3Fifo {
     const ENTRY_COST: u64 = 2 * size_of::<(usize, Node)>() as u64 + Ghost::KEY_COST;
+
+    type Standing = Standing;
 
     fn new(capacity: u64) -> S3Fifo {
         S3Fifo {
@@ -66,17 +76,21 @@ impl Policy for S3Fifo {
         }
     }
 
-    fn insert(&mut self, hash: u128, len: u64) -> Handle {
-        let place = if self.ghost.recall(hash) { Place::Main } else { Place::Small };
-        let node = Node { hash, len, newer: NO_NODE, older: NO_NODE, place, uses: 0 };
+    fn insert(&mut self, hash: u128, len: u64, before: Option<Standing>) -> Handle {
+        let Standing { place, uses } = before.unwrap_or_else(|| {
+            let place = if self.ghost.recall(hash) { Place::Main } else { Place::Small };
+            Standing { place, uses: 0 }
+        });
+        let node = Node { hash, len, newer: NO_NODE, older: NO_NODE, place, uses };
         let handle = self.nodes.insert(node) as u32;
         self.push(handle, place);
         Handle(handle)
     }
 
-    fn remove(&mut self, handle: Handle) {
+    fn remove(&mut self, handle: Handle, uses: u8) -> Standing {
         self.unlink(handle.0);
-        self.nodes.remove(handle.0 as usize);
+        let node = self.nodes.remove(handle.0 as usize);
+        Standing { place: node.place, uses: (node.uses + uses).min(USE_COUNT_MAX) }
     }
 
     fn evict(&mut self, take_uses: &mut dyn FnMut(u128) -> u8) -> Option<u128> {
@@ -97,7 +111,7 @@ impl Policy for S3Fifo {
                 let count_max = self.nodes.len().max(GHOST_COUNT_MIN);
                 self.ghost.remember(hash, len, count_max);
             }
-            self.remove(Handle(handle));
+            self.remove(Handle(handle), 0);
             return Some(hash);
         }
         None
@@ -162,7 +176,7 @@ mod tests {
 
     /// Responses of 10 bytes in a tier of 100, so that the small queue's share is one of them.
     ///
-    /// What happens: `+n` a response of n comes, `*n` it is used, `-n` it is removed, `!` one is evicted.
+    /// What happens: `+n` a response of n comes, `*n` it is used, `-n` it is removed, `=n` it is replaced, `!` one is evicted.
     fn run(script: &str) -> Vec<u128> {
         let mut policy = S3Fifo::new(100);
         let mut uses: HashMap<u128, u8> = HashMap::new();
@@ -172,9 +186,14 @@ mod tests {
             let (kind, number) = word.split_at(1);
             let hash = number.parse::<u128>().unwrap_or(0) << 64;
             match kind {
-                "+" => drop(handles.insert(hash, policy.insert(hash, 10))),
+                "+" => drop(handles.insert(hash, policy.insert(hash, 10, None))),
+                "=" => {
+                    let uses = uses.insert(hash, 0).unwrap_or(0);
+                    let before = policy.remove(handles[&hash], uses);
+                    handles.insert(hash, policy.insert(hash, 10, Some(before)));
+                }
                 "*" => *uses.entry(hash).or_default() += 1,
-                "-" => policy.remove(handles.remove(&hash).unwrap()),
+                "-" => drop(policy.remove(handles.remove(&hash).unwrap(), 0)),
                 _ => evicted.extend(
                     policy.evict(&mut |hash| uses.insert(hash, 0).unwrap_or(0)).map(|hash| hash >> 64),
                 ),
@@ -185,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_order_of_eviction_is_that_of_s3_fifo() {
-        let table: [(&str, &[u128]); 9] = [
+        let table: [(&str, &[u128]); 11] = [
             ("!", &[]),
             ("+1 +2 +3 ! ! ! !", &[1, 2, 3]),
             // A used entry of the small queue moves to main; unused ones leave first.
@@ -201,6 +220,9 @@ mod tests {
             ("+1 +2 +3 -1 -3 ! !", &[2]),
             // A main entry with three uses takes three rounds; without others it still leaves.
             ("+1 +2 +3 *1 ! *1 *1 *1 !", &[2, 1]),
+            // A replaced entry keeps its queue and its uses, and has the time of a new one.
+            ("+1 +2 +3 *1 ! =1 +4 +5 ! ! !", &[2, 3, 4, 1]),
+            ("+1 *1 =1 +2 +3 ! !", &[2, 1]),
         ];
         for (script, expected) in table {
             assert_eq!(run(script), expected, "{script}");
@@ -210,8 +232,8 @@ mod tests {
     #[test]
     fn endless_uses_do_not_stop_an_eviction() {
         let mut policy = S3Fifo::new(100);
-        policy.insert(1, 10);
-        policy.insert(2, 10);
+        policy.insert(1, 10, None);
+        policy.insert(2, 10, None);
         let mut asked = 0;
         let evicted = policy.evict(&mut |_| {
             asked += 1;
@@ -230,9 +252,9 @@ mod tests {
                 match kind {
                     0 | 1 => {
                         let hash = (number as u128 % 40) << 64 | number as u128;
-                        held.push((hash, policy.insert(hash, len), len));
+                        held.push((hash, policy.insert(hash, len, None), len));
                     }
-                    2 if !held.is_empty() => policy.remove(held.swap_remove(which as usize % held.len()).1),
+                    2 if !held.is_empty() => drop(policy.remove(held.swap_remove(which as usize % held.len()).1, 0)),
                     _ => {
                         let evicted = policy.evict(&mut |hash| (hash as u8 ^ which) % 4);
                         prop_assert_eq!(evicted.is_none(), held.is_empty());

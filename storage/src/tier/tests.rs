@@ -162,6 +162,25 @@ fn room_is_made_by_evicting_and_used_responses_stay() {
 }
 
 #[test]
+fn a_response_that_is_freshened_keeps_its_standing() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    let used = 1_000_000..1_000_090;
+    for number in used.clone() {
+        assert!(store(&mut tier, number, 20_000) && tier.lookup(hash(number), &key(number)).is_some());
+    }
+    // Newcomers that nobody uses have a tenth of the tier, ten of them. One of the used ones is freshened every forty newcomers, and
+    // asked for once between that: as a newcomer it would have left by then.
+    for number in 0..1000 {
+        assert!(store(&mut tier, number, 20_000));
+        match number % 40 {
+            0 => assert!(store(&mut tier, used.start, 20_000)),
+            20 => assert!(tier.lookup(hash(used.start), &key(used.start)).is_some(), "at {number}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
 fn room_beyond_the_whole_tier_is_refused() {
     let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
     assert!(store(&mut tier, 1, 1000));

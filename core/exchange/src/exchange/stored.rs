@@ -5,7 +5,7 @@
 use aspis_cache::conditional::{self, Validators, Verdict};
 use aspis_cache::freshen::{self, HeadAnswer};
 use aspis_cache::range::{self, Selection};
-use aspis_cache::storable::{NotStored, is_targeted, storable};
+use aspis_cache::storable::{NotStored, has_targeted, storable};
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary;
 use aspis_config::Behavior;
@@ -91,7 +91,7 @@ pub(super) fn freshened_meta(
     if vary::varies(&old) != vary::varies(fields) {
         return Err(NotStored::Vary);
     }
-    if !stored.meta.targeted || is_targeted(behavior, fields) {
+    if !stored.meta.targeted || has_targeted(behavior, fields) {
         return storable(behavior, request, &head, now.wall);
     }
     // The targeted field is not among the stored ones, so what it said lasts until another comes: still in place of Cache-Control and

@@ -291,8 +291,9 @@ impl Model {
             return;
         }
         for old in self.entries.iter_mut().filter(|old| old.uri == entry.uri) {
-            // RFC 9111 §4: of several that match the most recent counts.
-            old.replaced |= old.may_match(request);
+            // RFC 9111 §4: of several that match the most recent counts; one that selects by more leaves the others' requests to it.
+            let covers = entry.selecting.iter().all(|pair| old.selecting.contains(pair));
+            old.replaced |= covers && old.may_match(request);
         }
         self.entries.push(entry);
     }
