@@ -5,8 +5,12 @@
 //! shows it, and the seed for `PROPTEST_RNG_SEED`; an eighth of the lists is what `PROPTEST_CASES` sets.
 #![allow(clippy::unwrap_used, reason = "helpers of tests; a panic names the line that is wrong")]
 
+#[path = "reuse_model/directives.rs"]
+mod directives;
 #[path = "reuse_model/driver.rs"]
 mod driver;
+#[path = "reuse_model/entry.rs"]
+mod entry;
 #[path = "reuse_model/operations.rs"]
 mod operations;
 #[path = "reuse_model/origin.rs"]
@@ -28,9 +32,10 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use driver::{Driver, Fetch, Served};
+use entry::{Answer, Entry, Rules};
 use operations::{Ask, Condition, Op, Validator, op};
 use origin::{Framing, content, variant};
-use reference::{Answer, Entry, Expect, Model, Rules};
+use reference::{Expect, Model};
 use selection::{Selected, content_range, parts};
 use text::{Fields, Request, format_date};
 

@@ -1,6 +1,6 @@
 //! What a request gets of a stored response: all, 304, 412, or ranges (RFC 9110 §13.2.2, §14), read over plain text.
 
-use crate::reference::Answer;
+use crate::entry::Answer;
 use crate::text::{Request, date};
 
 #[derive(Debug, PartialEq, Eq)]
