@@ -556,8 +556,9 @@ impl Exchange {
         stored: Option<Stored<'_>>,
         now: Now,
     ) -> Action {
-        self.collapsed = true;
         let stale = stored.and_then(|stored| self.stale_answer(behavior, facts, stored, request, now));
+        // A 304 that nobody asked for is no status for a viewer.
+        let status = if status < 500 { OriginFailure::Invalid.status() } else { status };
         stale.map_or_else(|| self.refuse(status), Action::Answer)
     }
 

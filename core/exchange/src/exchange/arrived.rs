@@ -247,5 +247,11 @@ mod tests {
         run.step(Event::NotFound);
         assert_eq!(run.errs(503), Action::Refuse { status: 503 });
         assert_eq!((run.exchange.status(), run.exchange.result()), (503, ResultType::Error));
+        assert!(run.exchange.is_collapsed());
+        // RFC 9110 §15.4.5.
+        let mut run = Run::new(&[]);
+        run.request("GET /x HTTP/1.1\nHost: a\n\n");
+        run.step(Event::NotFound);
+        assert_eq!(run.errs(304), Action::Refuse { status: 502 });
     }
 }

@@ -149,6 +149,7 @@ fn conditions_are_the_viewers_or_ours() {
     );
     assert_eq!(ask(Preconditions::Of(Validators { last_modified: None, ..both })), "If-None-Match: W/\"a\"");
     assert_eq!(ask(Preconditions::None), "");
+    assert_eq!(ask(Preconditions::Range), "If-Range: \"v\"|Range: bytes=0-1");
     assert_eq!(ask(Preconditions::Rest { from: 5, etag: Some(b"\"a\"") }), "Range: bytes=5-|If-Range: \"a\"");
     assert_eq!(
         ask(Preconditions::Viewer),
