@@ -1,10 +1,11 @@
-//! A hot hit allocates nothing: from the request's bytes to the response's head, through parser, exchange and tier.
+//! A hot hit allocates nothing: from the request's bytes to the response's head, through parser, exchange, and tier or replica table.
 //!
 //! `hot_path.rs` has the same for ring and driver.
 
 mod counting;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use aspis_cache::stored::StoredMeta;
 use aspis_config::{Behavior, Raw, check};
@@ -13,6 +14,7 @@ use aspis_exchange::{Action, Event, Exchange, Now, Stored, ViewerFacts};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::Body;
+use aspis_storage::replica::ReplicaTable;
 use aspis_storage::response::{Parts, StoredResponse};
 use aspis_storage::tier::RamTier;
 use aspis_wire::limits::HeadLimits;
@@ -34,8 +36,33 @@ enum Kept {
     AsVariant,
 }
 
+/// Where the core that serves finds the response.
+#[derive(Clone, Copy)]
+enum Shelf<'s> {
+    /// It owns the key.
+    Own(&'s RamTier),
+    /// Another core does.
+    Replicas(&'s ReplicaTable),
+}
+
+impl<'s> Shelf<'s> {
+    fn lookup(self, hash: u128, key: &[u8]) -> Option<&'s Arc<StoredResponse>> {
+        match self {
+            Shelf::Own(tier) => tier.lookup(hash, key),
+            Shelf::Replicas(table) => table.lookup(hash, key),
+        }
+    }
+
+    fn vary_names(self, hash: u128, key: &[u8]) -> Option<&'s str> {
+        match self {
+            Shelf::Own(tier) => tier.vary_names(hash, key),
+            Shelf::Replicas(table) => table.vary_names(hash, key),
+        }
+    }
+}
+
 /// Answers the request once and returns the length of the head; the same steps as the shard's.
-fn serve(behavior: &Behavior, tier: &RamTier, key: &mut Vec<u8>, out: &mut [u8]) -> usize {
+fn serve(behavior: &Behavior, shelf: Shelf<'_>, key: &mut Vec<u8>, out: &mut [u8]) -> usize {
     let viewer =
         ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(Ipv4Addr::LOCALHOST), trusted: false };
     let mut slots = FieldSlots::new();
@@ -45,15 +72,15 @@ fn serve(behavior: &Behavior, tier: &RamTier, key: &mut Vec<u8>, out: &mut [u8])
     let mut exchange = Exchange::new();
     let event = Event::Request { head: &head, viewer: &viewer, key_buffer: key };
     let Action::Lookup { mut hash } = exchange.step(behavior, event, NOW) else { panic!("looked up") };
-    if tier.lookup(hash, key).is_none() {
-        let names = tier.vary_names(hash, key).expect("it varies");
+    if shelf.lookup(hash, key).is_none() {
+        let names = shelf.vary_names(hash, key).expect("it varies");
         let event = Event::Varies { names, head: &head, key_buffer: key };
         let Action::Lookup { hash: variant } = exchange.step(behavior, event, NOW) else {
             panic!("looked up")
         };
         hash = variant;
     }
-    let found = tier.lookup(hash, key).expect("it is stored");
+    let found = shelf.lookup(hash, key).expect("it is stored");
     let stored = Stored { meta: &found.meta, head: &found.head, len: found.body.published() };
     let Action::RespondStored { age, ttl, .. } =
         exchange.step(behavior, Event::Found { stored, head: &head }, NOW)
@@ -66,8 +93,8 @@ fn serve(behavior: &Behavior, tier: &RamTier, key: &mut Vec<u8>, out: &mut [u8])
     finish_hit(behavior, &found.head, &tail, out)
 }
 
-/// Stores the response and returns how many allocations 100 hits on it make.
-fn allocations(kept: Kept) -> u64 {
+/// Stores the response and returns how many allocations 100 hits on it make, on its owner's core and on another.
+fn allocations(kept: Kept) -> [u64; 2] {
     let raw: Raw = [("origin", "http://origin.example")].into_iter().collect();
     let behavior = Behavior::from(&check(&raw).expect("the flags are sound"));
     let budget = Budget::new(64 << 20);
@@ -109,15 +136,19 @@ fn allocations(kept: Kept) -> u64 {
         invalidation: 0,
         variant,
     };
-    tier.insert(StoredResponse::new(parts, &budget).expect("the budget has room"))
-        .expect("the tier has room");
+    let stored = StoredResponse::new(parts, &budget).expect("the budget has room");
+    let mut replicas = ReplicaTable::new(64, &budget).expect("the budget has room");
+    replicas.insert(&stored);
+    tier.insert(stored).expect("the tier has room");
     let (mut buffer, mut out) = (Vec::with_capacity(1024), vec![0; 4096 + HIT_TAIL_LEN_MAX]);
-    assert!(serve(&behavior, &tier, &mut buffer, &mut out) > 0);
-    let before = counting::here();
-    for _ in 0..100 {
-        assert!(serve(&behavior, &tier, &mut buffer, &mut out) > 0);
-    }
-    counting::here() - before
+    [Shelf::Own(&tier), Shelf::Replicas(&replicas)].map(|shelf| {
+        assert!(serve(&behavior, shelf, &mut buffer, &mut out) > 0);
+        let before = counting::here();
+        for _ in 0..100 {
+            assert!(serve(&behavior, shelf, &mut buffer, &mut out) > 0);
+        }
+        counting::here() - before
+    })
 }
 
 #[test]
@@ -125,6 +156,6 @@ fn a_hot_hit_allocates_nothing() {
     let before = counting::here();
     drop(std::hint::black_box(vec![1_u8; 100]));
     assert!(counting::here() > before, "the counter counts");
-    assert_eq!(allocations(Kept::Plain), 0);
-    assert_eq!(allocations(Kept::AsVariant), 0);
+    assert_eq!(allocations(Kept::Plain), [0, 0]);
+    assert_eq!(allocations(Kept::AsVariant), [0, 0]);
 }
