@@ -106,6 +106,18 @@ impl PartsTable {
         set.into_iter().flat_map(|set| &set.parts).map(|held| held.place)
     }
 
+    /// Returns the places of the parts of another representation than a newcomer's.
+    pub(crate) fn places_of_others(
+        &self,
+        response: &StoredResponse,
+        part: Part,
+    ) -> impl Iterator<Item = u128> {
+        let validator = validator_of(response);
+        let set = self.sets.get(&response.hash);
+        let others = set.filter(|set| !set.takes(&response.key, part.total, validator.as_ref()));
+        others.into_iter().flat_map(|set| &set.parts).map(|held| held.place)
+    }
+
     /// Notes a part whose place is free, and returns the places of those that have to leave for it: all of another representation, what lies within it, or the
     /// oldest of too many.
     ///

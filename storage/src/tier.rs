@@ -117,10 +117,15 @@ impl<P: Policy> RamTier<P> {
         self.parts.places(hash, key).filter_map(|place| self.index.get(&place)).map(|entry| &entry.response)
     }
 
-    /// Returns the response whose place a newcomer takes: that of its key, or the part of exactly its range.
-    pub fn replaced_by(&self, newcomer: &StoredResponse) -> Option<&Arc<StoredResponse>> {
-        let entry = self.index.get(&newcomer.place())?;
-        (*entry.response.key == *newcomer.key).then_some(&entry.response)
+    /// Tells whether what a newcomer would push out was received later than it: the response under its key, or for a part that of its
+    /// range and those of another version.
+    pub fn holds_newer(&self, newcomer: &StoredResponse) -> bool {
+        let others = newcomer.meta.part.map(|part| self.parts.places_of_others(newcomer, part));
+        let places = std::iter::once(newcomer.place()).chain(others.into_iter().flatten());
+        let entries = places.filter_map(|place| self.index.get(&place)).map(|entry| &entry.response);
+        entries
+            .filter(|held| held.key == newcomer.key && held.is_live())
+            .any(|held| held.meta.received_at > newcomer.meta.received_at)
     }
 
     /// Returns the request fields by which the responses under exactly this primary key vary, if there are any.
@@ -269,12 +274,12 @@ impl<P: Policy> RamTier<P> {
         self.now = self.now.max(now);
     }
 
-    /// Tells whether an object of `len` bytes could be stored if all that is stored now left for it.
+    /// Tells whether an object of `len` bytes could be stored, if need be with all that is stored now leaving for it.
     ///
     /// A caller who asks first does not empty the tier for an object that running fills and readers of others leave no room for.
     pub fn could_hold(&self, len: u64) -> bool {
         let in_use = self.arena.filling_len() + self.limbo();
-        len.saturating_add(in_use) <= object_len_max(self.arena.capacity())
+        len <= self.arena.free_len() || len.saturating_add(in_use) <= object_len_max(self.arena.capacity())
     }
 
     /// Removes everything.

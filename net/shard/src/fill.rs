@@ -443,7 +443,11 @@ impl Task {
     }
 
     async fn read_all(&mut self, origin: &mut OriginBody, writer: &mut BodyWriter) -> End {
-        let too_large = |len| len > self.shard.object_len_max;
+        let too_large = |len: u64| {
+            // What other fills and readers hold cannot be evicted, so evicting the rest would be for nothing.
+            let missing = len.saturating_sub(writer.published());
+            len > self.shard.object_len_max || !self.shard.store.borrow().could_hold(missing)
+        };
         if self.length.is_some_and(too_large) {
             return End::TooLarge;
         }

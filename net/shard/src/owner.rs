@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aspis_cache::key::{self, PART_SUFFIX, SEPARATOR};
+use aspis_cache::range;
 use aspis_cache::vary;
 use aspis_exchange::collapse::{Asked, Collapse, FlightId, Limits, Outcome, Place, Wants};
 use aspis_exchange::{Collapsing, Conditions, Role, ViewerFacts};
@@ -88,7 +89,7 @@ impl Shard {
             return self.reply(&waiter, Reply::Alone);
         };
         let hash = key::hash(&selected);
-        let found = self.find(&ask, hash, &selected);
+        let found = self.find(&ask, &request, hash, &selected);
         let seen = |found: &Arc<StoredResponse>| ask.has.as_ref().is_some_and(|has| Arc::ptr_eq(has, found));
         if let Some(found) = found.as_ref().filter(|found| !seen(found)) {
             return self.reply(&waiter, Reply::Stored(Arc::clone(found)));
@@ -166,15 +167,21 @@ impl Shard {
         }
     }
 
-    /// What is stored under the selected key, else the part of it that may be.
-    fn find(&self, ask: &Ask, hash: u128, selected: &[u8]) -> Option<Arc<StoredResponse>> {
+    /// What is stored under the selected key, else the part that holds what is asked for, if there are parts.
+    fn find(
+        &self,
+        ask: &Ask,
+        request: &RequestHead<'_, '_>,
+        hash: u128,
+        selected: &[u8],
+    ) -> Option<Arc<StoredResponse>> {
         let store = self.store.borrow();
         let whole = store.lookup(hash, selected);
         let may_be_a_part = store.has_parts() && selected.len() == ask.key.1.len();
         whole
             .or_else(|| {
                 let part = may_be_a_part.then(|| [selected, PART_SUFFIX].concat())?;
-                store.lookup(key::hash(&part), &part)
+                store.part(key::hash(&part), &part, |total| range::span(request.fields, total))
             })
             .cloned()
     }

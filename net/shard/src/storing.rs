@@ -84,8 +84,7 @@ impl Shard {
                 .is_some_and(|now| !vary::covers(&variant.names, now)),
             None => store.vary_names(stored.hash, &stored.key).is_some(),
         };
-        let newer = store.lookup(stored.hash, &stored.key);
-        by_names || newer.is_some_and(|newer| newer.meta.received_at > stored.meta.received_at)
+        by_names || store.holds_newer(stored)
     }
 
     /// Puts `fresh` in the place of `old`, which it describes anew, if `old` is still there.

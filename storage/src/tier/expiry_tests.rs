@@ -94,6 +94,7 @@ fn one_object_may_take_the_place_of_all_others() {
     }
     let len = object_len_max(tier.arena().capacity());
     assert_eq!(len, 30 * MIB);
+    assert!(tier.arena().free_len() < len);
     assert!(tier.could_hold(len) && !tier.could_hold(len + 1) && !tier.could_hold(u64::MAX));
     assert!(store(&mut tier, 1000, len));
     assert_eq!(tier.lookup(hash(1000), &key(1000)).unwrap().body.published(), len);
@@ -109,11 +110,13 @@ fn one_object_may_take_the_place_of_all_others() {
 fn what_fills_and_readers_hold_is_not_counted_on() {
     let (mut tier, _budget) = tier(8 * MIB, 16 * MIB);
     let len = object_len_max(tier.arena().capacity());
-    assert!(store(&mut tier, 1, 2 * MIB));
+    assert!(store(&mut tier, 1, 2 * MIB) && store(&mut tier, 2, 4 * MIB));
     let read = Arc::clone(tier.lookup(hash(1), &key(1)).unwrap());
     assert!(tier.could_hold(len));
     tier.remove(hash(1), &key(1));
     assert!(tier.could_hold(len - 2 * MIB) && !tier.could_hold(len - 2 * MIB + 1));
+    let free = tier.arena().free_len();
+    assert!(free == 2 * MIB && tier.could_hold(free));
     drop(read);
     assert!(tier.could_hold(len));
     let mut running = crate::mapping::body::Body::writer(tier.arena(), Some(MIB));

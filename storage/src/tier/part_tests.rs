@@ -152,11 +152,40 @@ fn a_newcomer_replaces_the_part_of_its_range_alone() {
     put(&mut tier, 0..100, 1000, 100, ETAG);
     put(&mut tier, 200..300, 1000, 100, ETAG);
     let same = part(&mut tier, 200..300, 1000, 120, ETAG);
-    assert_eq!(tier.replaced_by(&same).map(|old| old.meta.received_at), Some(100));
     let replaced = tier.insert(Arc::clone(&same)).unwrap().unwrap();
     assert_eq!((range_of(&replaced), replaced.is_live(), tier.len()), (Some(200..300), false, 2));
-    let other = part(&mut tier, 200..301, 1000, 120, ETAG);
-    assert!(tier.replaced_by(&other).is_none());
+}
+
+/// Fetches run side by side: what was received earlier is not to push out what was received later.
+#[test]
+fn what_is_stored_is_held_against_a_newcomer() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    put(&mut tier, 0..100, 1000, 100, ETAG);
+    put(&mut tier, 200..300, 1000, 110, ETAG);
+    for (range, received_at, validator, newer) in [
+        (0..100, 99, ETAG, true),
+        (0..100, 100, ETAG, false),
+        (200..300, 109, ETAG, true),
+        (0..300, 90, ETAG, false),
+        (500..600, 109, "ETag: \"b\"", true),
+        (500..600, 110, "ETag: \"b\"", false),
+        (500..600, 109, "X: y", true),
+    ] {
+        let newcomer = part(&mut tier, range.clone(), 1000, received_at, validator);
+        assert_eq!(tier.holds_newer(&newcomer), newer, "{range:?} at {received_at}, {validator}");
+    }
+    let meta = StoredMeta { received_at: 50, ..StoredMeta::PLAIN };
+    let old = response_of(&mut tier, hash(PRIMARY), PRIMARY, 9, meta, &head(ETAG)).unwrap();
+    assert!(!tier.holds_newer(&old), "nothing whole is there");
+    assert!(store_whole(&mut tier, 60));
+    assert!(tier.holds_newer(&old));
+    assert!(store_whole(&mut tier, 50) && !tier.holds_newer(&old));
+}
+
+fn store_whole(tier: &mut RamTier, received_at: u64) -> bool {
+    let meta = StoredMeta { received_at, ..StoredMeta::PLAIN };
+    let whole = response_of(tier, hash(PRIMARY), PRIMARY, 9, meta, &head(ETAG)).unwrap();
+    tier.insert(whole).is_ok()
 }
 
 #[test]

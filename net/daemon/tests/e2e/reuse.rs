@@ -174,6 +174,46 @@ fn parts_answer_ranges_and_are_completed() {
     assert_eq!(origin.count("/other"), 3);
 }
 
+/// parts of one version stand beside each other, and a part of another version turns them out.
+#[test]
+fn parts_of_one_version_stand_beside_each_other() {
+    let origin = Origin::start(|reply| {
+        let content = b"0123456789";
+        let range = reply.request.field("range").unwrap_or("").to_owned();
+        let etag = ("ETag", if range.starts_with("bytes=8") { "\"two\"" } else { "\"one\"" });
+        let mut ends = range.trim_start_matches("bytes=").split('-');
+        let mut end = |missing| ends.next().and_then(|end| end.parse().ok()).unwrap_or(missing);
+        let (first, last) = (end(0), end(9));
+        let content_range = format!("bytes {first}-{last}/10");
+        reply.answer(206, &[FRESH, etag, ("Content-Range", &content_range)], &content[first..=last]);
+    });
+    let aspis = before(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    let mut ask = |range: &str, content: &[u8], result: &str| {
+        let response = viewer.get_with("/a", &format!("Range: bytes={range}\r\n")).expect(206, content);
+        assert_eq!(response.x_cache().split(' ').next(), Some(result), "{range}");
+    };
+    ask("0-2", b"012", "Miss");
+    ask("3-5", b"345", "Miss");
+    ask("6-6", b"6", "Miss");
+    for (range, content) in [("0-2", &b"012"[..]), ("4-5", b"45"), ("6-6", b"6"), ("1-1", b"1")] {
+        ask(range, content, "Hit");
+    }
+    ask("2-3", b"23", "Miss");
+    ask("0-0", b"0", "Hit");
+    ask("8-9", b"89", "Miss");
+    ask("8-8", b"8", "Hit");
+    ask("4-5", b"45", "Miss");
+    let mut whole = Viewer::connect(&aspis);
+    assert_eq!(origin.count("/a"), 6);
+    // The prefix is there again: the whole is joined from it though it is not the latest part.
+    ask("0-3", b"0123", "Miss");
+    ask("6-7", b"67", "Miss");
+    whole.get("/a").expect_cached("Miss", b"0123456789");
+    assert_eq!(origin.requests().last().unwrap().field("range"), Some("bytes=4-"));
+    whole.get("/a").expect_cached("Hit", b"0123456789");
+}
+
 /// RFC 9111 §4.4, rule 16: an unsafe request takes parts away too.
 #[test]
 fn an_unsafe_request_removes_parts() {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aspis_cache::range;
 use aspis_exchange::response_head::error::refusal_status;
 use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
 use aspis_exchange::{Action, Event, Exchange, ResultType, Stored, ViewerFacts};
@@ -20,7 +21,7 @@ use aspis_storage::tier::RamTier;
 use aspis_telemetry::Counter;
 use aspis_wire::proxy_protocol;
 use aspis_wire::request::{RequestHead, parse_request};
-use aspis_wire::{FieldSlots, Scheme};
+use aspis_wire::{Field, FieldSlots, Scheme};
 
 use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
 use crate::log::{Answered, Ended};
@@ -44,6 +45,8 @@ trait Shelf {
     fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>>;
     fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str>;
     fn has_parts(&self) -> bool;
+    /// The part of a URI's that holds what `request` asks for, or one that comes near.
+    fn part(&self, hash: u128, key: &[u8], request: &[Field<'_>]) -> Option<&Arc<StoredResponse>>;
 }
 
 impl Shelf for RamTier {
@@ -57,6 +60,10 @@ impl Shelf for RamTier {
 
     fn has_parts(&self) -> bool {
         self.has_parts()
+    }
+
+    fn part(&self, hash: u128, key: &[u8], request: &[Field<'_>]) -> Option<&Arc<StoredResponse>> {
+        self.part(hash, key, |total| range::span(request, total))
     }
 }
 
@@ -72,6 +79,10 @@ impl Shelf for ReplicaTable {
     /// Parts stay with their owner.
     fn has_parts(&self) -> bool {
         false
+    }
+
+    fn part(&self, _hash: u128, _key: &[u8], _request: &[Field<'_>]) -> Option<&Arc<StoredResponse>> {
+        None
     }
 }
 
@@ -291,7 +302,7 @@ impl Shard {
         if found.is_none() && may_be_a_part && store.has_parts() {
             action = exchange.step(&self.behavior, Event::NotWhole { key_buffer: key }, now);
             if let Action::Lookup { hash } = action {
-                found = store.lookup(hash, key);
+                found = store.part(hash, key, head.fields);
             }
         }
         if let Some(found) = found {
