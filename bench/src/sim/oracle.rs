@@ -1,0 +1,310 @@
+//! The judge: what viewers got is held against what the origin said, and what flights do against what may not be.
+//!
+//! Told by the world what happens; it asks the product nothing. Its rules are in the words of the RFCs and of the product specification:
+//! bytes of one representation only, nothing staler than allowed (RFC 9111 §4.2.4, RFC 5861), nothing from before an invalidation (§4.4),
+//! nobody else's answer, one fetch for a key at a time (C-1), and everybody is answered once.
+
+use std::collections::HashMap;
+
+use super::origin::{Record, WALL};
+use super::scenario::{OnError, Plan, Scenario, Site, Verb};
+use super::text::Head;
+
+/// What a viewer got.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Got {
+    pub(crate) head: Vec<u8>,
+    pub(crate) body: Vec<u8>,
+    /// When the head was composed.
+    pub(crate) at: u64,
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Whole,
+    /// The viewer saw that something is missing.
+    Broken,
+}
+
+/// A flight as the judge sees it.
+#[derive(Clone, Debug)]
+struct Flown {
+    flight: usize,
+    primary: Vec<u8>,
+    /// Its head is there.
+    settled: bool,
+}
+
+/// What was done to an object.
+#[derive(Clone, Copy, Debug)]
+struct Invalidated {
+    site: usize,
+    done_at: u64,
+    /// The first version that may be seen afterwards.
+    version: u64,
+}
+
+/// The judge's memory.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    /// The first fault that was found.
+    pub(crate) fault: Option<String>,
+    /// By owner and selected key, the flight that others may join.
+    joinable: HashMap<(usize, Vec<u8>), Flown>,
+    /// By primary key, until when each goes alone.
+    marked: HashMap<Vec<u8>, u64>,
+    /// When requests for a site failed, as the product learnt it.
+    failures: Vec<(usize, u64)>,
+    /// Versions of sites whose content broke off.
+    breaks: Vec<(usize, u64)>,
+    invalidations: Vec<Invalidated>,
+    /// Viewers that were refused since too many waited.
+    refused: Vec<usize>,
+    /// Versions before an unsafe request, by viewer.
+    posted: HashMap<usize, u64>,
+}
+
+impl Oracle {
+    /// Notes a fault; the first one counts.
+    pub(crate) fn fault(&mut self, text: impl Into<String>) {
+        self.fault.get_or_insert_with(|| text.into());
+    }
+
+    /// A flight begins that others may join.
+    pub(crate) fn begins(&mut self, owner: usize, key: &[u8], primary: &[u8], flight: usize) {
+        let flown = Flown { flight, primary: primary.to_vec(), settled: false };
+        if let Some(other) = self.joinable.insert((owner, key.to_vec()), flown) {
+            self.fault(format!(
+                "flights {} and {flight} run for the key {:?}",
+                other.flight,
+                String::from_utf8_lossy(key)
+            ));
+        }
+    }
+
+    /// A flight has another key from now on, unless one runs for that.
+    pub(crate) fn rekeys(&mut self, owner: usize, key: &[u8], flight: usize) {
+        let at = self.joinable.iter().find(|(_, flown)| flown.flight == flight).map(|(at, _)| at.clone());
+        let Some(flown) = at.and_then(|at| self.joinable.remove(&at)) else { return };
+        self.joinable.entry((owner, key.to_vec())).or_insert(flown);
+    }
+
+    /// Nobody may join a flight any more.
+    pub(crate) fn parts(&mut self, flight: usize) {
+        self.joinable.retain(|_, flown| flown.flight != flight);
+    }
+
+    /// A flight's head is there: for all, or for its leader alone.
+    pub(crate) fn settles(&mut self, flight: usize, for_all: bool) {
+        for flown in self.joinable.values_mut().filter(|flown| flown.flight == flight) {
+            flown.settled = true;
+        }
+        if !for_all {
+            self.parts(flight);
+        }
+    }
+
+    /// What came for a primary key was for one viewer only, or was not.
+    pub(crate) fn marks(&mut self, primary: &[u8], until: Option<u64>) {
+        match until {
+            Some(until) => self.marked.insert(primary.to_vec(), until),
+            None => self.marked.remove(primary),
+        };
+    }
+
+    /// A viewer joins a flight.
+    pub(crate) fn joins(&mut self, viewer: usize, flight: usize) {
+        if !self.joinable.values().any(|flown| flown.flight == flight) {
+            self.fault(format!("viewer {viewer} joins flight {flight}, which nobody may join"));
+        }
+    }
+
+    /// A viewer goes to the origin by itself, although it could have shared a fetch.
+    pub(crate) fn goes_alone(&mut self, viewer: usize, owner: usize, key: &[u8], primary: &[u8], now: u64) {
+        let marked = self.marked.get(primary).is_some_and(|until| now < *until);
+        let flies = self.joinable.contains_key(&(owner, key.to_vec()));
+        if !marked || self.joinable.get(&(owner, key.to_vec())).is_some_and(|flown| flown.settled) {
+            self.fault(format!("viewer {viewer} goes alone without a mark (a flight runs: {flies})"));
+        }
+    }
+
+    /// A HEAD finds no flight to follow.
+    pub(crate) fn finds_none(&mut self, viewer: usize, owner: usize, key: &[u8], primary: &[u8], now: u64) {
+        let marked = self.marked.get(primary).is_some_and(|until| now < *until);
+        if !marked && self.joinable.contains_key(&(owner, key.to_vec())) {
+            self.fault(format!("viewer {viewer} does not follow the flight for its key"));
+        }
+    }
+
+    /// Too many wait.
+    pub(crate) fn refuses(&mut self, viewer: usize) {
+        self.refused.push(viewer);
+    }
+
+    /// A request to a site failed, or was answered by an error of the server.
+    pub(crate) fn fails(&mut self, site: usize, now: u64) {
+        self.failures.push((site, now));
+    }
+
+    /// Content of a site broke off.
+    pub(crate) fn breaks(&mut self, site: usize, version: u64) {
+        self.breaks.push((site, version));
+    }
+
+    /// The owner took away what it had of a primary key.
+    pub(crate) fn invalidates(&mut self, primary: &[u8]) {
+        self.joinable.retain(|_, flown| flown.primary != primary);
+        self.marked.remove(primary);
+    }
+
+    /// An unsafe request was successful; this is the version that it made.
+    pub(crate) fn posted(&mut self, viewer: usize, version: u64) {
+        self.posted.insert(viewer, version);
+    }
+
+    /// Judges what a viewer got when nothing more comes.
+    pub(crate) fn judge(&mut self, scenario: &Scenario, records: &[Record], viewer: usize, got: &Got, end: End, now: u64) {
+        let plan = &scenario.plans[viewer];
+        let head = Head::of(&got.head);
+        let answer = Answer { viewer, plan, site: &scenario.sites[plan.site], got, head: &head, end };
+        let verdict = match head.number("x-serial").map(|serial| &records[serial as usize]) {
+            None => self.own_answer(&answer, now),
+            Some(record) if plan.verb == Verb::Post => {
+                if let Some(version) = self.posted.remove(&viewer).filter(|_| end == End::Whole) {
+                    self.invalidations.push(Invalidated { site: plan.site, done_at: now, version });
+                }
+                check(record.leader == Some(viewer), "another's answer to a POST")
+            }
+            Some(record) => self.origins_answer(&answer, record, scenario.stale_as_stated),
+        };
+        if let Err(fault) = verdict {
+            let first = String::from_utf8_lossy(&got.head);
+            self.fault(format!("viewer {viewer} ({plan:?}) got {fault}; {end:?}, {} bytes:\n{first}", got.body.len()));
+        }
+    }
+
+    /// An answer of the product's own has to have a reason.
+    fn own_answer(&self, answer: &Answer<'_>, now: u64) -> Result<(), String> {
+        let plan = answer.plan;
+        let failed = self.failures.iter().any(|(site, at)| *site == plan.site && (plan.at..=now).contains(at));
+        match answer.head.word(1) {
+            "416" => check(plan.range.is_some(), "a 416 without a range"),
+            "412" => check(plan.condition != super::scenario::Condition::None, "a 412 without a condition"),
+            "500" | "502" | "503" | "504" => {
+                check(failed || self.refused.contains(&answer.viewer), "an error although nothing failed")
+            }
+            status => Err(format!("{status} of the product's own")),
+        }
+    }
+
+    fn origins_answer(&self, answer: &Answer<'_>, record: &Record, stale_as_stated: bool) -> Result<(), String> {
+        check(record.site == answer.plan.site, "another URL's answer")?;
+        check(
+            record.language.as_deref().is_none_or(|language| language == answer.plan.language),
+            "another variant's answer",
+        )?;
+        answer.bytes(record)?;
+        if answer.end == End::Broken {
+            let broke = self.breaks.contains(&(record.site, record.version));
+            check(broke, "a broken answer although nothing broke")?;
+        }
+        let forgotten = self.invalidations.iter().any(|it| {
+            it.site == record.site && it.done_at < answer.plan.at && record.version < it.version
+        });
+        check(!forgotten, "a version from before an invalidation that was done when it came")?;
+        self.freshness(answer, record, stale_as_stated)
+    }
+
+    /// Nothing staler than allowed, and nothing that is for another alone.
+    fn freshness(&self, answer: &Answer<'_>, record: &Record, stale_as_stated: bool) -> Result<(), String> {
+        let (plan, policy) = (answer.plan, record.policy);
+        if record.leader == Some(answer.viewer) {
+            return Ok(());
+        }
+        check(policy.shared, "an answer that is for another alone")?;
+        check(!policy.validates, "an answer that each has to validate")?;
+        // Collapsed: the head was not there yet when the request came (RFC 9111 §4, C-1).
+        if record.received_at.is_some_and(|received| received >= plan.at) {
+            return Ok(());
+        }
+        let age = (WALL + answer.got.at / 1000) - (WALL + record.generated_at / 1000);
+        if age < policy.lifetime {
+            return Ok(());
+        }
+        let stale_for = age - policy.lifetime;
+        if plan.verb == Verb::Get && policy.lifetime > 0 && stale_for < policy.while_revalidating {
+            return Ok(());
+        }
+        let failed = self
+            .failures
+            .iter()
+            .any(|(site, at)| *site == record.site && (plan.at..=answer.got.at).contains(at));
+        let allowed = match policy.on_error {
+            OnError::Forbidden => false,
+            OnError::Unstated => !stale_as_stated,
+            OnError::Within(seconds) => stale_for <= seconds,
+        };
+        check(
+            failed && allowed && record.status < 500,
+            &format!("an answer {stale_for} s too old (failed: {failed})"),
+        )
+    }
+}
+
+/// All that is known about one answer.
+struct Answer<'a> {
+    viewer: usize,
+    plan: &'a Plan,
+    site: &'a Site,
+    got: &'a Got,
+    head: &'a Head,
+    end: End,
+}
+
+impl Answer<'_> {
+    /// The status belongs to the record, and every byte to its content, as much as was announced and at its place.
+    fn bytes(&self, record: &Record) -> Result<(), String> {
+        let status: u16 = self.head.word(1).parse().unwrap_or(0);
+        let body = &self.got.body;
+        let is_success = |status| matches!(status, 200 | 206 | 304);
+        let fits = status == record.status || (is_success(status) && is_success(record.status));
+        check(fits, "a status that the origin did not send")?;
+        let version = self.head.number("x-version");
+        check(version == Some(record.version), "a head that mixes two versions")?;
+        if is_success(status) {
+            let language = record.language.as_deref().unwrap_or_default();
+            let tag = self.head.field("etag").map(str::to_owned);
+            check(tag == self.site.tag_of(record.version, language), "the tag of another version")?;
+        }
+        if self.plan.verb == Verb::Head || status == 304 {
+            return check(body.is_empty(), "content where none belongs");
+        }
+        let (start, end) = match (status, self.head.content_range()) {
+            (206, Some((start, end, total))) => {
+                check(total == record.len && end <= total, "a range of another content")?;
+                let asked = self.plan.range.is_some_and(|(first, last)| {
+                    start == first && end <= last.map_or(u64::MAX, |last| last + 1)
+                });
+                check(asked, "a range that was not asked for")?;
+                (start, end)
+            }
+            (206, None) => return Err("a 206 without Content-Range".into()),
+            _ => (0, record.len),
+        };
+        if let Some(at) = record.content.first_difference(start, body) {
+            return Err(format!("a wrong byte at {at}"));
+        }
+        let len = end - start;
+        let announced = self.head.number("content-length");
+        check(announced.is_none_or(|announced| announced == len), "a wrong length")?;
+        match self.end {
+            End::Whole => check(body.len() as u64 == len, "too few or too many bytes as if they were all"),
+            End::Broken => check(body.len() as u64 <= len, "too many bytes"),
+        }
+    }
+}
+
+fn check(holds: bool, fault: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(fault.to_owned()) }
+}

@@ -1,0 +1,476 @@
+//! Simulated time, cores and messages between them: what happens next, and to whom it is given.
+//!
+//! `viewer`, `owner` and `flight` are the driver: each is told what happened and does what the product's machines say. Nothing here
+//! decides. Invariants: messages of one core to another arrive in their order; what happens at the same millisecond happens in the order
+//! in which it was scheduled, so a seed is played in one way only.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aspis_config::{Behavior, Raw, check};
+use aspis_exchange::collapse::{Collapse, FlightId, Limits};
+use aspis_exchange::{Now, OriginFailure, ViewerFacts};
+use aspis_storage::budget::{Budget, Purpose};
+use aspis_storage::mapping::arena::Arena;
+use aspis_storage::replica::ReplicaTable;
+use aspis_storage::response::StoredResponse;
+use aspis_storage::shards::owner_core;
+use aspis_storage::tier::RamTier;
+use aspis_wire::Scheme;
+
+use crate::random::Random;
+
+use super::counts::{Count, Counts};
+use super::flight::Flight;
+use super::oracle::Oracle;
+use super::origin::{Item, Origin, WALL};
+use super::owner::{Change, Deposit, Reply};
+use super::scenario::Scenario;
+use super::text::Head;
+use super::viewer::Viewer;
+
+/// Who all viewers are.
+pub(crate) const FACTS: ViewerFacts =
+    ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), trusted: false };
+
+/// Events after which a run counts as one that never ends.
+const EVENTS_MAX: u64 = 200_000;
+
+/// A core's sweeps, in milliseconds.
+const SWEEP_EVERY: u64 = 700;
+
+/// One simulated core.
+pub(crate) struct Core {
+    pub(crate) tier: RamTier,
+    pub(crate) replicas: ReplicaTable,
+    /// Waiters are viewers' numbers.
+    pub(crate) collapse: Collapse<usize>,
+    /// The flights of `collapse` by their names there.
+    pub(crate) flights: HashMap<FlightId, usize>,
+    /// For whom its viewers wait here.
+    pub(crate) waits: HashMap<usize, FlightId>,
+    /// How many invalidations this core did as an owner.
+    pub(crate) epoch: u64,
+}
+
+/// What a core tells another, or itself.
+pub(crate) enum Message {
+    /// A viewer found nothing fresh and has this.
+    Ask { viewer: usize, has: Option<Arc<StoredResponse>> },
+    Reply { viewer: usize, reply: Reply, epoch: u64 },
+    /// A viewer that may wait here is gone.
+    Leave { viewer: usize },
+    /// What a viewer got stale has to be validated.
+    Refresh { viewer: usize, stored: Arc<StoredResponse> },
+    /// There is more of a fill, or it is over.
+    Progress { flight: usize },
+    /// An unsafe request was successful.
+    Invalidate { viewer: usize, hash: u128, key: Box<[u8]> },
+    Invalidated { viewer: usize },
+    /// What a viewer fetched by itself may be stored.
+    Deposit(Box<Deposit>),
+    /// What a viewer's own fetch says about something stored.
+    Change(Box<Change>),
+    /// Content that passes through an owner.
+    Chunk { viewer: usize, bytes: Vec<u8> },
+    Ended { viewer: usize, whole: bool },
+}
+
+/// What happens at some time.
+enum Happening {
+    Arrives(usize),
+    Leaves(usize),
+    Reads(usize),
+    Delivered { from: usize, to: usize, message: Message },
+    /// A request reaches the origin.
+    Reaches(usize),
+    /// Something comes for a fetch.
+    Comes(usize),
+    Changes(usize),
+    Sweeps(usize),
+}
+
+struct Due {
+    at: u64,
+    number: u64,
+    happening: Happening,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// Who gets what comes for a fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Consumer {
+    Flight(usize),
+    Viewer(usize),
+    /// A viewer, through this owner.
+    Passed { viewer: usize, owner: usize },
+    Nobody,
+}
+
+/// One request to the origin.
+pub(crate) struct Fetch {
+    pub(crate) consumer: Consumer,
+    request: Head,
+    pub(crate) site: usize,
+    leader: Option<usize>,
+    script: VecDeque<(u64, Item)>,
+    version: u64,
+}
+
+/// All of one seed's run.
+pub(crate) struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) behavior: Behavior,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) cores: Vec<Core>,
+    pub(crate) viewers: Vec<Viewer>,
+    pub(crate) fetches: Vec<Fetch>,
+    pub(crate) flights: Vec<Flight>,
+    pub(crate) origin: Origin,
+    pub(crate) oracle: Oracle,
+    pub(crate) counts: Counts,
+    pub(crate) now: u64,
+    /// What happened, if anybody wants to know.
+    pub(crate) trace: Option<Vec<String>>,
+    queue: BinaryHeap<Reverse<Due>>,
+    scheduled: u64,
+    /// When the last message from one core to another arrives.
+    last: Vec<u64>,
+    random: Random,
+}
+
+/// Writes a line of the trace if there is one.
+macro_rules! note {
+    ($world:expr, $($argument:tt)*) => {
+        if let Some(trace) = &mut $world.trace {
+            trace.push(format!("{:>6} {}", $world.now, format_args!($($argument)*)));
+        }
+    };
+}
+pub(crate) use note;
+
+impl World {
+    /// Sets up the world of a seed, with a trace or without.
+    pub(crate) fn new(seed: u64, traced: bool) -> Result<World, String> {
+        let scenario = Scenario::of(seed);
+        let mut raw: Raw = [("origin", "http://origin.example")].into_iter().collect();
+        if scenario.stale_as_stated {
+            raw.push("stale-on-error", "stated");
+        }
+        let behavior = Behavior::from(&check(&raw).map_err(|errors| format!("{errors:?}"))?);
+        let base = scenario.cores as u64 * 16 * 1024;
+        let budget = Budget::new(base + scenario.memory_len);
+        let limits = Limits {
+            waiters_max: scenario.waiters_max,
+            marks_max: 64,
+            mark_millis: scenario.mark_millis,
+        };
+        let mut cores = Vec::new();
+        for _ in 0..scenario.cores {
+            let arena = Arena::new(4 << 20, Arc::clone(&budget)).map_err(|error| error.to_string())?;
+            let replicas = ReplicaTable::new(scenario.replica_slots, &budget).ok_or("no room for replicas")?;
+            cores.push(Core {
+                tier: RamTier::new(arena, Arc::clone(&budget)),
+                replicas,
+                collapse: Collapse::new(limits),
+                flights: HashMap::new(),
+                waits: HashMap::new(),
+                epoch: 0,
+            });
+        }
+        let viewers = scenario.plans.iter().map(|plan| Viewer::new(plan, &scenario)).collect();
+        let mut world = World {
+            origin: Origin::new(seed, &scenario),
+            behavior,
+            budget,
+            cores,
+            viewers,
+            fetches: Vec::new(),
+            flights: Vec::new(),
+            oracle: Oracle::default(),
+            counts: Counts::default(),
+            now: 0,
+            trace: traced.then(Vec::new),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            last: vec![0; scenario.cores * scenario.cores],
+            random: Random::new(seed ^ 0x5157_0012),
+            scenario,
+        };
+        world.schedule_all();
+        Ok(world)
+    }
+
+    fn schedule_all(&mut self) {
+        for viewer in 0..self.viewers.len() {
+            let plan = &self.scenario.plans[viewer];
+            let (at, leaves_after) = (plan.at, plan.leaves_after);
+            self.schedule(at, Happening::Arrives(viewer));
+            if let Some(after) = leaves_after {
+                self.schedule(at + after, Happening::Leaves(viewer));
+            }
+        }
+        for (at, site) in self.scenario.changes.clone() {
+            self.schedule(at, Happening::Changes(site));
+        }
+        for core in 0..self.cores.len() {
+            self.schedule(SWEEP_EVERY, Happening::Sweeps(core));
+        }
+    }
+
+    /// Plays until nothing is left to happen, or a fault is found; then looks whether everything is in its place.
+    pub(crate) fn play(&mut self) {
+        let mut events = 0;
+        while let Some(Reverse(due)) = self.queue.pop() {
+            self.now = due.at;
+            self.happens(due.happening);
+            events += 1;
+            if events > EVENTS_MAX {
+                self.oracle.fault("it never ends");
+            }
+            if self.oracle.fault.is_some() {
+                return;
+            }
+        }
+        self.counts.add(Count::Events, events);
+        self.drained();
+    }
+
+    fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrives(viewer) => self.arrives(viewer),
+            Happening::Leaves(viewer) => self.leaves(viewer),
+            Happening::Reads(viewer) => self.read(viewer),
+            Happening::Delivered { from, to, message } => self.delivered(from, to, message),
+            Happening::Reaches(fetch) => {
+                let Fetch { site, leader, request, .. } = &self.fetches[fetch];
+                let (site, leader) = (*site, *leader);
+                let script = self.origin.answer(&self.scenario, site, request, leader, self.now);
+                note!(self, "fetch {fetch} reaches the origin, version {}", self.origin.version(site));
+                self.fetches[fetch].version = self.origin.version(site);
+                self.fetches[fetch].script = script;
+                self.comes_next(fetch);
+            }
+            Happening::Comes(fetch) => self.comes(fetch),
+            Happening::Changes(site) => {
+                self.origin.change(site);
+                note!(self, "site {site} is now version {}", self.origin.version(site));
+            }
+            Happening::Sweeps(core) => {
+                self.cores[core].replicas.sweep(16);
+                if self.now < self.scenario.ends_at {
+                    self.schedule(self.now + SWEEP_EVERY, Happening::Sweeps(core));
+                }
+            }
+        }
+    }
+
+    fn delivered(&mut self, from: usize, to: usize, message: Message) {
+        match message {
+            Message::Ask { viewer, has } => self.asked(to, viewer, has),
+            Message::Reply { viewer, reply, epoch } => self.replied(viewer, reply, epoch),
+            Message::Leave { viewer } => self.left(to, viewer),
+            Message::Refresh { viewer, stored } => self.refresh(to, viewer, stored),
+            Message::Progress { flight } => self.progressed(to, flight),
+            Message::Invalidate { viewer, hash, key } => self.invalidate(to, from, viewer, hash, &key),
+            Message::Invalidated { viewer } => self.invalidated(viewer),
+            Message::Deposit(deposit) => self.deposited(to, &deposit),
+            Message::Change(change) => self.changed(to, &change),
+            Message::Chunk { viewer, bytes } => self.viewer_chunk(viewer, &bytes),
+            Message::Ended { viewer, whole } => self.viewer_ended(viewer, whole),
+        }
+    }
+
+    /// Sends a message; one to oneself arrives at once, but after what happens now.
+    pub(crate) fn post(&mut self, from: usize, to: usize, message: Message) {
+        let mut at = self.now;
+        if from != to {
+            let pair = from * self.cores.len() + to;
+            at = (at + self.random.between(0, self.scenario.message_millis_max)).max(self.last[pair]);
+            self.last[pair] = at;
+        }
+        self.schedule(at, Happening::Delivered { from, to, message });
+    }
+
+    /// A viewer reads on later.
+    pub(crate) fn read_later(&mut self, viewer: usize, after: u64) {
+        self.schedule(self.now + after, Happening::Reads(viewer));
+    }
+
+    fn schedule(&mut self, at: u64, happening: Happening) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Due { at, number: self.scheduled, happening }));
+    }
+
+    /// Sends a request to the origin.
+    pub(crate) fn fetch(&mut self, consumer: Consumer, request: &[u8], leader: Option<usize>) -> usize {
+        let request = Head::of(request);
+        let site = self.scenario.sites.iter().position(|site| site.path == request.word(1));
+        let Some(site) = site else {
+            self.oracle.fault(format!("a request for a URL that nobody asked for: {request:?}"));
+            return usize::MAX;
+        };
+        let fetch = self.fetches.len();
+        note!(self, "fetch {fetch} for {consumer:?}: {request:?}");
+        self.counts.add(Count::Fetches, 1);
+        self.fetches.push(Fetch { consumer, request, site, leader, script: VecDeque::new(), version: 0 });
+        let after = self.random.between(0, 3);
+        self.schedule(self.now + after, Happening::Reaches(fetch));
+        fetch
+    }
+
+    /// Nobody wants what still comes for a fetch.
+    pub(crate) fn drop_fetch(&mut self, fetch: usize) {
+        self.fetches[fetch].consumer = Consumer::Nobody;
+    }
+
+    fn comes_next(&mut self, fetch: usize) {
+        if let Some((after, _)) = self.fetches[fetch].script.front() {
+            let at = self.now + after;
+            self.schedule(at, Happening::Comes(fetch));
+        }
+    }
+
+    fn comes(&mut self, fetch: usize) {
+        let Some((_, item)) = self.fetches[fetch].script.pop_front() else { return };
+        let Fetch { site, consumer, version, .. } = self.fetches[fetch];
+        if consumer == Consumer::Nobody {
+            return;
+        }
+        self.comes_next(fetch);
+        match item {
+            Item::Head(serial, head) => {
+                let record = &mut self.origin.records[serial];
+                record.received_at = Some(self.now);
+                note!(self, "fetch {fetch} head {serial}: {} version {}", record.status, record.version);
+                if record.status >= 500 {
+                    self.oracle.fails(site, self.now);
+                }
+                match consumer {
+                    Consumer::Flight(flight) => self.flight_head(flight, fetch, &head),
+                    Consumer::Viewer(viewer) => self.viewer_head(viewer, &head),
+                    Consumer::Passed { .. } | Consumer::Nobody => {}
+                }
+            }
+            Item::Chunk(bytes) => match consumer {
+                Consumer::Flight(flight) => self.flight_chunk(flight, &bytes),
+                Consumer::Viewer(viewer) => self.viewer_chunk(viewer, &bytes),
+                Consumer::Passed { viewer, owner } => {
+                    let core = self.viewers[viewer].core;
+                    self.post(owner, core, Message::Chunk { viewer, bytes });
+                }
+                Consumer::Nobody => {}
+            },
+            Item::Whole | Item::Broken => {
+                let whole = matches!(item, Item::Whole);
+                note!(self, "fetch {fetch} ends {}", if whole { "whole" } else { "broken" });
+                if !whole {
+                    self.oracle.breaks(site, version);
+                }
+                match consumer {
+                    Consumer::Flight(flight) => self.flight_ended(flight, whole),
+                    Consumer::Viewer(viewer) => self.viewer_ended(viewer, whole),
+                    Consumer::Passed { viewer, owner } => {
+                        let core = self.viewers[viewer].core;
+                        self.post(owner, core, Message::Ended { viewer, whole });
+                    }
+                    Consumer::Nobody => {}
+                }
+            }
+            Item::Silence | Item::Refused => {
+                let failure = match item {
+                    Item::Silence => OriginFailure::ReadTimeout,
+                    _ => OriginFailure::Refused,
+                };
+                note!(self, "fetch {fetch} fails: {failure}");
+                self.oracle.fails(site, self.now);
+                match consumer {
+                    Consumer::Flight(flight) => self.flight_failed(flight, failure),
+                    Consumer::Viewer(viewer) => self.viewer_failed(viewer, failure),
+                    Consumer::Passed { .. } | Consumer::Nobody => {}
+                }
+            }
+        }
+    }
+
+    /// The time as the product sees it.
+    pub(crate) fn clock(&self) -> Now {
+        Now { wall: WALL + self.now / 1000, millis: self.now }
+    }
+
+    /// The core that owns a primary key.
+    pub(crate) fn owner(&self, primary: u128) -> usize {
+        owner_core(primary, self.cores.len())
+    }
+
+    /// Nothing may be left over when nobody is there any more.
+    fn drained(&mut self) {
+        if let Some(viewer) = self.viewers.iter().position(|viewer| !viewer.is_done()) {
+            self.oracle.fault(format!("viewer {viewer} was never answered: {:?}", self.viewers[viewer]));
+        }
+        for (core, it) in self.cores.iter().enumerate() {
+            let (flights, waiting) = (it.collapse.flights(), it.collapse.waiting());
+            if flights + waiting + it.flights.len() + it.waits.len() > 0 {
+                self.oracle.fault(format!("core {core} still has {flights} flights and {waiting} waiters"));
+            }
+        }
+        self.storms();
+        self.viewers.clear();
+        self.flights.clear();
+        // Two rounds: what the first one lets go of may be what the next core's table still knows.
+        for core in &mut self.cores {
+            while !core.replicas.sweep(64) {}
+            while core.tier.arena().drain(usize::MAX) > 0 {}
+        }
+        for (core, it) in self.cores.iter().enumerate() {
+            let (limbo, waiting) = (it.tier.limbo(), it.tier.arena().limbo_len());
+            if limbo + waiting > 0 {
+                self.oracle.fault(format!("core {core}: {limbo} bytes in limbo, {waiting} not taken back"));
+            }
+        }
+        let stored: u64 = self.cores.iter().map(|core| core.tier.bytes()).sum();
+        let used = self.budget.used(Purpose::Payload) + self.budget.used(Purpose::Heads);
+        if stored != used {
+            self.oracle.fault(format!("{stored} bytes are stored and {used} are charged"));
+        }
+    }
+
+    /// A sound site that many asked for before its first head was there was asked for once.
+    fn storms(&mut self) {
+        if self.counts.of(Count::ShortOfMemory) > 0 {
+            return;
+        }
+        for (number, site) in self.scenario.sites.iter().enumerate() {
+            if site.is_storm && self.origin.gets[number] != 1 {
+                let text = format!("{} viewers of {} made {} fetches", "many", site.path, self.origin.gets[number]);
+                self.oracle.fault(text);
+            }
+            self.counts.add(Count::Storms, u64::from(site.is_storm));
+        }
+    }
+}
+
+/// Keeps a head for as long as somebody looks at it.
+pub(crate) type Raw8 = Rc<[u8]>;
