@@ -16,6 +16,7 @@ mod origin;
 mod plan;
 mod process;
 mod random;
+mod sim;
 mod soak;
 mod stats;
 mod stream;
@@ -83,6 +84,11 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
         "idle" => idle::run(Duration::from_secs(number(arguments, "seconds")), aspis.as_deref()).map(held),
         "miss-latency" => miss::run(number(arguments, "count") as usize, aspis.as_deref()).map(held),
         "stream" => stream::run(size(arguments), aspis.as_deref()),
+        "sim" => sim::run(&sim::Options {
+            from: arguments.get_one("seed").copied().unwrap_or_else(|| number(arguments, "from")),
+            seeds: if arguments.contains_id("seed") { 1 } else { number(arguments, "seeds") },
+            trace: arguments.get_flag("trace"),
+        }),
         "soak" => soak::run(&soak::Options {
             length: Duration::from_secs(number(arguments, "seconds")),
             seed: number(arguments, "seed"),
@@ -166,6 +172,25 @@ fn command() -> Command {
                 )
                 .arg(size_flag("2GiB"))
                 .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("sim")
+                .about("Plays exchange, collapse and storage under simulated cores, origins and time; fails on any fault")
+                .arg(number_flag("seeds", "N", "10000", "How many seeds", 1..=u64::MAX))
+                .arg(number_flag("from", "N", "0", "The first of them", 0..=u64::MAX))
+                .arg(
+                    Arg::new("seed")
+                        .long("seed")
+                        .value_name("N")
+                        .value_parser(value_parser!(u64))
+                        .help("Plays this one only"),
+                )
+                .arg(
+                    Arg::new("trace")
+                        .long("trace")
+                        .action(ArgAction::SetTrue)
+                        .help("Shows all that happens"),
+                ),
         )
         .subcommand(
             Command::new("soak")

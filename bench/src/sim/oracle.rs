@@ -15,7 +15,7 @@ use super::text::Head;
 pub(crate) struct Got {
     pub(crate) head: Vec<u8>,
     pub(crate) body: Vec<u8>,
-    /// When the head was composed.
+    /// When it was decided that this is the answer.
     pub(crate) at: u64,
 }
 
@@ -164,7 +164,15 @@ impl Oracle {
     }
 
     /// Judges what a viewer got when nothing more comes.
-    pub(crate) fn judge(&mut self, scenario: &Scenario, records: &[Record], viewer: usize, got: &Got, end: End, now: u64) {
+    pub(crate) fn judge(
+        &mut self,
+        scenario: &Scenario,
+        records: &[Record],
+        viewer: usize,
+        got: &Got,
+        end: End,
+        now: u64,
+    ) {
         let plan = &scenario.plans[viewer];
         let head = Head::of(&got.head);
         let answer = Answer { viewer, plan, site: &scenario.sites[plan.site], got, head: &head, end };
@@ -180,14 +188,18 @@ impl Oracle {
         };
         if let Err(fault) = verdict {
             let first = String::from_utf8_lossy(&got.head);
-            self.fault(format!("viewer {viewer} ({plan:?}) got {fault}; {end:?}, {} bytes:\n{first}", got.body.len()));
+            self.fault(format!(
+                "viewer {viewer} ({plan:?}) got {fault}; {end:?}, {} bytes:\n{first}",
+                got.body.len()
+            ));
         }
     }
 
     /// An answer of the product's own has to have a reason.
     fn own_answer(&self, answer: &Answer<'_>, now: u64) -> Result<(), String> {
         let plan = answer.plan;
-        let failed = self.failures.iter().any(|(site, at)| *site == plan.site && (plan.at..=now).contains(at));
+        let failed =
+            self.failures.iter().any(|(site, at)| *site == plan.site && (plan.at..=now).contains(at));
         match answer.head.word(1) {
             "416" => check(plan.range.is_some(), "a 416 without a range"),
             "412" => check(plan.condition != super::scenario::Condition::None, "a 412 without a condition"),
@@ -198,7 +210,12 @@ impl Oracle {
         }
     }
 
-    fn origins_answer(&self, answer: &Answer<'_>, record: &Record, stale_as_stated: bool) -> Result<(), String> {
+    fn origins_answer(
+        &self,
+        answer: &Answer<'_>,
+        record: &Record,
+        stale_as_stated: bool,
+    ) -> Result<(), String> {
         check(record.site == answer.plan.site, "another URL's answer")?;
         check(
             record.language.as_deref().is_none_or(|language| language == answer.plan.language),
@@ -209,9 +226,10 @@ impl Oracle {
             let broke = self.breaks.contains(&(record.site, record.version));
             check(broke, "a broken answer although nothing broke")?;
         }
-        let forgotten = self.invalidations.iter().any(|it| {
-            it.site == record.site && it.done_at < answer.plan.at && record.version < it.version
-        });
+        let forgotten = self
+            .invalidations
+            .iter()
+            .any(|it| it.site == record.site && it.done_at < answer.plan.at && record.version < it.version);
         check(!forgotten, "a version from before an invalidation that was done when it came")?;
         self.freshness(answer, record, stale_as_stated)
     }
@@ -236,10 +254,12 @@ impl Oracle {
         if plan.verb == Verb::Get && policy.lifetime > 0 && stale_for < policy.while_revalidating {
             return Ok(());
         }
-        let failed = self
-            .failures
-            .iter()
-            .any(|(site, at)| *site == record.site && (plan.at..=answer.got.at).contains(at));
+        // Not to be asked at all, for lack of room, is a failure too.
+        let failed = self.refused.contains(&answer.viewer)
+            || self
+                .failures
+                .iter()
+                .any(|(site, at)| *site == record.site && (plan.at..=answer.got.at).contains(at));
         let allowed = match policy.on_error {
             OnError::Forbidden => false,
             OnError::Unstated => !stale_as_stated,

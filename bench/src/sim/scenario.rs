@@ -159,7 +159,10 @@ const POLICIES: [(Policy, u64); 16] = [
     (Policy { text: "max-age=9, s-maxage=2", lifetime: 2, on_error: OnError::Forbidden, ..PLAIN }, 1),
     (Policy { text: "max-age=2, must-revalidate", lifetime: 2, on_error: OnError::Forbidden, ..PLAIN }, 2),
     (Policy { text: "max-age=1, stale-while-revalidate=3", lifetime: 1, while_revalidating: 3, ..PLAIN }, 3),
-    (Policy { text: "max-age=2, stale-while-revalidate=30", lifetime: 2, while_revalidating: 30, ..PLAIN }, 1),
+    (
+        Policy { text: "max-age=2, stale-while-revalidate=30", lifetime: 2, while_revalidating: 30, ..PLAIN },
+        1,
+    ),
     (Policy { text: "max-age=1, stale-if-error=2", lifetime: 1, on_error: OnError::Within(2), ..PLAIN }, 2),
     (Policy { text: "stale-if-error=0, max-age=1", lifetime: 1, on_error: OnError::Within(0), ..PLAIN }, 1),
     (Policy { text: "no-store", shared: false, ..PLAIN }, 3),
@@ -229,7 +232,11 @@ impl Site {
             varies: random.weighted(&[(Varies::Never, 6), (Varies::Always, 3), (Varies::Sometimes, 1)]),
             tag: random.weighted(&[(Tag::Strong, 5), (Tag::Weak, 2), (Tag::None, 2)]),
             dated: random.chance(60),
-            framing: random.weighted(&[(Framing::Length, 6), (Framing::Chunked, 2), (Framing::UntilClose, 1)]),
+            framing: random.weighted(&[
+                (Framing::Length, 6),
+                (Framing::Chunked, 2),
+                (Framing::UntilClose, 1),
+            ]),
             ranges: random.chance(70),
             faults: Faults {
                 errors: percent(random, 40),
@@ -250,6 +257,9 @@ impl Site {
         Site {
             base: random.weighted(&lifetimes),
             varies: Varies::Never,
+            // What is never fresh and has no validator is not worth keeping, so it is not shared.
+            tag: Tag::Strong,
+            len_max: 9_000,
             faults: Faults::default(),
             head_millis: (800, 1200),
             is_storm: true,
@@ -265,7 +275,8 @@ impl Scenario {
         let random = &mut random;
         let cores = random.between(1, 4) as usize;
         let ends_at = random.between(3_000, 20_000);
-        let mut sites: Vec<Site> = (0..random.between(1, 6) as usize).map(|at| Site::drawn(at, random)).collect();
+        let mut sites: Vec<Site> =
+            (0..random.between(1, 6) as usize).map(|at| Site::drawn(at, random)).collect();
         let crowd = random.between(8, 70);
         let mut plans = Vec::new();
         // Viewers come in bursts, so that they meet.
@@ -327,7 +338,8 @@ impl Plan {
         let mut plan = Plan { at, ..Plan::plain(site, cores, random) };
         plan.verb = random.weighted(&[(Verb::Get, 86), (Verb::Head, 7), (Verb::Post, 6)]);
         if plan.verb == Verb::Get && random.chance(14) {
-            let start = random.length(sites[site].len_max) - 1;
+            // Often the beginning, which can be completed.
+            let start = if random.chance(40) { 0 } else { random.length(sites[site].len_max) - 1 };
             let end = random.chance(70).then(|| start + random.length(sites[site].len_max) - 1);
             plan.range = Some((start, end));
         }
@@ -345,7 +357,9 @@ impl Plan {
             plan.leaves_after = Some(random.length(3_000));
         }
         if random.chance(18) {
-            plan.pace = Some((random.length(20_000), random.between(1, 120)));
+            // Slow, but not for ever.
+            let least = sites[site].len_max / 100;
+            plan.pace = Some((least + random.length(20_000), random.between(1, 120)));
         }
         plan
     }

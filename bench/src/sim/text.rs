@@ -76,8 +76,12 @@ mod tests {
 
     #[test]
     fn heads_are_read() {
-        let head = Head::of(b"GET /a HTTP/1.1\r\nRange: bytes=0-1\r\nContent-Range: bytes 2-4/9\r\nAge: 7\r\n\r\n");
+        let head =
+            Head::of(b"GET /a HTTP/1.1\r\nRange: bytes=0-1\r\nContent-Range: bytes 2-4/9\r\nAge: 7\r\n\r\n");
         assert_eq!((head.word(0), head.word(1), head.field("range")), ("GET", "/a", Some("bytes=0-1")));
-        assert_eq!((head.content_range(), head.number("age"), head.field("host")), (Some((2, 5, 9)), Some(7), None));
+        assert_eq!(
+            (head.content_range(), head.number("age"), head.field("host")),
+            (Some((2, 5, 9)), Some(7), None)
+        );
     }
 }
