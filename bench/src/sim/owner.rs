@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use aspis_cache::key;
+use aspis_cache::range::{self, ByteRange, Selection};
 use aspis_cache::reuse::{Reuse, reuse};
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary::{self, Varies};
@@ -214,6 +215,7 @@ impl World {
             }
         } else if head.method == Method::Get && tier.has_parts() {
             key.extend_from_slice(key::PART_SUFFIX);
+            return tier.part(key::hash(&key), &key, |total| wanted(head, total)).cloned();
         } else {
             return None;
         }
@@ -251,8 +253,7 @@ impl World {
 
     /// Somebody got this stale; one task validates it (RFC 5861 §3).
     pub(crate) fn refresh(&mut self, core: usize, id: usize, stored: Arc<StoredResponse>) {
-        let current = self.cores[core].tier.lookup(stored.hash, &stored.key);
-        if current.is_none_or(|current| !Arc::ptr_eq(current, &stored)) {
+        if !self.is_current(core, &stored) {
             return;
         }
         let Some(primary) = self.viewers[id].primary.clone() else { return };
@@ -324,7 +325,7 @@ impl World {
 
     /// Whether this very response is what is stored under its key.
     pub(crate) fn is_current(&self, core: usize, stored: &Arc<StoredResponse>) -> bool {
-        let current = self.cores[core].tier.lookup(stored.hash, &stored.key);
+        let current = self.cores[core].tier.replaced_by(stored);
         current.is_some_and(|current| Arc::ptr_eq(current, stored))
     }
 
@@ -389,6 +390,8 @@ impl World {
     ) -> Option<Arc<StoredResponse>> {
         let Candidate { hash, key, variant } = candidate;
         let need = (key.len() + head.len() + 2048) as u64;
+        let wall = self.clock().wall;
+        self.cores[core].tier.note_time(wall);
         self.cores[core].tier.make_room(need);
         let parts = Parts { hash, key: key.into(), head, meta, body, invalidation: 0, variant };
         let stored = StoredResponse::new(parts, &self.budget);
@@ -428,9 +431,8 @@ impl World {
             None => tier.vary_names(stored.hash, &stored.key).is_some(),
         };
         // Fetches of one key may run side by side: the one that was answered later stays.
-        let newer = tier
-            .lookup(stored.hash, &stored.key)
-            .is_some_and(|kept| kept.meta.received_at > stored.meta.received_at);
+        let newer =
+            tier.replaced_by(stored).is_some_and(|kept| kept.meta.received_at > stored.meta.received_at);
         let is_part = stored.meta.part.is_some();
         let taken = !outgrown && !newer && tier.insert(Arc::clone(stored)).is_ok();
         if taken {
@@ -439,6 +441,14 @@ impl World {
             stored.mark_gone();
         }
         taken
+    }
+}
+
+/// The range that is asked for of a content of this length; all of it where none is.
+pub(crate) fn wanted(head: &RequestHead<'_, '_>, total: u64) -> ByteRange {
+    match range::select(head.fields, total) {
+        Selection::Parts(ranges) if ranges.as_slice().len() == 1 => ranges.as_slice()[0],
+        _ => ByteRange { start: 0, end: total },
     }
 }
 

@@ -17,7 +17,7 @@ use super::answer::Reader;
 use super::counts::Count;
 use super::direct::Passing;
 use super::oracle::Got;
-use super::owner::{Deposit, Reply};
+use super::owner::{Deposit, Reply, wanted};
 use super::scenario::{Condition, Plan, Scenario, Verb};
 use super::world::{Bytes, FACTS, Message, World, note};
 
@@ -195,7 +195,7 @@ impl World {
         if found.is_none() && may_be_a_part && owns && core.tier.has_parts() {
             action = viewer.exchange.step(&self.behavior, Event::NotWhole { key_buffer: key }, now);
             if let Action::Lookup { hash } = action {
-                found = get(hash, key);
+                found = core.tier.part(hash, key, |total| wanted(head, total)).cloned();
             }
         }
         if let Action::Lookup { .. } = action {
