@@ -166,14 +166,6 @@ fn a_tunnel_reads_a_viewer_that_was_paused() {
     assert_eq!(viewer.connection.exactly(5).expect("the echo"), b"hello");
 }
 
-fn metric(aspis: &Aspis, name: &str) -> u64 {
-    let page = aspis.ask_admin("/metrics");
-    let text = String::from_utf8_lossy(&page.body).into_owned();
-    let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-    let value = line.unwrap_or_else(|| panic!("no {name} in {text}")).rsplit(' ').next();
-    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no number: {line:?}"))
-}
-
 #[test]
 fn a_viewer_that_leaves_is_counted_once() {
     let proceed = Gate::default();
@@ -206,11 +198,11 @@ fn a_viewer_that_leaves_is_counted_once() {
     origin.wait_for("/gone", 1);
     drop(reset.stdin.take());
     assert!(reset.wait().expect("our own child").success());
-    eventually("the abort is seen", || (metric(&aspis, "aspis_requests_running") == 1).then_some(()));
-    assert_eq!(metric(&aspis, "aspis_viewer_aborts_total"), 1);
+    eventually("the abort is seen", || (aspis.metric("aspis_requests_running") == 1).then_some(()));
+    assert_eq!(aspis.metric("aspis_viewer_aborts_total"), 1);
     proceed.open();
     viewer.response().expect(200, b"late");
-    eventually("no request runs", || (metric(&aspis, "aspis_requests_running") == 0).then_some(()));
+    eventually("no request runs", || (aspis.metric("aspis_requests_running") == 0).then_some(()));
 }
 
 /// `--max-connections` counts over all cores, whichever of them the kernel chooses.
@@ -243,7 +235,7 @@ fn draining_does_not_wait_for_a_proxy_header() {
     let mut aspis = Launch::before(&origin.url()).switch("--proxy-protocol").start();
     let mut viewer = Viewer::connect(&aspis);
     eventually("the connection is accepted", || {
-        (metric(&aspis, "aspis_viewer_connections_open") == 1).then_some(())
+        (aspis.metric("aspis_viewer_connections_open") == 1).then_some(())
     });
     aspis.signal("TERM");
     viewer.expect_close();
@@ -346,7 +338,7 @@ fn leave_an_endless_answer(cache_control: &'static str) {
     wait(Duration::from_millis(200));
     drop(viewer);
     given_up.wait("the origin's connection ends");
-    eventually("no request runs", || (metric(&aspis, "aspis_requests_running") == 0).then_some(()));
+    eventually("no request runs", || (aspis.metric("aspis_requests_running") == 0).then_some(()));
 }
 
 #[test]

@@ -272,6 +272,36 @@ impl Aspis {
         told.filter(|line| !line.contains("_bucket")).collect::<Vec<_>>().join("\n")
     }
 
+    /// The sum over all labels of one metric.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let page = self.ask_admin("/metrics");
+        let text = String::from_utf8_lossy(&page.body).into_owned();
+        let mut sum = None;
+        for line in text.lines() {
+            let Some(rest) = line.strip_prefix(name) else { continue };
+            if rest.starts_with([' ', '{']) {
+                let value = rest.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok());
+                *sum.get_or_insert(0) += value.unwrap_or_else(|| panic!("no number: {line:?}"));
+            }
+        }
+        sum.unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
+    /// Waits until a metric has this value.
+    #[track_caller]
+    pub(crate) fn wait_for_metric(&self, name: &str, value: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.metric(name);
+            if now == value {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is {now} after {PATIENCE:?}, not {value}");
+            pause();
+        }
+    }
+
     /// How many file descriptors the process has open.
     #[track_caller]
     pub(crate) fn open_files(&self) -> usize {

@@ -5,6 +5,7 @@
 
 mod aspis;
 mod connection;
+mod crowd;
 mod message;
 mod origin;
 mod tls;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use aspis::{Aspis, Launch, run};
 pub(crate) use connection::{Connection, find};
+pub(crate) use crowd::{Crowd, expect_bodies, results};
 pub(crate) use message::Head;
 pub(crate) use origin::{Origin, Reply};
 pub(crate) use tls::{Authority, TlsOrigin};

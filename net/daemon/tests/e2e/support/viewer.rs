@@ -6,6 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// The host that viewers ask for where a test does not care.
 pub(crate) const HOST: &str = "test.example";
@@ -166,6 +167,14 @@ impl Viewer {
                 Ok(())
             }
         }
+    }
+
+    /// Leaves so that the server learns of it at once: an orderly close could be a viewer that still reads.
+    pub(crate) fn reset(self) {
+        let socket = self.connection.socket();
+        socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket that is open");
+        drop(self);
+        drop(socket);
     }
 
     /// Asserts that the server closes the connection and sends nothing more before it does.
