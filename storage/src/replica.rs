@@ -64,6 +64,15 @@ impl ReplicaTable {
         Some(ReplicaTable { sets, len: 0, sweep_at: 0, _charge: charge })
     }
 
+    /// Returns how many of `slots` a table of at most `len_max` bytes can have: all of them, or the largest power of two that fits.
+    pub fn slots_within(slots: usize, len_max: u64) -> usize {
+        let set_count = usize::try_from(len_max / size_of::<Set>() as u64).unwrap_or(usize::MAX);
+        match set_count.checked_ilog2() {
+            Some(digits) => slots.min((1 << digits) * REPLICA_WAYS),
+            None => 0,
+        }
+    }
+
     /// Returns the live response stored under exactly this key, and counts a use of it.
     pub fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
         let response = self.find(hash, key, Sought::Response)?;

@@ -194,7 +194,7 @@ pub static SETTINGS: &[Setting] = &[
         summary: "How many responses of other cores each core keeps at hand",
         detail: "One core owns each URL; the others remember where its response lies and serve it without asking. Rounded up to a power of two; 0 \
                  has every request for another core's URL ask that core. Costs 16 bytes each x the cores, 1 MiB for each core by default, of \
-                 --memory.",
+                 --memory; fewer where all together would take more than a sixteenth of it.",
         ..PLAIN
     },
     Setting {

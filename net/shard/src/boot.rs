@@ -27,6 +27,12 @@ use crate::tls::TlsSetupError;
 /// The share of `--memory` that is not given to arenas: index, heads, buffers, connections.
 const OVERHEAD_SHARE: u64 = 8;
 
+/// The replica tables of all cores together take at most this part of `--memory`, whatever `--replica-slots` says.
+const REPLICA_SHARE: u64 = 16;
+
+// They come out of what arenas leave.
+const _: () = assert!(REPLICA_SHARE > OVERHEAD_SHARE);
+
 /// What the daemon prepared for the shards.
 pub struct Boot {
     /// The checked settings.
@@ -139,7 +145,9 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
             let arena =
                 Arena::new(arena_len, Arc::clone(&budget)).expect("all arenas could be mapped a moment ago");
             // What one core owns alone has no replicas.
+            let replicas_len_max = budget.limit() / REPLICA_SHARE / cores as u64;
             let replica_slots = if cores > 1 { settings.replica_slots } else { 0 };
+            let replica_slots = ReplicaTable::slots_within(replica_slots, replicas_len_max);
             let replicas =
                 ReplicaTable::new(replica_slots, &budget).expect("the limit has room for the replica tables");
             let origin = OriginClient::new(ring.clone(), core, shared, tls, Arc::clone(&counters));

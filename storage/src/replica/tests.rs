@@ -65,6 +65,24 @@ fn slots_are_rounded_up_charged_and_refused() {
 }
 
 #[test]
+fn a_small_memory_gets_a_small_table() {
+    for (slots, len_max, expected) in [
+        (65_536, u64::MAX, 65_536),
+        (65_536, 1 << 20, 65_536),
+        (65_536, (1 << 20) - 1, 32_768),
+        (100, 1 << 20, 100),
+        (100, 64, 4),
+        (100, 63, 0),
+        (0, 1 << 20, 0),
+        (16_777_216, 1_000_000, 32_768),
+    ] {
+        let found = ReplicaTable::slots_within(slots, len_max);
+        assert_eq!(found, expected, "{slots} in {len_max}");
+        assert!(ReplicaTable::new(found, &Budget::new(len_max)).is_some());
+    }
+}
+
+#[test]
 fn no_slots_keep_nothing() {
     let (maker, mut table) = (Maker::new(), table(0));
     table.insert(&maker.plain(1, b"a"));
