@@ -279,7 +279,7 @@ impl World {
             Some(meta) if !meta.no_cache => Shared::WithAll,
             _ => Shared::LeaderOnly,
         };
-        if store.is_none() && !doomed && self.is_current(core, &old) {
+        if store.is_none() && !doomed && old.is_live() {
             self.cores[core].tier.remove(old.hash, &old.key);
         }
         if doomed {
@@ -305,7 +305,7 @@ impl World {
     fn settle(&mut self, flight: usize, outcome: Outcome, brought: &Brought) {
         let now = self.clock();
         let Flight { core, id, ref start, fetch, .. } = self.flights[flight];
-        let primary = start.primary.1.clone();
+        let (primary, leader) = (start.primary.1.clone(), start.leader);
         let for_all = matches!(
             &outcome,
             Outcome::Kept { shared: Shared::WithAll, .. } | Outcome::Confirmed(Shared::WithAll)
@@ -323,9 +323,9 @@ impl World {
         }
         self.oracle.settles(flight, for_all);
         for (viewer, answer) in self.cores[core].collapse.settle(id, outcome, now) {
+            let role = if leader == Some(viewer) { Role::Lead } else { Role::Collapsed };
             let reply = match (answer, brought) {
                 (Answer::Lead | Answer::Follow, Brought::Response { stored, validated }) => {
-                    let role = if answer == Answer::Lead { Role::Lead } else { Role::Collapsed };
                     self.flights[flight].readers.push(viewer);
                     Reply::Arrived {
                         stored: Arc::clone(stored),
@@ -339,9 +339,9 @@ impl World {
                     self.fetches[fetch].consumer = Consumer::Passed { viewer, owner: core };
                     Reply::Origin { head: head.clone(), flight }
                 }
-                (Answer::Refuse { status }, _) => Reply::Errored { status },
+                (Answer::Refuse { status }, _) => Reply::Errored { status, role },
                 (Answer::Stale | Answer::Failed, Brought::Error(status)) => {
-                    Reply::Errored { status: *status }
+                    Reply::Errored { status: *status, role }
                 }
                 (Answer::Stale | Answer::Failed, Brought::Failure(failure)) => {
                     Reply::Failed { failure: *failure }

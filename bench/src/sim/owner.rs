@@ -40,8 +40,10 @@ pub(crate) enum Reply {
         head: Vec<u8>,
         flight: usize,
     },
+    /// An error for all, and whose fetch brought it.
     Errored {
         status: u16,
+        role: Role,
     },
     Failed {
         failure: OriginFailure,
@@ -253,7 +255,7 @@ impl World {
 
     /// Somebody got this stale; one task validates it (RFC 5861 §3).
     pub(crate) fn refresh(&mut self, core: usize, id: usize, stored: Arc<StoredResponse>) {
-        if !self.is_current(core, &stored) {
+        if !stored.is_live() {
             return;
         }
         let Some(primary) = self.viewers[id].primary.clone() else { return };
@@ -313,7 +315,7 @@ impl World {
     pub(crate) fn changed(&mut self, core: usize, change: &Change) {
         match &change.keeps {
             Keeps::Nothing => {
-                if self.is_current(core, &change.stored) {
+                if change.stored.is_live() {
                     self.cores[core].tier.remove(change.stored.hash, &change.stored.key);
                 }
             }
@@ -321,12 +323,6 @@ impl World {
                 self.freshen(core, &change.stored, head.clone(), *meta);
             }
         }
-    }
-
-    /// Whether this very response is what is stored under its key.
-    pub(crate) fn is_current(&self, core: usize, stored: &Arc<StoredResponse>) -> bool {
-        let current = self.cores[core].tier.replaced_by(stored);
-        current.is_some_and(|current| Arc::ptr_eq(current, stored))
     }
 
     /// Makes a response with a new head over the same body. It takes the old one's place, if that still has it.
@@ -340,7 +336,7 @@ impl World {
         let candidate =
             Candidate { hash: stored.hash, key: stored.key.to_vec(), variant: stored.variant.clone() };
         let fresh = self.record(core, candidate, head, meta, Arc::clone(&stored.body))?;
-        if !self.is_current(core, stored) || self.cores[core].tier.insert(Arc::clone(&fresh)).is_err() {
+        if !stored.is_live() || self.cores[core].tier.insert(Arc::clone(&fresh)).is_err() {
             fresh.mark_gone();
         }
         Some(fresh)
@@ -431,8 +427,7 @@ impl World {
             None => tier.vary_names(stored.hash, &stored.key).is_some(),
         };
         // Fetches of one key may run side by side: the one that was answered later stays.
-        let newer =
-            tier.replaced_by(stored).is_some_and(|kept| kept.meta.received_at > stored.meta.received_at);
+        let newer = tier.holds_newer(stored);
         let is_part = stored.meta.part.is_some();
         let taken = !outgrown && !newer && tier.insert(Arc::clone(stored)).is_ok();
         if taken {

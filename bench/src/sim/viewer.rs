@@ -295,8 +295,8 @@ impl World {
                 self.arrived(id, &stored, role, validated, flight, request);
             }
             Reply::Origin { head, flight } => self.take_origin(id, &head, None, Some(flight)),
-            Reply::Errored { status } => {
-                let event = Event::OriginErred { status, request, stored };
+            Reply::Errored { status, role } => {
+                let event = Event::OriginErred { status, role, request, stored };
                 let action = viewer.exchange.step(&self.behavior, event, now);
                 self.obey(id, action, found);
             }
