@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BODY_LEN: usize = 1024;
 /// Hits before the count, so that every buffer, slot and table has the size that it needs.
 const WARM_COUNT: usize = 2000;
-const HIT_COUNT: usize = 1000;
-const ROUND_COUNT: usize = 5;
+const HIT_COUNT: usize = 200;
+const ROUND_COUNT: usize = 25;
 /// Requests that are sent in one piece, so that one turn answers several.
 const PIPELINE_LEN: usize = 8;
 

@@ -273,8 +273,7 @@ impl Exchange {
 
     /// Step 1, again where nothing whole is stored: asks for a part (R-3, rule 14).
     fn part(&mut self, facts: Facts, key_buffer: &mut Vec<u8>, now: Now) -> Action {
-        let plain = !facts.conditional && !facts.guarded && facts.directives.is_none();
-        if facts.method != MethodKind::Get || !plain {
+        if !facts.takes_parts() {
             return self.forward(facts, ForwardReason::UriMiss, Conditions::Viewer, now);
         }
         key_buffer.extend_from_slice(PART_SUFFIX);
@@ -291,7 +290,8 @@ impl Exchange {
         now: Now,
     ) -> Action {
         let reason = ForwardReason::Partial;
-        let (Reuse::Fresh { age, ttl }, Some(part)) = (reuse::reuse(stored.meta, now.wall), stored.meta.part)
+        let reused = reuse::reuse(stored.meta, now.wall);
+        let (Reuse::Fresh { age, ttl }, Some(part), true) = (reused, stored.meta.part, facts.takes_parts())
         else {
             return self.forward(facts, reason, Conditions::Viewer, now);
         };

@@ -25,6 +25,19 @@ pub async fn race<A: Future, B: Future>(left: A, right: B) -> Either<A::Output, 
     .await
 }
 
+/// Lets the other tasks of this core run first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(move |context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Runs both to their ends.
 pub async fn join<A: Future, B: Future>(left: A, right: B) -> (A::Output, B::Output) {
     let (mut left, mut right) = (pin!(left), pin!(right));

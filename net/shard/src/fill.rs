@@ -336,7 +336,10 @@ pub(crate) fn prepare(
     }
     let origin = origin.take()?;
     let view = FillView::new(shard, Arc::clone(writer.body()));
-    let retry = retry.and_then(|retry| retry.of(filling.head, length));
+    // Where the length is not known its end cannot be told from a break that happens to fall on a chunk.
+    let retry = retry
+        .filter(|_| length.is_some())
+        .and_then(|retry| retry.of(filling.head.status, filling.head.fields, length));
     let task = Task {
         shard: Rc::clone(shard),
         view: Rc::clone(&view),

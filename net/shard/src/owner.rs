@@ -229,7 +229,7 @@ impl Shard {
         let Refresh { head, facts, key, stored } = refresh;
         let asked =
             Asked { primary: key.0, selected: stored.hash, key: &stored.key, wants: Wants::LeadOrFollow };
-        let begun = self.owner.collapse.borrow_mut().begin(asked).filter(|_| stored.is_live());
+        let begun = if stored.is_live() { self.owner.collapse.borrow_mut().begin(asked) } else { None };
         let Some(id) = begun else {
             stored.release_refresh();
             return;

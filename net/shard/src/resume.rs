@@ -1,6 +1,7 @@
-//! Going on with a fill whose origin connection broke: the rest is asked for by a range that the same strong ETag guards.
+//! Going on with a response that broke off: the rest is asked for by a range that the same strong ETag guards.
 //!
-//! `fill.rs` asks when its stream breaks; readers notice nothing but a pause. Invariants: only bytes of the same representation are joined
+//! `fill.rs` asks when its origin's stream breaks, and readers notice nothing but a pause; `viewer/shared.rs` asks for a reader that was
+//! too slow for what is not stored. Invariants: only bytes of the same representation are joined
 //! (RFC 9111 §3.4); a resume that brings nothing counts against a bound.
 
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use aspis_exchange::origin_request::Preconditions;
 use aspis_telemetry::Counter;
 use aspis_wire::request::parse_request;
 use aspis_wire::response::{ResponseFraming, ResponseHead, parse_response};
-use aspis_wire::{FieldSlots, Method};
+use aspis_wire::{Field, FieldSlots, Method};
 
 use crate::flight::fetch;
 use crate::limits::RESUMES_MAX;
@@ -24,8 +25,8 @@ pub(crate) struct Retry {
     /// Its head as received.
     pub(crate) head: Box<[u8]>,
     pub(crate) facts: ViewerFacts,
-    /// What the rest has to belong to, and how long the whole is.
-    pub(crate) whole: Option<(Box<[u8]>, u64)>,
+    /// What the rest has to belong to, and how long the whole is if that is known.
+    pub(crate) whole: Option<(Box<[u8]>, Option<u64>)>,
     /// Where the last resumes began.
     pub(crate) began_at: Option<u64>,
     pub(crate) count: u32,
@@ -37,11 +38,10 @@ impl Retry {
         Retry { head, facts, whole: None, began_at: None, count: 0 }
     }
 
-    /// Notes what the response is; `None` if a break in it cannot be mended: only a 200 of known length with a strong ETag can.
-    pub(crate) fn of(self, head: &ResponseHead<'_, '_>, length: Option<u64>) -> Option<Self> {
-        let etag = Validators::of(head.fields, 0).strong_etag()?;
-        let whole = (head.status == 200).then_some((Box::from(etag), length?));
-        Some(Retry { whole: Some(whole?), ..self })
+    /// Notes what the response is; `None` if a break in it cannot be mended: only a 200 with a strong ETag can.
+    pub(crate) fn of(self, status: u16, fields: &[Field<'_>], length: Option<u64>) -> Option<Self> {
+        let etag = Validators::of(fields, 0).strong_etag().filter(|_| status == 200)?;
+        Some(Retry { whole: Some((Box::from(etag), length)), ..self })
     }
 
     /// Asks for the bytes from `from` on. `None` if the origin has something else now, or too many attempts brought nothing.
@@ -61,18 +61,20 @@ impl Retry {
             };
             let mut slots = FieldSlots::new();
             let head = parse_response(&response.head, &mut slots, &shard.head_limits, Method::Get).ok()??;
-            return is_rest(&head, etag, ByteRange { start: from, end: *length }).then_some(response.body);
+            return is_rest(&head, etag, from, *length).then_some(response.body);
         }
         None
     }
 }
 
 /// Tells whether a response is exactly the bytes that are missing of the same representation.
-fn is_rest(head: &ResponseHead<'_, '_>, etag: &[u8], missing: ByteRange) -> bool {
+fn is_rest(head: &ResponseHead<'_, '_>, etag: &[u8], from: u64, length: Option<u64>) -> bool {
     let range = head.field("content-range").and_then(parse_content_range);
+    let Some((range, Some(total))) = range else { return false };
     head.status == 206
-        && range == Some((missing, Some(missing.end)))
-        && head.framing == ResponseFraming::Length(missing.len())
+        && range == (ByteRange { start: from, end: total })
+        && length.is_none_or(|length| length == total)
+        && head.framing == ResponseFraming::Length(range.len())
         && Validators::of(head.fields, 0).strong_etag() == Some(etag)
 }
 
@@ -87,7 +89,7 @@ mod tests {
         let head = parse_response(text.as_bytes(), &mut slots, &HeadLimits::default(), Method::Get)
             .unwrap()
             .unwrap();
-        is_rest(&head, b"\"a\"", ByteRange { start: 10, end: 100 })
+        is_rest(&head, b"\"a\"", 10, Some(100))
     }
 
     /// R-5, RFC 9111 §3.4.

@@ -56,6 +56,12 @@ impl Facts {
         !self.conditional && !self.guarded && !self.range && self.directives.is_none()
     }
 
+    /// A stored part may answer, or be completed.
+    pub(super) fn takes_parts(&self) -> bool {
+        let plain = !self.conditional && !self.guarded && self.directives.is_none();
+        self.method == MethodKind::Get && plain
+    }
+
     /// Only answers to GET are stored, since that to HEAD has no body to keep; and such to POST as rule 9 says.
     pub(super) fn may_store(&self) -> bool {
         let asked_not_to = self.directives.is_some_and(|directives| directives.no_store);

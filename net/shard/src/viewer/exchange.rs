@@ -447,6 +447,10 @@ impl Work<'_> {
             Ok(()) if keep_alive => Afterwards::KeepAlive,
             Ok(()) => Afterwards::Close,
             Err(RelayFailure::Viewer) => Afterwards::Reset,
+            Err(RelayFailure::Lost { .. }) => {
+                self.shard.counters.add(Counter::PassageLost, 1);
+                Afterwards::Reset
+            }
             Err(RelayFailure::Origin(failure)) => {
                 self.step(Event::OriginBodyFailed(failure), self.shard.now());
                 Afterwards::Reset

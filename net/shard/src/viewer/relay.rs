@@ -13,7 +13,6 @@ use aspis_exchange::OriginFailure;
 use aspis_runtime::Source;
 use aspis_storage::mapping::body::{Body, BodyState};
 use aspis_storage::passage::{Chunk, Passage, PassageReader, Step};
-use aspis_telemetry::Counter;
 
 use crate::fill::{FillView, Reader};
 use crate::limits::{FILL_PIECE_LEN, RELAY_BUFFER_LEN, SEND_WINDOW};
@@ -38,6 +37,11 @@ pub(crate) enum RelayFailure {
     Origin(OriginFailure),
     /// The viewer went away or took nothing for `--send-timeout`.
     Viewer,
+    /// It was too slow for what is not stored: byte `at` is gone.
+    Lost {
+        /// The first byte that was not sent.
+        at: u64,
+    },
 }
 
 /// Bytes of a body in the arena, for the ring.
@@ -165,7 +169,7 @@ impl<'r> Relay<'r> {
         self.finish().await
     }
 
-    /// Follows what is not stored. Who is too slow for its window is cut.
+    /// Follows what is not stored, as long as this viewer stays within its window.
     async fn follow_passage(
         &mut self,
         view: &FillView,
@@ -195,10 +199,7 @@ impl<'r> Relay<'r> {
                 Step::Wait if self.viewer.gone.get() => return Err(RelayFailure::Viewer),
                 Step::Wait => changed.await,
                 Step::Failed => return Err(RelayFailure::Origin(OriginFailure::Truncated)),
-                Step::Lost { .. } => {
-                    self.shard.counters.add(Counter::PassageLost, 1);
-                    return Err(RelayFailure::Viewer);
-                }
+                Step::Lost { at } => return Err(RelayFailure::Lost { at }),
             }
         }
         self.finish().await

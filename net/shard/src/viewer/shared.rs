@@ -7,22 +7,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aspis_cache::range::ByteRange;
-use aspis_exchange::response_head::{self, StoredReply, ViewerFraming};
+use aspis_exchange::response_head::{self, StoredReply, ViewerFraming, stored_fields};
 use aspis_exchange::{
     Action, AnswerKind, Arriving, Content, Event, Forward, OriginFailure, Role, Stored, StoredAnswer, Variant,
 };
+use aspis_runtime::future::yield_now;
 use aspis_storage::mapping::body::BodyState;
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
-use aspis_wire::FieldSlots;
 use aspis_wire::response::parse_response;
+use aspis_wire::{Field, FieldSlots};
 
 use super::exchange::{Afterwards, Work};
-use super::relay::{Delimiter, Relay};
+use super::relay::{Delimiter, Relay, RelayFailure};
 use crate::asking::{Ask, Reply};
 use crate::fill::{FillView, Reader, Reading};
 use crate::limits::ASKS_MAX;
 use crate::owner::Refresh;
+use crate::resume::Retry;
 use crate::storing::primary_of;
 
 /// What a reply leads to.
@@ -38,6 +40,8 @@ impl Work<'_> {
     /// Waits for what the owner of the key has or gets.
     pub(super) async fn share(&self, forward: Forward) -> Afterwards {
         let mut forward = forward;
+        // A reply may be there at once; then a connection's next request must not be answered inside this one.
+        yield_now().await;
         for _ in 0..ASKS_MAX {
             let Some(key) = self.key else { break };
             let place = self.shard.ask(Ask {
@@ -198,11 +202,36 @@ impl Work<'_> {
         self.send(out);
         let delimiter = if framing == ViewerFraming::Chunked { Delimiter::Chunked } else { Delimiter::Plain };
         let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
-        let relayed = if answer.send_body { relay.follow(reader, range).await } else { relay.finish().await };
+        let relayed = match answer.kind {
+            _ if !answer.send_body => relay.finish().await,
+            AnswerKind::Whole => {
+                let fields: Vec<Field<'_>> = stored_fields(&stored.head).collect();
+                self.follow(&mut relay, reader, stored.meta.status, &fields).await
+            }
+            _ => relay.follow(reader, range).await,
+        };
         if relayed.is_ok() {
             self.shard.replicate(stored);
         }
         self.relayed(relayed, reply.keep_alive)
+    }
+
+    /// Follows a fill to its end. Who was too slow for a passage goes on by a range request, where the response allows that (idea 4).
+    async fn follow(
+        &self,
+        relay: &mut Relay<'_>,
+        reader: &Reader,
+        status: u16,
+        fields: &[Field<'_>],
+    ) -> Result<(), RelayFailure> {
+        let followed = relay.follow(reader, ByteRange { start: 0, end: u64::MAX }).await;
+        let Err(RelayFailure::Lost { at }) = followed else { return followed };
+        let retry = Retry::new(self.raw.into(), *self.facts);
+        let Some(mut retry) = retry.of(status, fields, reader.view.body().length()) else { return followed };
+        match retry.rest(self.shard, at).await {
+            Some(rest) => relay.pass(rest).await,
+            None => followed,
+        }
     }
 
     /// Sends what the origin answered to this request's own fetch.
@@ -220,7 +249,7 @@ impl Work<'_> {
         let (sending, delimiter) = self.send_origin_head(&head, content, stored.is_some());
         let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
         let relayed = match content {
-            Content::Follows => relay.follow(&reader, ByteRange { start: 0, end: u64::MAX }).await,
+            Content::Follows => self.follow(&mut relay, &reader, head.status, head.fields).await,
             Content::None | Content::NotModified => relay.finish().await,
         };
         if let (Ok(()), Some(stored)) = (&relayed, &stored) {
