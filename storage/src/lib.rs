@@ -12,6 +12,7 @@
 //! Fed by the shard's driver, which owns one [`tier::RamTier`], one [`replica::ReplicaTable`] and one [`mapping::arena::Arena`] per
 //! core. The crate names no clock, file, socket or thread: times and limits are arguments.
 
+mod atomics;
 mod buddy;
 pub mod budget;
 mod expiry;

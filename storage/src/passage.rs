@@ -20,9 +20,9 @@
 mod room;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use crate::atomics::{AtomicU8, Ordering};
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::{PASSAGE_CHUNK_LEN_MAX, PASSAGE_LEAD_LEN};
 use room::Room;

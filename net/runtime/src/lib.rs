@@ -16,6 +16,7 @@
 //! - A completion that wakes a task lets the task run in the same turn.
 #![allow(unsafe_code)] // The kernel interface takes raw addresses and descriptors; every block proves its conditions.
 
+mod atomics;
 pub mod bind;
 mod buffers;
 mod executor;

@@ -11,10 +11,11 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use super::watch::Watch;
+use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::buddy::{Buddy, Fit, Span};
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::{
@@ -193,6 +194,7 @@ pub struct Block {
 
 impl AsRef<[u8]> for Block {
     fn as_ref(&self) -> &[u8] {
+        self.memory.watch_read(self.memory.pointer(self.span.unit), self.span.len());
         // JUSTIFICATION: blocks of many owners lie in one mapping, so no safe borrow of it can be split between them.
         // SAFETY: the span's bytes are mapped, initialised (anonymous memory begins as zeros) and this block's alone.
         // - Alive: `memory` keeps the mapping; the span is given back only by this block's drop.
@@ -204,6 +206,7 @@ impl AsRef<[u8]> for Block {
 
 impl AsMut<[u8]> for Block {
     fn as_mut(&mut self) -> &mut [u8] {
+        self.memory.watch_write(self.memory.pointer(self.span.unit), self.span.len());
         // JUSTIFICATION and SAFETY: as for `as_ref`; `&mut self` makes this the only borrow of the only owner.
         // Test: `blocks_do_not_overlap`.
         unsafe { std::slice::from_raw_parts_mut(self.memory.pointer(self.span.unit), self.span.len()) }
@@ -230,6 +233,7 @@ pub(super) struct Memory {
     /// Bytes on the stack and on the owner's pending list.
     limbo: AtomicU64,
     budget: Arc<Budget>,
+    watch: Watch,
 }
 
 /// The number of a returned span's first unit plus one; zero ends a chain.
@@ -261,13 +265,24 @@ impl Memory {
         // One region more than asked for, so that the first can begin at a huge page's border.
         let map = MmapRaw::from(MmapOptions::new().len(len + BLOCK_LEN_MAX).no_reserve_swap().map_anon()?);
         // Both are wishes: a kernel without them costs speed or a larger core dump, not answers.
-        let _ = map.advise(Advice::HugePage);
+        // The model checker makes an arena for each of its many runs, and a huge page costs it more than all else.
+        if cfg!(not(loom)) {
+            let _ = map.advise(Advice::HugePage);
+        }
         let _ = map.advise(Advice::DontDump);
         let base = map.as_mut_ptr().align_offset(BLOCK_LEN_MAX);
         if base > BLOCK_LEN_MAX {
             return Err(io::Error::other("the mapping cannot be aligned"));
         }
-        Ok(Memory { map, base, len, returned: AtomicU32::new(0), limbo: AtomicU64::new(0), budget })
+        Ok(Memory {
+            map,
+            base,
+            len,
+            returned: AtomicU32::new(0),
+            limbo: AtomicU64::new(0),
+            budget,
+            watch: Watch::new(),
+        })
     }
 
     /// Returns where a unit begins.
@@ -277,6 +292,20 @@ impl Memory {
         // SAFETY: `base + offset` is inside the mapping: `offset < len` was just checked, and the mapping holds
         // `len + BLOCK_LEN_MAX` bytes of which `base` skips at most `BLOCK_LEN_MAX`. Test: `blocks_do_not_overlap`.
         unsafe { self.map.as_mut_ptr().add(self.base + offset) }
+    }
+
+    /// Notes, for the model checker, that `len` bytes of the arena are about to be read.
+    #[inline(always)]
+    #[cfg_attr(loom, track_caller)]
+    pub(super) fn watch_read(&self, start: *const u8, len: usize) {
+        self.watch.read(start.addr() - self.map.as_ptr().addr() - self.base, len);
+    }
+
+    /// Notes, for the model checker, that `len` bytes of the arena are about to be written.
+    #[inline(always)]
+    #[cfg_attr(loom, track_caller)]
+    pub(super) fn watch_write(&self, start: *const u8, len: usize) {
+        self.watch.write(start.addr() - self.map.as_ptr().addr() - self.base, len);
     }
 
     /// Puts spans on the return stack, all in one step, from any thread.
@@ -318,6 +347,7 @@ impl Memory {
     /// The span is the caller's alone.
     unsafe fn write_returned(&self, span: Span, next: Link) {
         let returned = Returned { next: next.0, units: span.units };
+        self.watch_write(self.pointer(span.unit), span.len());
         // JUSTIFICATION: a list beside the blocks would need an allocation in `drop`, or a table for every unit.
         // SAFETY: the caller owns the span; a unit is 512 B, larger than `Returned`, and aligned to 512 B in a mapping whose
         // base is aligned to 2 MiB. Test: `blocks_dropped_on_many_threads_all_come_back`.
@@ -336,6 +366,7 @@ impl Memory {
     /// Reads a span that `take_returned` gave, and what follows it.
     fn read_returned(&self, link: Link) -> Option<(Span, Link)> {
         let unit = link.0.checked_sub(1)?;
+        self.watch_read(self.pointer(unit), size_of::<Returned>());
         // SAFETY: a link is only made by `give_back`, which wrote a `Returned` at this unit before the push that the owner's
         // acquiring swap saw; nobody else reaches the span until the owner frees it.
         // Test: `blocks_dropped_on_many_threads_all_come_back`.
@@ -354,7 +385,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         // Blocks that came back after their owner was gone; the mapping goes with them.
-        let limbo = *self.limbo.get_mut();
+        let limbo = self.limbo.load(Ordering::Relaxed);
         self.leave_limbo(limbo);
     }
 }

@@ -14,10 +14,10 @@
 //! unused units back.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::arena::{Arena, Memory};
+use crate::atomics::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::buddy::{Fit, Span};
 use crate::budget::{Charge, Purpose};
 use crate::limits::{
@@ -116,6 +116,7 @@ impl Body {
         let len = (end.min(published) - at) as usize;
         let offset = (at - start) as usize;
         let unit = slot.unit.load(Ordering::Relaxed);
+        self.memory.watch_read(self.memory.pointer(unit).wrapping_add(offset), len);
         // JUSTIFICATION: readers on many cores and the writer share the mapping; a copy per reader is what a fill must not cost.
         // SAFETY: the slice covers bytes `at .. at + len` of the body, all below `published`.
         // - Alive: the body owns the span until its drop, and the slice borrows the body.
@@ -173,7 +174,8 @@ impl Body {
     /// search, which takes the first slot that does, is right whichever of their values it sees.
     fn slot_at(&self, at: u64) -> (&Slot, u64) {
         let unit = (at / BLOCK_LEN_MIN as u64) as u32;
-        let (mut low, mut high) = (0, self.slot_count.load(Ordering::Relaxed) as usize);
+        // Acquire: of a slot that was added behind `at` its end must be seen too, lest the search walks past the right one.
+        let (mut low, mut high) = (0, self.slot_count.load(Ordering::Acquire) as usize);
         while low < high {
             let middle = low + (high - low) / 2;
             if self.slot(middle).end.load(Ordering::Relaxed) > unit {
@@ -219,7 +221,7 @@ fn chunk_len(chunk: usize) -> usize {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let spans = (0..*self.slot_count.get_mut() as usize).map(|index| self.span(index));
+        let spans = (0..self.slot_count.load(Ordering::Relaxed) as usize).map(|index| self.span(index));
         // SAFETY: this is the last handle, so no reader borrows a piece, no tail is out (a tail holds the body) and no writer
         // is left; each span is in one slot, and slots are not looked at again.
         // Tests: `a_dropped_body_gives_every_block_back`, `an_abandoned_tail_keeps_its_memory`.
@@ -299,6 +301,7 @@ impl BodyWriter {
         let mut rest = bytes;
         while let Some((start, len)) = self.room(rest.len()) {
             let (now, later) = rest.split_at(len);
+            self.body.memory.watch_write(start.as_ptr(), len);
             // SAFETY: `room` gave `len` bytes from `start` inside the body's own block, behind what is published, so no reader
             // borrows them; no tail is out, so nobody else writes them; `now` is a borrow of other memory, since shared borrows
             // of the arena only cover published bytes. Test: `readers_see_every_byte_while_the_writer_appends`.
@@ -466,6 +469,7 @@ unsafe impl Send for Tail {}
 
 impl AsMut<[u8]> for Tail {
     fn as_mut(&mut self) -> &mut [u8] {
+        self.body.memory.watch_write(self.start.as_ptr(), self.len);
         // JUSTIFICATION: the room lies in a mapping that readers borrow at the same time, elsewhere.
         // SAFETY: `room` gave `len` mapped, initialised bytes from `start`.
         // - Alive: `body` owns the span, and `trim` gives nothing back while `lent` is set, which it is until this tail's drop.
@@ -478,6 +482,7 @@ impl AsMut<[u8]> for Tail {
 
 impl AsRef<[u8]> for Tail {
     fn as_ref(&self) -> &[u8] {
+        self.body.memory.watch_read(self.start.as_ptr(), self.len);
         // SAFETY: as for `as_mut`; `&self` forbids writing through this tail meanwhile.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }

@@ -14,3 +14,4 @@
 
 pub mod arena;
 pub mod body;
+mod watch;

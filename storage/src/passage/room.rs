@@ -11,7 +11,7 @@
 //!   if wanted and room { tell }         if room { wanted = false; go on }
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::atomics::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// The distance between a writer and the fastest of its readers.
 #[derive(Debug)]
@@ -72,11 +72,12 @@ impl Room {
 
     /// Asks to be told, unless there is room or nobody who would tell.
     pub(super) fn must_wait(&self) -> bool {
-        self.wanted.store(true, Ordering::Relaxed);
+        // Swaps, though stores would do: the model checker orders changes for certain only if each has read the one before.
+        self.wanted.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let waits = !self.has_room() && self.readers() > 0;
         if !waits {
-            self.wanted.store(false, Ordering::Relaxed);
+            self.wanted.swap(false, Ordering::Relaxed);
         }
         waits
     }
