@@ -299,9 +299,8 @@ impl Exchange {
         let validators = Validators::of(&fields, stored.meta.generated_at);
         if !facts.range {
             let is_prefix = part.start == 0 && stored.len < part.total && stored.len <= JOIN_LEN_MAX;
-            // Without a strong ETag the rest could never be joined (RFC 9111 §3.4).
-            let joins = is_prefix && validators.strong_etag().is_some();
-            let conditions = if joins { Conditions::Rest } else { Conditions::Viewer };
+            // Rule 14: without a strong ETag too, though only a 200 is of use then.
+            let conditions = if is_prefix { Conditions::Rest } else { Conditions::Viewer };
             return self.forward(facts, reason, conditions, now);
         }
         let held = ByteRange { start: part.start, end: part.start + stored.len };

@@ -67,6 +67,23 @@ pub enum RequestFraming {
 }
 
 impl<'b> RequestHead<'b, '_> {
+    /// Returns the same head over a copy of its fields, for one that has to be kept: the slots of a parse have room for many more.
+    pub fn with_fields<'n>(&self, fields: &'n [Field<'b>]) -> RequestHead<'b, 'n> {
+        RequestHead {
+            method: self.method,
+            version: self.version,
+            scheme: self.scheme,
+            authority: self.authority,
+            path_and_query: self.path_and_query,
+            fields,
+            framing: self.framing,
+            keep_alive: self.keep_alive,
+            upgrade: self.upgrade,
+            expect_continue: self.expect_continue,
+            len: self.len,
+        }
+    }
+
     /// The value of the first field of that name.
     pub fn field(&self, lowercase_name: &str) -> Option<&'b [u8]> {
         fields::first(self.fields, lowercase_name)

@@ -388,7 +388,7 @@ fn a_part_answers_ranges_and_is_completed() {
         let Action::Forward(again) = rest(fields) else { panic!("{fields}") };
         assert_eq!(again.conditions, Conditions::None, "{fields}");
     }
-    // RFC 9111 §3.4: under a weak ETag, or none, nothing could be joined, so the whole is asked for at once.
+    // Rule 14: under a weak ETag, or none, the rest is asked for too, and refused when it comes (RFC 9111 §3.4).
     for etag in ["ETag: W/\"a\"\r\n", ""] {
         let head = str::from_utf8(STORED_HEAD).unwrap().replace("ETag: \"a\"\r\n", etag);
         let mut run = Run { stored_head: head.into_bytes(), ..Run::new(&[]) };
@@ -396,7 +396,12 @@ fn a_part_answers_ranges_and_is_completed() {
         let event = Event::NotWhole { key_buffer: &mut run.key };
         assert!(matches!(run.exchange.step(&run.behavior, event, NOW), Action::Lookup { .. }));
         let Action::Forward(forward) = run.found(&part(0)) else { panic!("forwarded") };
-        assert_eq!(forward.conditions, Conditions::Viewer, "{etag}");
+        assert_eq!(forward.conditions, Conditions::Rest, "{etag}");
+        let fields =
+            format!("{}Content-Range: bytes 100-999/1000\nContent-Length: 900\n", etag.replace('\r', ""));
+        let action = run.origin(&format!("HTTP/1.1 206 Partial Content\n{fields}\n"), NOW.wall);
+        let Action::Forward(again) = action else { panic!("{etag}: {action:?}") };
+        assert_eq!(again.conditions, Conditions::None, "{etag}");
     }
     // A part is no answer to a request for the whole, however the origin fails.
     let (mut run, _) = ask("", &part(0));

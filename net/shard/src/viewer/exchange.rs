@@ -34,7 +34,7 @@ use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
 use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::response::{ResponseHead, parse_response};
-use aspis_wire::{Field, FieldSlots};
+use aspis_wire::{Field, FieldSlots, HeadLimits};
 
 use crate::fill::{self, FillView, Filling, Flying, Reader};
 use crate::limits::{DEPOSIT_LEN_MAX, LINGER};
@@ -81,12 +81,8 @@ pub(super) struct Progress {
 
 /// Runs one parked request to its end.
 pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
-    let mut slots = FieldSlots::new();
-    let head = match parse_request(&parked.head, &mut slots, &shard.head_limits) {
-        Ok(Some(head)) => head,
-        // The same bytes were parsed before they were parked.
-        Ok(None) | Err(_) => unreachable!("a parked head parses as it did when it was parked"),
-    };
+    let mut fields = Vec::new();
+    let head = parked_head(&parked.head, &mut fields, &shard.head_limits);
     let progress = Progress::default();
     let exchange = RefCell::new(parked.exchange);
     let work = Work {
@@ -123,6 +119,23 @@ pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
         Afterwards::KeepAlive => shard.resume(&viewer),
         Afterwards::Close => shard.close_viewer(&viewer, Close::Linger(LINGER)),
         Afterwards::Reset => shard.close_viewer(&viewer, Close::Reset),
+    }
+}
+
+/// Reads the head of a parked request again. A request that waits keeps the fields that it has, not room for as many as it might have.
+fn parked_head<'b, 'h>(
+    raw: &'b [u8],
+    fields: &'h mut Vec<Field<'b>>,
+    limits: &HeadLimits,
+) -> RequestHead<'b, 'h> {
+    let mut slots = FieldSlots::new();
+    match parse_request(raw, &mut slots, limits) {
+        Ok(Some(head)) => {
+            *fields = head.fields.to_vec();
+            head.with_fields(fields)
+        }
+        // The same bytes were parsed before they were parked.
+        Ok(None) | Err(_) => unreachable!("a parked head parses as it did when it was parked"),
     }
 }
 
@@ -178,7 +191,7 @@ impl Work<'_> {
     async fn perform(&self, action: Action) -> Afterwards {
         let Action::Forward(forward) = action else { return self.answer_error(500, None) };
         match forward.collapsing {
-            Collapsing::Never => self.go_alone(forward).await,
+            Collapsing::Never => Box::pin(self.go_alone(forward)).await,
             Collapsing::LeadOrFollow | Collapsing::FollowOnly => self.share(forward).await,
         }
     }

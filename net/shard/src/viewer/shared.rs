@@ -58,13 +58,14 @@ impl Work<'_> {
                 }
             };
             drop(place);
-            match self.replied(reply, forward).await {
+            // Boxed: thousands wait above this line, and what they do afterwards takes many times the room.
+            match Box::pin(self.replied(reply, forward)).await {
                 Next::Over(afterwards) => return afterwards,
                 Next::Ask(again) => forward = again,
-                Next::Alone(alone) => return self.go_alone(alone).await,
+                Next::Alone(alone) => return Box::pin(self.go_alone(alone)).await,
             }
         }
-        self.go_alone(forward).await
+        Box::pin(self.go_alone(forward)).await
     }
 
     async fn replied(&self, reply: Reply, forward: Forward) -> Next {
