@@ -158,6 +158,8 @@ impl Scratch {
 /// A viewer's connection.
 struct Caller {
     stream: TcpStream,
+    /// What it names as the host: the address, as other programs that load do.
+    host: SocketAddr,
 }
 
 impl Caller {
@@ -168,7 +170,7 @@ impl Caller {
         socket.bind(SocketAddr::from((source, 0)))?;
         let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream })
+        Ok(Self { stream, host: address })
     }
 
     /// Asks once and reads the answer.
@@ -193,7 +195,7 @@ impl Caller {
         scratch: &Scratch,
         seen: &mut Seen,
     ) -> Result<(), String> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
         self.stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
         let mut head = Vec::new();
         // `None` until the head is complete, then how many bytes of content came.

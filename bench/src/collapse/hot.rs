@@ -1,7 +1,8 @@
 //! A hot object on two cores: whether hits exchange messages, and what they cost beside hits that share nothing.
 //!
-//! The comparison is with two servers of one core each, one per CPU, under the very same load: half of it from each CPU in both cases. So the
-//! programs that load steal as much from both, batches are as large, and what is left of a difference is the sharing.
+//! The comparison is with two servers of one core each, one per CPU, under the very same load: from each CPU, half of it goes to either CPU in
+//! both cases. So the programs that load steal as much from both, as many packets change the CPU, batches are as large, and what is left of a
+//! difference is the sharing.
 
 use super::crowd::{self, Ask};
 use super::script::{Answer, Script};
@@ -21,8 +22,8 @@ use std::time::Duration;
 /// The object.
 const PATH: &str = "/hot";
 const SIZE: usize = 1024;
-/// Connections that each CPU's half of the load has.
-const CONNECTIONS: u32 = 32;
+/// Connections of each quarter of the load.
+const CONNECTIONS: u32 = 16;
 /// Connections over which the object is made known to every core, and how often.
 const WARMERS: usize = 64;
 const WARM_ROUNDS: usize = 3;
@@ -54,7 +55,7 @@ pub(super) fn play(stage: &Stage) -> io::Result<Vec<Figure>> {
         warm(product, &body)?;
     }
     let mails = metric(&shared, "aspis_core_mails_total")?;
-    let served = halves(&wrk, [shared.address; 2], QUIET)?;
+    let served = quarters(&wrk, [shared.address; 2], QUIET)?;
     let mails = metric(&shared, "aspis_core_mails_total")? - mails;
     let mut figures = vec![
         Figure::exactly("origin requests until both cores have it", fetched, 1),
@@ -92,25 +93,22 @@ fn compare(wrk: &Path, shared: &Aspis, alone: &[Aspis; 2]) -> io::Result<Vec<Fig
     ])
 }
 
-/// Returns the microseconds of CPU that `servers` need for a hit under a load of both halves.
+/// Returns the microseconds of CPU that `servers` need for a hit under a load of all quarters.
 fn cost(wrk: &Path, addresses: [SocketAddr; 2], servers: &[&Aspis]) -> io::Result<f64> {
     let used = || servers.iter().map(|product| product.server.cpu()).sum::<Duration>();
     let before = used();
-    let requests = halves(wrk, addresses, ROUND)?;
+    let requests = quarters(wrk, addresses, ROUND)?;
     Ok(used().saturating_sub(before).as_secs_f64() * 1e6 / requests.max(1) as f64)
 }
 
-/// Loads each address from a CPU of its own at the same time; returns the requests of both.
-fn halves(wrk: &Path, addresses: [SocketAddr; 2], length: Duration) -> io::Result<u64> {
+/// Loads each address from each CPU, all at the same time; returns the requests of all.
+fn quarters(wrk: &Path, addresses: [SocketAddr; 2], length: Duration) -> io::Result<u64> {
+    let pairs = [(0, addresses[0]), (0, addresses[1]), (1, addresses[0]), (1, addresses[1])];
     let loads: Vec<io::Result<Load>> = thread::scope(|scope| {
-        let started: Vec<_> = (0..)
-            .zip(addresses)
-            .map(|(cpu, address)| {
-                scope.spawn(move || load::run(wrk, cpu, address, PATH, CONNECTIONS, length))
-            })
-            .collect();
+        let run = |(cpu, address)| load::run(wrk, cpu, address, PATH, CONNECTIONS, length);
+        let started: Vec<_> = pairs.into_iter().map(|pair| scope.spawn(move || run(pair))).collect();
         let died = |_| Err(io::Error::other("a thread of the driver panicked"));
-        started.into_iter().map(|half| half.join().unwrap_or_else(died)).collect()
+        started.into_iter().map(|quarter| quarter.join().unwrap_or_else(died)).collect()
     });
     loads.into_iter().try_fold(0, |sum, load| Ok(sum + load?.requests))
 }

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How to answer one request.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub(super) struct Asked {
     /// It had `If-None-Match`.
     pub(super) conditional: bool,
     pub(super) at: Instant,
+    /// The same by the machine's clock, since 1970.
+    pub(super) wall: Duration,
     /// When the first bytes of the answer were written.
     pub(super) answered: Option<Instant>,
 }
@@ -136,6 +138,7 @@ fn connection(stream: TcpStream, shared: &Shared) {
                 path: path.to_owned(),
                 conditional: head.field("if-none-match").is_some(),
                 at: Instant::now(),
+                wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
                 answered: None,
             });
             asked.len() - 1
