@@ -1,6 +1,6 @@
 //! A hot hit allocates nothing on its whole way: a real socket, the ring, the driver, the machine, the tier and back.
 //!
-//! One shard runs in this process before an origin of a few lines; the test is its viewer. All threads but the test's and the origin's are
+//! Shards run in this process before an origin of a few lines; the test is their viewer. All threads but the test's and the origin's are
 //! the product's, and what they allocate is counted. One test, so that no other's threads are counted with it.
 
 mod counting;
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use aspis_config::{Raw, check};
 use aspis_runtime::bind;
 use aspis_shard::{Boot, Shards};
+use aspis_storage::shards::owner_core;
+use aspis_wire::Scheme;
 
 /// Longer than anything here takes; a test that hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,43 +33,51 @@ fn origin() -> SocketAddr {
     std::thread::spawn(move || {
         counting::step_aside();
         for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut request = Vec::new();
-            let mut byte = [0];
-            while stream.read(&mut byte).is_ok_and(|count| count == 1) {
-                request.push(byte[0]);
-                if request.ends_with(b"\r\n\r\n") {
-                    let vary =
-                        if request.starts_with(b"GET /varies") { "Vary: Accept-Encoding\r\n" } else { "" };
-                    let head = format!(
-                        "HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nETag: \"a\"\r\n{vary}Content-Length: {BODY_LEN}\r\n\r\n"
-                    );
-                    let answer = [head.as_bytes(), &[b'x'; BODY_LEN]].concat();
-                    stream.write_all(&answer).expect("the product reads");
-                    request.clear();
-                }
-            }
+            let stream = stream.expect("a connection");
+            std::thread::spawn(move || answer_all(stream));
         }
     });
     address
 }
 
-/// Starts one shard; returns it and where it listens.
-fn start(origin: SocketAddr) -> (Shards, SocketAddr) {
+fn answer_all(mut stream: TcpStream) {
+    counting::step_aside();
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).is_ok_and(|count| count == 1) {
+        request.push(byte[0]);
+        if !request.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let vary = if request.starts_with(b"GET /varies") { "Vary: Accept-Encoding\r\n" } else { "" };
+        let fields =
+            format!("Cache-Control: max-age=3600\r\nETag: \"a\"\r\n{vary}Content-Length: {BODY_LEN}\r\n");
+        let answer = [b"HTTP/1.1 200 OK\r\n", fields.as_bytes(), b"\r\n", &[b'x'; BODY_LEN]].concat();
+        stream.write_all(&answer).expect("the product reads");
+        request.clear();
+    }
+}
+
+/// Starts shards; returns them and where they listen.
+fn start(origin: SocketAddr, cores: usize) -> (Shards, SocketAddr) {
     let url = format!("http://{origin}");
     let raw: Raw = [("origin", url.as_str())].into_iter().collect();
-    let listener = bind::tcp((Ipv4Addr::LOCALHOST, 0).into(), true).expect("a loopback port is free");
-    let address = bind::local_address(&listener).expect("a bound listener has an address");
+    let first = bind::tcp((Ipv4Addr::LOCALHOST, 0).into(), true).expect("a loopback port is free");
+    let address = bind::local_address(&first).expect("a bound listener has an address");
+    let mut listeners = vec![first];
+    while listeners.len() < cores {
+        listeners.push(bind::tcp(address, true).expect("listeners share a port"));
+    }
     let shards = aspis_shard::start(Boot {
         settings: Arc::new(check(&raw).expect("the flags are sound")),
-        tcp: vec![vec![listener]],
+        tcp: vec![listeners],
         unix: None,
         memory: 64 << 20,
-        cores: vec![None],
+        cores: vec![None; cores],
         origin_tls: None,
         log: None,
     })
-    .expect("a shard starts");
+    .expect("the shards start");
     shards.set_addresses(Arc::from([origin]));
     (shards, address)
 }
@@ -145,7 +155,8 @@ fn no_thread_of_a_shard_allocates_for_a_hit() {
     let before = counting::elsewhere();
     std::thread::spawn(|| drop(std::hint::black_box(vec![1_u8; 100]))).join().expect("it only allocates");
     assert!(counting::elsewhere() > before, "other threads are counted");
-    let (shards, address) = start(origin());
+    let origin = origin();
+    let (shards, address) = start(origin, 1);
     let before = counting::elsewhere();
     assert!(!Viewer::connect(address).ask(b"GET /miss HTTP/1.1\r\nHost: www.example.com\r\n\r\n", 1));
     assert!(counting::elsewhere() > before, "a miss allocates, and on a thread that is counted");
@@ -155,4 +166,22 @@ fn no_thread_of_a_shard_allocates_for_a_hit() {
     assert_eq!(allocations(address, varies, 1), 0);
     assert_eq!(allocations(address, plain, PIPELINE_LEN), 0);
     shards.stop();
+    // With two cores one of the two keys belongs to the core that does not have the viewer: a replica answers.
+    let (shards, address) = start(origin, 2);
+    for path in [path_owned_by(0), path_owned_by(1)] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
+        assert_eq!(allocations(address, &request, 1), 0, "{path}");
+    }
+    shards.stop();
+}
+
+/// A path whose key belongs to that one of two cores.
+fn path_owned_by(core: usize) -> String {
+    let owner = |path: &str| {
+        let mut key = Vec::new();
+        aspis_cache::key::write_key(Scheme::Http, "www.example.com", path, &mut key);
+        owner_core(aspis_cache::key::hash(&key), 2)
+    };
+    let mut paths = (0..).map(|number| format!("/shared/{number}"));
+    paths.find(|path| owner(path) == core).expect("hashes are spread")
 }

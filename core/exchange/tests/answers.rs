@@ -14,8 +14,8 @@ use aspis_exchange::response_head::{
 };
 use aspis_exchange::response_head::{OriginAnswer, Stored as Kept};
 use aspis_exchange::{
-    Action, AnswerKind, Conditions, Event, Exchange, FoundChange, Now, ResultType, Stored, StoredAnswer,
-    ViewerFacts,
+    Action, AnswerKind, Conditions, Content, Event, Exchange, FoundChange, Now, ResultType, Stored,
+    StoredAnswer, ViewerFacts,
 };
 use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::response::{ResponseHead, parse_response};
@@ -306,6 +306,28 @@ fn a_viewers_condition_beside_our_validation_is_judged_here() {
         assert_eq!(forward.conditions, Conditions::Stored, "{fields}");
         let action = talk.origin("HTTP/1.1 304 x\nETag: \"a\"\n\n", 20);
         assert_eq!(answered(action).kind, kind, "{fields}");
+    }
+}
+
+/// RFC 9111 §4.3.2: a fetch for all who wait goes out without the viewer's condition, which is judged when the 200 is there.
+#[test]
+fn a_miss_is_held_against_the_viewers_condition() {
+    let bare = "HTTP/1.1 200 OK\nCache-Control: max-age=10\nContent-Length: 100\n\n";
+    for (fields, status, expected) in [
+        ("If-None-Match: \"x\", W/\"b\"\n", "200 OK", Content::NotModified),
+        ("If-None-Match: \"x\"\n", "200 OK", Content::Follows),
+        ("If-Modified-Since: Sun, 06 Nov 1994 08:00:00 GMT\n", "200 OK", Content::NotModified),
+        ("If-Match: \"x\"\nIf-None-Match: \"b\"\n", "200 OK", Content::Follows),
+        ("If-None-Match: \"b\"\n", "404 Not Found", Content::Follows),
+        ("", "200 OK", Content::Follows),
+    ] {
+        let (mut talk, action) = Talk::new(&[], bare, "GET", fields, 20);
+        assert!(matches!(action, Action::Forward(_)));
+        let head = format!(
+            "HTTP/1.1 {status}\nETag: \"b\"\nLast-Modified: Sun, 06 Nov 1994 08:00:00 GMT\nContent-Length: 1\n\n"
+        );
+        let Action::RespondOrigin { content, .. } = talk.origin(&head, 20) else { panic!("passed on") };
+        assert_eq!(content, expected, "{fields} {status}");
     }
 }
 

@@ -263,6 +263,40 @@ fn an_unsafe_request_dooms_a_running_fetch() {
     assert_eq!(origin.count("/a"), 3);
 }
 
+/// RFC 9111 §4: what was answered earlier does not take the place of what was answered later, though it ends after it.
+#[test]
+fn an_older_answer_does_not_replace_a_newer_one() {
+    let rest = Gate::default();
+    let origin = {
+        let rest = rest.clone();
+        Origin::start(move |reply| match reply.request.field("if-match") {
+            // Such a request goes to the origin by itself, whatever else runs.
+            Some(_) => {
+                reply.head(200, &[FRESH, ("Content-Length", "3")]);
+                reply.send(b"o");
+                rest.wait("the rest may be sent");
+                reply.send(b"ld");
+            }
+            None => reply.answer(200, &[FRESH], b"new"),
+        })
+    };
+    let aspis = before(&origin);
+    let mut slow = Viewer::connect(&aspis);
+    slow.ask("GET", "/a", "If-Match: *\r\n");
+    assert_eq!(slow.head().status(), 200);
+    let mut quick = Viewer::connect(&aspis);
+    // Answers are ordered by the second.
+    eventually("a second passes", || (quick.get("/clock").field("age") == Some("1")).then_some(()));
+    quick.get("/a").expect_cached("Miss", b"new");
+    rest.open();
+    assert_eq!(slow.connection.exactly(3).expect("the rest comes"), b"old");
+    eventually("the older answer was judged", || {
+        let metrics = String::from_utf8(aspis.ask_admin("/metrics").body).expect("metrics are text");
+        metrics.contains("aspis_cache_not_stored_total{cause=\"failed\"} 1\n").then_some(())
+    });
+    quick.get("/a").expect_cached("Hit", b"new");
+}
+
 /// T-44: CloudFront's default, and a switch of its own.
 #[test]
 fn where_vary_is_ignored_a_url_has_one_response() {
