@@ -23,10 +23,6 @@ pub(crate) fn run(mut raw: Raw) -> u8 {
         }
     };
     raw.push("origin", format!("http://{origin}"));
-    if !raw.contains("cores") {
-        // Each core stores for itself; on one, the second answer is a hit whichever connection asks.
-        raw.push("cores", "1");
-    }
     match crate::settings(&raw) {
         Ok(settings) => boot::run(settings, |announced| {
             if let Some(viewers) = announced.viewers {
