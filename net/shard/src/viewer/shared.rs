@@ -74,7 +74,10 @@ impl Work<'_> {
             Reply::Arrived { stored, role, validated, reading } => {
                 self.arrived(stored, role, validated, reading, forward).await
             }
-            Reply::Origin { head, stored, reading } => Next::Over(self.lead(&head, stored, reading).await),
+            Reply::Origin { head, stored, reading } => {
+                // Boxed, as what few go through below: of the many that follow each has room for its own steps only.
+                Next::Over(Box::pin(self.lead(&head, stored, reading)).await)
+            }
             Reply::Erred { status, role } => {
                 let view = self.stored();
                 let stored = view.as_deref().map(view_of);
@@ -229,8 +232,8 @@ impl Work<'_> {
         let Err(RelayFailure::Lost { at }) = followed else { return followed };
         let retry = Retry::new(self.raw.into(), *self.facts);
         let Some(mut retry) = retry.of(status, fields, reader.view.body().length()) else { return followed };
-        match retry.rest(self.shard, at).await {
-            Some(rest) => relay.pass(rest).await,
+        match Box::pin(retry.rest(self.shard, at)).await {
+            Some(rest) => Box::pin(relay.pass(rest)).await,
             None => followed,
         }
     }
