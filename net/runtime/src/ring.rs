@@ -240,6 +240,13 @@ impl Ring {
         SocketId(self.inner.state.borrow_mut().add_socket(descriptor, peer))
     }
 
+    /// Takes an open socket out of the ring, so that another core can adopt it; the id is dead afterwards. `None`, and
+    /// nothing changes, if something is in flight, queued or wanted on the socket, or if an end or a failure was seen
+    /// that only this ring knows of. A socket that was just accepted or adopted can always be released.
+    pub fn release(&self, socket: SocketId) -> Option<OwnedFd> {
+        self.inner.state.borrow_mut().release_socket(socket.0)
+    }
+
     /// Receives into the ring's buffers and tells the handler, until [`Ring::pause_receive`] or the end.
     pub fn receive(&self, socket: SocketId) {
         let mut state = self.inner.state.borrow_mut();

@@ -163,6 +163,12 @@ impl Socket {
         Fd(self.descriptor.as_raw_fd())
     }
 
+    /// Whether the descriptor is all there is to know: nothing in flight names it and nothing is to follow.
+    fn is_at_rest(&self) -> bool {
+        let is_quiet = self.outstanding == 0 && self.queued_len == 0 && !self.receive_wanted;
+        self.phase == Phase::Open && is_quiet && !self.receive_ended && self.send_error.is_none()
+    }
+
     pub(crate) fn is_lingering(&self) -> bool {
         matches!(self.phase, Phase::Draining(_) | Phase::Shut)
     }
@@ -183,6 +189,13 @@ impl State {
     /// The socket, if it is alive and its owner has not closed it.
     pub(crate) fn open_socket(&mut self, key: Key) -> Option<&mut Socket> {
         self.sockets.get_mut(key).filter(|socket| socket.phase == Phase::Open)
+    }
+
+    /// Gives the descriptor of a socket at rest away and frees its slot.
+    pub(crate) fn release_socket(&mut self, key: Key) -> Option<OwnedFd> {
+        self.sockets.get(key).filter(|socket| socket.is_at_rest())?;
+        // Nothing in flight names the descriptor, and what comes later does not find the slot by this key.
+        self.sockets.remove(key).map(|socket| socket.descriptor)
     }
 
     pub(crate) fn close_socket(&mut self, key: Key, how: Close) {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 
 use aspis_config::Settings;
 use aspis_runtime::mailbox::{self, Post};
@@ -16,11 +16,12 @@ use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::replica::ReplicaTable;
 use aspis_storage::tier::object_len_max;
-use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, LogSender};
+use aspis_telemetry::{CoreCounters, CoreHistograms, LogBuffer, LogSender};
 
 use crate::limits::MAILBOX_LEN;
 use crate::messages::Message;
 use crate::origin::{OriginClient, OriginSettings, OriginShared};
+use crate::places::Places;
 use crate::shard::{Parts, Shard};
 use crate::tls::TlsSetupError;
 
@@ -39,7 +40,7 @@ pub struct Boot {
     pub settings: Arc<Settings>,
     /// Per listen address, one bound socket per core, in the cores' order.
     pub tcp: Vec<Vec<OwnedFd>>,
-    /// A bound Unix socket; the first core accepts from it.
+    /// A bound Unix socket; the first core accepts from it for all.
     pub unix: Option<OwnedFd>,
     /// The memory limit in bytes.
     pub memory: u64,
@@ -83,6 +84,7 @@ impl std::error::Error for StartError {}
 pub struct Shards {
     threads: Vec<CoreThread>,
     post: Post<Message>,
+    places: Arc<Places>,
     counters: Vec<Arc<CoreCounters>>,
     histograms: Vec<Arc<CoreHistograms>>,
     budget: Arc<Budget>,
@@ -109,7 +111,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         (0..cores).map(|_| Arena::new(arena_len, Arc::clone(&budget))).collect();
     drop(trial.map_err(StartError::Memory)?);
     let invalidation_number = Arc::new(AtomicU64::new(0));
-    let viewers_everywhere = Arc::new(AtomicUsize::new(0));
+    let places = Arc::new(Places::new(cores, boot.settings.max_connections));
     let counters: Vec<_> = (0..cores).map(|_| Arc::new(CoreCounters::new())).collect();
     let histograms: Vec<_> = (0..cores).map(|_| Arc::new(CoreHistograms::new())).collect();
 
@@ -140,7 +142,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         let log = boot.log.clone().map(LogBuffer::new);
         let post = post.clone();
         let invalidation_number = Arc::clone(&invalidation_number);
-        let viewers_everywhere = Arc::clone(&viewers_everywhere);
+        let places = Arc::clone(&places);
         let thread = aspis_runtime::spawn_core(options, Some(doorbell), move |ring| {
             let arena =
                 Arena::new(arena_len, Arc::clone(&budget)).expect("all arenas could be mapped a moment ago");
@@ -168,7 +170,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
                     mail,
                     post,
                     invalidation_number,
-                    viewers_everywhere,
+                    places,
                 },
             );
             for fd in fds {
@@ -179,7 +181,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         .map_err(|error| StartError::Core { core, cause: error.to_string() })?;
         threads.push(thread);
     }
-    Ok(Shards { threads, post, counters, histograms, budget })
+    Ok(Shards { threads, post, places, counters, histograms, budget })
 }
 
 impl Shards {
@@ -198,9 +200,9 @@ impl Shards {
         self.tell_all(|| Message::StopAccepting);
     }
 
-    /// Viewer connections open on all cores.
+    /// Viewer connections open on all cores, those on their way from the core that accepted to another included.
     pub fn open_viewers(&self) -> u64 {
-        self.counters.iter().map(|core| core.value(Counter::ViewerConnectionsOpen)).sum()
+        self.places.taken() as u64
     }
 
     /// The counters of each core.
@@ -243,3 +245,6 @@ impl Shards {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ mod log;
 mod messages;
 pub mod origin;
 mod owner;
+mod places;
 mod resume;
 mod shard;
 mod storing;

@@ -1,8 +1,10 @@
 //! What one core, or the control thread, tells a core. Sent through the runtime's mailboxes, handled by `Shard::drain_mail`.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use aspis_runtime::Peer;
 use aspis_storage::response::StoredResponse;
 
 use crate::asking::{Ask, Reply};
@@ -24,6 +26,13 @@ pub(crate) enum Message {
     FlushLog,
     /// Origin connection cap: waiting, granting, releasing.
     Cap(CapMessage),
+    /// A connection that another core accepted; nothing was received from it, and its place is counted here already.
+    Viewer {
+        /// The connected socket.
+        descriptor: OwnedFd,
+        /// Who is at its other end.
+        peer: Peer,
+    },
     /// Another core saw an unsafe request succeed: this key is no longer to be served (RFC 9111 §4.4).
     Invalidate {
         /// Hash of `key`.

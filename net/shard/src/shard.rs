@@ -6,9 +6,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aspis_config::Settings;
 use aspis_config::behavior::Behavior;
@@ -33,6 +34,7 @@ use crate::limits::{
 use crate::messages::Message;
 use crate::origin::OriginClient;
 use crate::owner::Owner;
+use crate::places::Places;
 use crate::viewer::{Deadline, Viewer, ViewerState};
 
 /// The token of the only timer that a shard arms.
@@ -72,8 +74,8 @@ pub(crate) struct Shard {
     pub(crate) scratch: RefCell<Scratch>,
     viewers: RefCell<Vec<Option<Rc<Viewer>>>>,
     viewer_count: Cell<usize>,
-    /// Viewers of all cores.
-    viewers_everywhere: Arc<AtomicUsize>,
+    /// Where the viewers of all cores are counted.
+    places: Arc<Places>,
     listeners: RefCell<Vec<ListenerId>>,
     mail: Receiver<Message>,
     post: Post<Message>,
@@ -110,7 +112,7 @@ pub(crate) struct Parts {
     pub(crate) mail: Receiver<Message>,
     pub(crate) post: Post<Message>,
     pub(crate) invalidation_number: Arc<AtomicU64>,
-    pub(crate) viewers_everywhere: Arc<AtomicUsize>,
+    pub(crate) places: Arc<Places>,
 }
 
 impl Shard {
@@ -138,7 +140,7 @@ impl Shard {
             scratch: RefCell::new(Scratch::default()),
             viewers: RefCell::new(Vec::new()),
             viewer_count: Cell::new(0),
-            viewers_everywhere: parts.viewers_everywhere,
+            places: parts.places,
             listeners: RefCell::new(Vec::new()),
             mail: parts.mail,
             post: parts.post,
@@ -153,7 +155,7 @@ impl Shard {
     }
 
     /// Adds a listening socket that this core accepts from.
-    pub(crate) fn listen(&self, fd: std::os::fd::OwnedFd) {
+    pub(crate) fn listen(&self, fd: OwnedFd) {
         let listener = self.ring.listen(fd);
         self.listeners.borrow_mut().push(listener);
     }
@@ -191,7 +193,7 @@ impl Shard {
         viewer.changed.notify_all();
         self.ring.close(viewer.socket, how);
         self.viewer_count.set(self.viewer_count.get() - 1);
-        self.viewers_everywhere.fetch_sub(1, Ordering::Relaxed);
+        self.places.give_back(self.core);
         self.counters.set(Counter::ViewerConnectionsOpen, self.viewer_count.get() as u64);
     }
 
@@ -281,6 +283,7 @@ impl Shard {
                 Message::Stop => self.stop(),
                 Message::FlushLog => self.flush_log(),
                 Message::Cap(message) => self.origin.deliver(message),
+                Message::Viewer { descriptor, peer } => self.take_over(descriptor, peer),
                 Message::Invalidate { hash, key } => self.invalidate_here(hash, &key),
                 Message::Ask { core, number, ask } => self.asked(*ask, Waiter::There { core, number }),
                 Message::Reply { number, reply } => self.replied(number, *reply),
@@ -396,13 +399,50 @@ impl Shard {
         self.close_viewer(viewer, Close::Abort);
     }
 
-    /// Takes one of the `--max-connections` places that all cores share: the kernel spreads connections unevenly.
-    fn take_viewer_place(&self) -> bool {
-        let is_free = self.viewers_everywhere.fetch_add(1, Ordering::Relaxed) < self.settings.max_connections;
-        if !is_free {
-            self.viewers_everywhere.fetch_sub(1, Ordering::Relaxed);
+    /// Begins to serve a connection whose place is counted here.
+    fn welcome(&self, socket: SocketId, peer: Peer) {
+        let address = match peer {
+            Peer::Inet(address) => Some(address),
+            Peer::Unix => None,
+        };
+        let viewer = Viewer::new(socket, address, self.is_trusted(address), self.settings.proxy_protocol);
+        viewer.expect(Deadline::Idle, self.ring.now_millis() + self.idle_timeout());
+        let slot = socket.slot() as usize;
+        let mut viewers = self.viewers.borrow_mut();
+        if viewers.len() <= slot {
+            viewers.resize_with(slot + 1, || None);
         }
-        is_free
+        viewers[slot] = Some(viewer);
+        drop(viewers);
+        self.viewer_count.set(self.viewer_count.get() + 1);
+        self.counters.set(Counter::ViewerConnectionsOpen, self.viewer_count.get() as u64);
+        self.ring.receive(socket);
+        self.arm_sweep();
+    }
+
+    /// Hands a connection from which nothing was received to the core at which its place is counted. Where that core's
+    /// mailbox is full it is served here.
+    fn hand_over(&self, core: usize, socket: SocketId, peer: Peer) {
+        let descriptor = self.ring.release(socket).expect("nothing was started on a socket just accepted");
+        match self.post.send(core, Message::Viewer { descriptor, peer }) {
+            Ok(()) => self.counters.add(Counter::ViewerConnectionsMoved, 1),
+            Err(Message::Viewer { descriptor, peer }) => {
+                self.places.shift(core, self.core);
+                self.welcome(self.ring.adopt(descriptor, peer), peer);
+            }
+            Err(_) => unreachable!("the mailbox gives back what it was given"),
+        }
+    }
+
+    /// Another core accepted this connection and handed it over.
+    fn take_over(&self, descriptor: OwnedFd, peer: Peer) {
+        let socket = self.ring.adopt(descriptor, peer);
+        if self.draining.get() {
+            self.places.give_back(self.core);
+            self.refuse_connection(socket);
+        } else {
+            self.welcome(socket, peer);
+        }
     }
 
     fn is_trusted(&self, address: Option<SocketAddr>) -> bool {
@@ -420,28 +460,13 @@ impl Shard {
 
 impl Handler for Shard {
     fn on_accept(&self, _listener: ListenerId, socket: SocketId, peer: Peer) {
-        let address = match peer {
-            Peer::Inet(address) => Some(address),
-            Peer::Unix => None,
-        };
         self.counters.add(Counter::ViewerConnections, 1);
-        if self.draining.get() || !self.take_viewer_place() {
-            self.refuse_connection(socket);
-            return;
+        let place = if self.draining.get() { None } else { self.places.take(self.core) };
+        match place {
+            Some(core) if core == self.core => self.welcome(socket, peer),
+            Some(core) => self.hand_over(core, socket, peer),
+            None => self.refuse_connection(socket),
         }
-        let viewer = Viewer::new(socket, address, self.is_trusted(address), self.settings.proxy_protocol);
-        viewer.expect(Deadline::Idle, self.ring.now_millis() + self.idle_timeout());
-        let slot = socket.slot() as usize;
-        let mut viewers = self.viewers.borrow_mut();
-        if viewers.len() <= slot {
-            viewers.resize_with(slot + 1, || None);
-        }
-        viewers[slot] = Some(viewer);
-        drop(viewers);
-        self.viewer_count.set(self.viewer_count.get() + 1);
-        self.counters.set(Counter::ViewerConnectionsOpen, self.viewer_count.get() as u64);
-        self.ring.receive(socket);
-        self.arm_sweep();
     }
 
     fn on_receive(&self, socket: SocketId, bytes: &[u8]) {

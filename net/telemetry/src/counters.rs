@@ -66,6 +66,7 @@ macro_rules! counters {
 counters! {
     // Viewer side.
     Monotonic "viewer_connections" "Connections accepted from viewers." { ViewerConnections [] }
+    Monotonic "viewer_connections_moved" "Connections that the core that accepted them handed to a core with fewer." { ViewerConnectionsMoved [] }
     Gauge "viewer_connections_open" "Connections open towards viewers." { ViewerConnectionsOpen [] }
     Monotonic "viewer_connections_refused" "Connections closed at once because --max-connections was reached." { ViewerConnectionsRefusedLimit [] }
     Monotonic "viewer_timeouts" "Viewer connections ended because the viewer was too slow, by what was waited for." {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aspis_runtime::{Close, Elapsed};
+use aspis_runtime::{Close, Elapsed, Peer, Ring, SocketId};
 
 use crate::harness::*;
 
@@ -157,4 +157,94 @@ fn a_stopped_core_leaves_nothing_behind() {
     assert_eq!(far_waiting.read(&mut [0; 8]).unwrap(), 0);
     assert!(far_sending.read_to_end(&mut Vec::new()).unwrap() < 8_000_000);
     assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+}
+
+/// What one core accepted another can serve: bytes that were sent before and after it moved arrive there, in order.
+#[test]
+fn a_released_socket_goes_on_at_another_core() {
+    let (hand_over, handed_over) = std::sync::mpsc::channel();
+    let first = TestCore::start(move || Hooks {
+        accept: Box::new(move |ring, (_, socket, peer)| {
+            let released = ring.release(socket).map(|descriptor| (descriptor, peer));
+            assert!(ring.peer(socket).is_none() && ring.release(socket).is_none(), "the id is dead");
+            assert_eq!(ring.live_sockets(), 0);
+            hand_over.send(released.expect("nothing was started on it")).unwrap();
+        }),
+        ..Hooks::default()
+    });
+    let second = TestCore::start(|| Hooks {
+        receive: Box::new(|ring, socket, bytes| {
+            ring.send_owned(socket, bytes.to_vec());
+        }),
+        ..Hooks::default()
+    });
+    let address = first.listen();
+    for _ in 0..20 {
+        let mut far = connect(address);
+        far.write_all(b"early ").unwrap();
+        let (descriptor, peer) = handed_over.recv_timeout(PATIENCE).expect("it is accepted");
+        assert_eq!(peer, Peer::Inet(far.local_addr().unwrap()));
+        second.call(move |ring| {
+            let socket = ring.adopt(descriptor, peer);
+            assert_eq!((ring.peer(socket), ring.local_address(socket)), (Some(peer), Some(address)));
+            ring.receive(socket);
+        });
+        let mut early = [0; 6];
+        far.read_exact(&mut early).unwrap();
+        assert_eq!(&early, b"early ");
+        assert_eq!(round_trip(&mut far, b"late"), b"late");
+    }
+    first.stop();
+    assert_eq!(
+        second.call(|ring| ring.live_sockets()),
+        20,
+        "they live on without the core that accepted them"
+    );
+}
+
+/// A descriptor never leaves a ring that may still use it or that knows more about it than its next owner would.
+#[test]
+fn a_socket_in_use_is_not_released() {
+    let (tell, ended) = std::sync::mpsc::channel();
+    let core = TestCore::start(move || Hooks {
+        end: Box::new(move |_, (socket, _)| tell.send(socket).unwrap()),
+        ..Hooks::default()
+    });
+    let check = |what: &'static str, start: fn(&Ring, SocketId)| {
+        let (socket, _far) = core.adopt();
+        core.call(move |ring| {
+            start(ring, socket);
+            assert!(ring.release(socket).is_none(), "{what}");
+            ring.close(socket, Close::Abort);
+        });
+    };
+    check("a receive is in flight", |ring, socket| ring.receive(socket));
+    check("a receive is being cancelled", |ring, socket| {
+        ring.receive(socket);
+        ring.pause_receive(socket);
+    });
+    check("a composed send is queued", |ring, socket| assert!(ring.send_with(socket, 10, |out| out.len())));
+    check("an owned send is queued", |ring, socket| assert!(ring.send_owned(socket, vec![0; 10])));
+    check("it lingers", |ring, socket| ring.close(socket, Close::Linger(Duration::from_secs(9))));
+    check("it is closed", |ring, socket| ring.close(socket, Close::Abort));
+    let (socket, far) = core.adopt();
+    drop(far);
+    core.call(move |ring| ring.receive(socket));
+    while ended.recv_timeout(PATIENCE).expect("the end is seen") != socket {}
+    core.call(move |ring| {
+        assert!(ring.release(socket).is_none(), "the next owner would wait for the end");
+        ring.close(socket, Close::Abort);
+    });
+    // At rest again, it can go.
+    let (socket, mut far) = core.adopt();
+    core.block(move |ring| async move {
+        assert!(ring.send_owned(socket, b"done".to_vec()));
+        ring.flush(socket).await.unwrap();
+        let mut descriptor =
+            std::os::unix::net::UnixStream::from(ring.release(socket).expect("it is at rest"));
+        descriptor.write_all(b" and gone").unwrap();
+    });
+    let mut all = Vec::new();
+    far.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"done and gone");
 }
