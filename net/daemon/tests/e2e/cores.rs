@@ -1,6 +1,6 @@
 //! Two cores as one cache: what one has fetched the other serves, what is invalidated is gone from both, and what one asks of the other.
 //!
-//! The kernel spreads connections over the cores; that all of a few dozen end on one of them happens once in a thousand million runs.
+//! A core that is ahead of the other hands over what it accepts, so two connections are enough to reach both.
 
 use crate::support::{Aspis, Crowd, Launch, Origin, PatternCheck, Viewer, expect_bodies, pattern, results};
 

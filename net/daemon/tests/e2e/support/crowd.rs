@@ -1,4 +1,4 @@
-//! Many viewers at once, each with a connection of its own, so that the kernel spreads them over all cores.
+//! Many viewers at once, each with a connection of its own, so that they are spread over all cores.
 
 use super::{Aspis, Broken, Response, Viewer};
 use std::collections::BTreeMap;
