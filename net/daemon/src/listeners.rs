@@ -1,9 +1,9 @@
 //! The sockets on which viewers are accepted: bound by us, or inherited from the service manager.
 //!
 //! Each core has a socket of its own for each address, so that the kernel spreads connections and cores share
-//! nothing; a core that gets too many hands them on. Sockets that the service manager hands over take the place of `--listen`. An address that somebody else
-//! listens on is an error even though the kernel would let two of our processes share it: half of the viewers would
-//! meet each.
+//! nothing; a core that gets too many hands them on. Sockets that the service manager hands over take the place of
+//! `--listen`. An address that somebody else listens on is an error even though the kernel would let two of our
+//! processes share it: half of the viewers would meet each.
 
 use std::fmt;
 use std::io;
