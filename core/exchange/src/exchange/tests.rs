@@ -7,7 +7,8 @@ use aspis_wire::{FieldSlots, HeadLimits, Method, Scheme};
 use proptest::prelude::*;
 
 use super::*;
-use aspis_cache::stored::{Part, StaleIfError};
+use crate::failure::OriginFailure;
+use aspis_cache::stored::{Part, StaleIfError, StoredMeta};
 
 const VIEWER: ViewerFacts =
     ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false };
