@@ -9,13 +9,14 @@ use aspis_exchange::response_head::{
 };
 use aspis_exchange::{Action, AnswerKind, Event, OriginFailure, StoredAnswer};
 use aspis_storage::mapping::body::BodyState;
+use aspis_storage::passage::{Chunk, PassageReader, Step};
 use aspis_storage::response::StoredResponse;
 use aspis_wire::FieldSlots;
 
 use super::counts::Count;
 use super::oracle::End;
 use super::viewer::{State, parsed};
-use super::world::{Bytes, World, note};
+use super::world::{Bytes, Message, World, note};
 
 /// A viewer's place in a body.
 #[derive(Debug)]
@@ -26,6 +27,24 @@ pub(crate) struct Reader {
     end: Option<u64>,
     /// What still fills the body.
     pub(crate) flight: Option<usize>,
+    /// Where it goes on if the body is continued, and the chunk that it is at.
+    rest: Option<(PassageReader, Option<Arc<Chunk>>)>,
+}
+
+/// How far a reader came.
+enum Reads {
+    On,
+    Over(End),
+    /// The passage went on without it.
+    Lost,
+}
+
+impl Reader {
+    /// How much of a piece is read.
+    fn take(&self, len: usize, left: u64) -> usize {
+        let most = self.end.map_or(u64::MAX, |end| end - self.at).min(left);
+        len.min(usize::try_from(most).unwrap_or(usize::MAX))
+    }
 }
 
 impl World {
@@ -48,7 +67,11 @@ impl World {
         let len = finish_hit(&self.behavior, &stored.head, &tail, &mut out);
         out.truncate(len);
         let end = if send_body { content_len } else { 0 };
-        self.begin(id, out, Reader { stored: Arc::clone(stored), at: 0, end: Some(end), flight: None });
+        self.begin(
+            id,
+            out,
+            Reader { stored: Arc::clone(stored), at: 0, end: Some(end), flight: None, rest: None },
+        );
     }
 
     /// Any other answer from something stored, or arriving; `fresh` is its new head after a validation.
@@ -90,7 +113,7 @@ impl World {
             AnswerKind::Part(range) => (range.start - offset, Some(range.end - offset)),
             _ => (0, Some(0)),
         };
-        self.begin(id, out, Reader { stored: Arc::clone(stored), at, end, flight });
+        self.begin(id, out, Reader { stored: Arc::clone(stored), at, end, flight, rest: None });
     }
 
     /// An error of the product's own.
@@ -129,49 +152,88 @@ impl World {
         let viewer = &mut self.viewers[id];
         let State::Reading(reader) = &mut viewer.state else { return };
         let mut left = viewer.pace.map_or(u64::MAX, |(bytes, _)| bytes);
-        let body = &reader.stored.body;
         // The state before the bytes: what was published before the end was told is seen.
-        let state = body.progress().state;
+        let state = reader.stored.body.progress().state;
         while left > 0 && reader.end.is_none_or(|end| reader.at < end) {
-            let piece = body.piece(reader.at);
-            let most = reader.end.map_or(u64::MAX, |end| end - reader.at).min(left);
-            let piece = &piece[..piece.len().min(usize::try_from(most).unwrap_or(usize::MAX))];
-            let piece = match (piece.is_empty(), state, reader.flight) {
-                (true, BodyState::Continued, Some(flight)) => {
-                    let rest = self.flights[flight].rest_from(reader.at);
-                    &rest[..rest.len().min(usize::try_from(most).unwrap_or(usize::MAX))]
-                }
-                _ => piece,
-            };
+            let piece = reader.stored.body.piece(reader.at);
             if piece.is_empty() {
                 break;
             }
-            viewer.got.body.extend_from_slice(piece);
-            reader.at += piece.len() as u64;
-            left -= piece.len() as u64;
+            let taken = reader.take(piece.len(), left);
+            viewer.got.body.extend_from_slice(&piece[..taken]);
+            (reader.at, left) = (reader.at + taken as u64, left - taken as u64);
         }
         if reader.end == Some(reader.at) {
             return self.finish(id, End::Whole);
         }
-        if left == 0 {
-            let after = viewer.pace.map_or(1, |(_, millis)| millis);
-            return self.read_later(id, after);
-        }
-        let over = match (state, reader.flight) {
-            (BodyState::Filling, Some(_)) => None,
-            (BodyState::Complete, _) if reader.end.is_none() => Some(End::Whole),
-            (BodyState::Failed, _) => Some(End::Broken),
-            (BodyState::Continued, Some(flight)) => self.flights[flight].rest_end(),
+        let reads = match (state, reader.flight) {
+            _ if left == 0 => Reads::On,
+            (BodyState::Filling, Some(_)) => Reads::On,
+            (BodyState::Complete, _) if reader.end.is_none() => Reads::Over(End::Whole),
+            (BodyState::Failed, _) => Reads::Over(End::Broken),
+            (BodyState::Continued, Some(flight)) => self.read_rest(id, flight, &mut left),
             (state, _) => {
                 let text = format!("viewer {id} waits at {} of a body that is {state:?}", reader.at);
                 return self.oracle.fault(text);
             }
         };
-        match over {
-            Some(End::Whole) if reader.end.is_some() => self.finish(id, End::Broken),
-            Some(end) => self.finish(id, end),
-            None => {}
+        match reads {
+            Reads::Over(end) => self.finish(id, end),
+            Reads::Lost => {
+                self.oracle.excuses(id);
+                self.counts.add(Count::Lost, 1);
+                self.finish(id, End::Broken);
+            }
+            Reads::On if left == 0 => {
+                let after = self.viewers[id].pace.map_or(1, |(_, millis)| millis);
+                self.read_later(id, after);
+            }
+            Reads::On => {}
         }
+    }
+
+    /// Reads what is passed on behind a body that is continued.
+    fn read_rest(&mut self, id: usize, flight: usize, left: &mut u64) -> Reads {
+        let Some(passage) = self.flights[flight].passage().cloned() else {
+            self.oracle.fault(format!("viewer {id} is left alone by flight {flight}"));
+            return Reads::On;
+        };
+        let (from, to) = (self.viewers[id].core, self.flights[flight].core());
+        let viewer = &mut self.viewers[id];
+        let State::Reading(reader) = &mut viewer.state else { return Reads::On };
+        let begins = reader.rest.is_none();
+        let (mut stream, mut chunk) =
+            reader.rest.take().unwrap_or_else(|| (PassageReader::new(&passage, reader.at), None));
+        let mut wants_room = begins;
+        let reads = loop {
+            if reader.end == Some(reader.at) {
+                break Reads::Over(End::Whole);
+            }
+            if *left == 0 {
+                break Reads::On;
+            }
+            let piece = chunk.as_ref().map(|chunk| chunk.piece(reader.at)).unwrap_or_default();
+            if piece.is_empty() {
+                let step = stream.step();
+                wants_room |= passage.take_room_wanted();
+                chunk = match step {
+                    Step::Chunk(chunk) => Some(chunk),
+                    Step::Wait => break Reads::On,
+                    Step::End if reader.end.is_none() => break Reads::Over(End::Whole),
+                    Step::End | Step::Failed => break Reads::Over(End::Broken),
+                    Step::Lost { .. } => break Reads::Lost,
+                };
+                continue;
+            }
+            let taken = reader.take(piece.len(), *left);
+            viewer.got.body.extend_from_slice(&piece[..taken]);
+            (reader.at, *left) = (reader.at + taken as u64, *left - taken as u64);
+        };
+        reader.rest = Some((stream, chunk));
+        if wants_room {
+            self.post(from, to, Message::Room { flight });
+        }
+        reads
     }
 
     /// A viewer's answer is over.

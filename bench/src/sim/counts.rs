@@ -26,6 +26,7 @@ pub(crate) enum Count {
     Joined,
     Resumed,
     HandedOver,
+    Lost,
     ShortOfMemory,
     Stored,
     Deposited,
@@ -36,7 +37,7 @@ pub(crate) enum Count {
     Storms,
 }
 
-const NAMES: [(Count, &str); 30] = [
+const NAMES: [(Count, &str); 31] = [
     (Count::Events, "events"),
     (Count::Viewers, "viewers"),
     (Count::Fetches, "origin requests"),
@@ -59,6 +60,7 @@ const NAMES: [(Count, &str); 30] = [
     (Count::Joined, "prefixes joined"),
     (Count::Resumed, "fills resumed"),
     (Count::HandedOver, "fills handed over"),
+    (Count::Lost, "readers lost by a passage"),
     (Count::ShortOfMemory, "short of memory"),
     (Count::Stored, "stored"),
     (Count::Deposited, "deposited"),

@@ -2,6 +2,7 @@
 //!
 //! Started by `owner`; told by the world what the origin sends. Its own exchange decides; `Collapse` says who is told what.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use aspis_cache::conditional::Validators;
@@ -11,7 +12,9 @@ use aspis_exchange::collapse::{Answer, FlightId, Outcome, Shared};
 use aspis_exchange::origin_request::{self, Preconditions};
 use aspis_exchange::response_head::{joined_fields, joined_head, stored_fields, write_freshened};
 use aspis_exchange::{Action, Conditions, Event, Exchange, OriginFailure, Role};
+use aspis_storage::limits::PASSAGE_CHUNK_LEN_MAX;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
+use aspis_storage::passage::{Passage, PassageWriter, passage};
 use aspis_storage::response::StoredResponse;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
@@ -50,19 +53,29 @@ pub(crate) struct Flight {
     readers: Vec<usize>,
     /// Cores that were told that there is more and did not look yet.
     told: Vec<bool>,
+    /// Nobody joins it any more.
+    is_over: bool,
 }
 
 /// A body that grows.
 struct Fill {
     stored: Arc<StoredResponse>,
     writer: Option<BodyWriter>,
-    /// What came after memory was short: readers get it from here.
-    rest: Vec<u8>,
-    end: Option<End>,
+    /// What came after memory was short goes to readers through this.
+    passing: Option<Passing>,
     /// The strong tag with which a broken fill can be resumed.
     tag: Option<Vec<u8>>,
     resumes: u8,
     is_resuming: bool,
+}
+
+/// The rest of a body that does not fit into memory.
+struct Passing {
+    passage: Arc<Passage>,
+    writer: Option<PassageWriter>,
+    /// What was not taken from the origin's connection yet.
+    held: VecDeque<Vec<u8>>,
+    end: Option<End>,
 }
 
 /// What a flight brought.
@@ -79,16 +92,14 @@ impl Flight {
         self.fill.as_ref().map(|fill| &fill.stored)
     }
 
-    /// What came after memory was short, from a byte of the body on.
-    pub(crate) fn rest_from(&self, at: u64) -> &[u8] {
-        let Some(fill) = &self.fill else { return &[] };
-        let from = at - fill.stored.body.published();
-        fill.rest.get(from as usize..).unwrap_or_default()
+    /// Where the bytes are that come behind the body's.
+    pub(crate) fn passage(&self) -> Option<&Arc<Passage>> {
+        self.fill.as_ref().and_then(|fill| fill.passing.as_ref()).map(|passing| &passing.passage)
     }
 
-    /// How that ended, if it did.
-    pub(crate) fn rest_end(&self) -> Option<End> {
-        self.fill.as_ref().and_then(|fill| fill.end)
+    /// The core that flies it.
+    pub(crate) fn core(&self) -> usize {
+        self.core
     }
 }
 
@@ -113,6 +124,7 @@ impl World {
             fill: None,
             readers: Vec::new(),
             told,
+            is_over: false,
         });
         self.send(flight, conditions, &head);
     }
@@ -220,11 +232,6 @@ impl World {
             ResponseFraming::Length(len) => Some(len),
             _ => None,
         };
-        if length.is_some_and(|length| length > self.scenario.object_len_max) {
-            // Like a lack of memory this lets the next viewers go alone.
-            self.counts.add(Count::ShortOfMemory, 1);
-            return false;
-        }
         let Some(candidate) = self.candidate(core, &primary, request, head, &meta) else { return false };
         let mut writer = Body::writer(self.cores[core].tier.arena(), length);
         if let Some(prefix) = prefix {
@@ -247,8 +254,7 @@ impl World {
         self.flights[flight].fill = Some(Fill {
             stored: Arc::clone(&stored),
             writer: Some(writer),
-            rest: Vec::new(),
-            end: None,
+            passing: None,
             tag: tag.map(<[u8]>::to_vec),
             resumes: 0,
             is_resuming: false,
@@ -262,6 +268,9 @@ impl World {
         let shared = if meta.no_cache { Shared::LeaderOnly } else { Shared::WithAll };
         let brought = Brought::Response { stored, validated: false };
         self.settle(flight, Outcome::Kept { names, shared }, &brought);
+        if length.is_some_and(|length| length > self.scenario.object_len_max) {
+            self.give_up(flight);
+        }
         true
     }
 
@@ -305,7 +314,7 @@ impl World {
     fn settle(&mut self, flight: usize, outcome: Outcome, brought: &Brought) {
         let now = self.clock();
         let Flight { core, id, ref start, fetch, .. } = self.flights[flight];
-        let (primary, leader) = (start.primary.1.clone(), start.leader);
+        let leader = start.leader;
         let for_all = matches!(
             &outcome,
             Outcome::Kept { shared: Shared::WithAll, .. } | Outcome::Confirmed(Shared::WithAll)
@@ -315,11 +324,10 @@ impl World {
             &outcome,
             Outcome::Stale | Outcome::Failed | Outcome::Passed { status: 500 | 502..=504 }
         );
-        let doomed = self.cores[core].collapse.is_doomed(id);
         if !for_all && !trouble {
-            self.oracle.marks(&primary, Some(self.now + self.scenario.mark_millis));
-        } else if for_all && !doomed {
-            self.oracle.marks(&primary, None);
+            self.oracle.marks(flight, Some(self.now + self.scenario.mark_millis));
+        } else if for_all {
+            self.oracle.marks(flight, None);
         }
         self.oracle.settles(flight, for_all);
         for (viewer, answer) in self.cores[core].collapse.settle(id, outcome, now) {
@@ -372,7 +380,16 @@ impl World {
 
     /// A viewer reads a flight's body no more.
     pub(crate) fn stops_reading(&mut self, id: usize, flight: usize) {
-        self.flights[flight].readers.retain(|reader| *reader != id);
+        let core = self.viewers[id].core;
+        let it = &mut self.flights[flight];
+        it.readers.retain(|reader| *reader != id);
+        if it.is_over && it.readers.is_empty() && it.passage().is_none() {
+            it.fill = None;
+        }
+        if it.passage().is_some() {
+            let to = it.core;
+            self.post(core, to, Message::Room { flight });
+        }
     }
 
     /// Content comes for a flight.
@@ -385,18 +402,71 @@ impl World {
             let fits = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
             taken = self.append(core, &mut writer, fits);
             if taken < bytes.len() {
-                note!(self, "flight {flight} is handed over at {}", writer.published());
-                self.counts.add(Count::HandedOver, 1);
-                self.counts.add(Count::ShortOfMemory, 1);
-                fill.stored.mark_gone();
-                writer.hand_over();
-                self.over(flight);
+                fill.passing = Some(self.hand_over(flight, &fill.stored, writer));
             } else {
                 fill.writer = Some(writer);
             }
         }
-        fill.rest.extend_from_slice(&bytes[taken..]);
+        if let Some(passing) = &mut fill.passing {
+            passing.held.extend(bytes[taken..].chunks(PASSAGE_CHUNK_LEN_MAX).map(<[u8]>::to_vec));
+        }
         self.flights[flight].fill = Some(fill);
+        self.pump(flight);
+        self.wake(flight);
+    }
+
+    /// What is known to be too large is passed on to all who share it.
+    fn give_up(&mut self, flight: usize) {
+        let Some(mut fill) = self.flights[flight].fill.take() else { return };
+        if let Some(writer) = fill.writer.take() {
+            fill.passing = Some(self.hand_over(flight, &fill.stored, writer));
+        }
+        self.flights[flight].fill = Some(fill);
+    }
+
+    /// Memory is short, or the body too large: what is there stays readable, the rest is passed on.
+    fn hand_over(&mut self, flight: usize, stored: &StoredResponse, writer: BodyWriter) -> Passing {
+        stored.mark_gone();
+        note!(self, "flight {flight} is handed over at {}", writer.published());
+        self.counts.add(Count::HandedOver, 1);
+        let (passing, passage) = passage(&self.budget, self.scenario.window_len, writer.published());
+        writer.hand_over();
+        self.over(flight);
+        Passing { passage, writer: Some(passing), held: VecDeque::new(), end: None }
+    }
+
+    /// Passes on what was held, as far as there is room before the fastest reader.
+    pub(crate) fn pump(&mut self, flight: usize) {
+        let it = &mut self.flights[flight];
+        let (readers, fetch) = (it.readers.clone(), it.fetch);
+        let Some(passing) = it.fill.as_mut().and_then(|fill| fill.passing.as_mut()) else { return };
+        if readers.is_empty() {
+            // Nobody needs the rest, nor what was there before it.
+            it.fill = None;
+            return self.drop_fetch(fetch);
+        }
+        while let Some(writer) = &mut passing.writer {
+            let Some(piece) = passing.held.pop_front() else { break };
+            if !writer.has_room() && (writer.must_wait() || writer.readers() == 0) {
+                passing.held.push_front(piece);
+                break;
+            }
+            if writer.append(piece).is_err() {
+                self.counts.add(Count::ShortOfMemory, 1);
+                passing.writer = None;
+                passing.held.clear();
+                readers.iter().for_each(|reader| self.oracle.excuses(*reader));
+            }
+        }
+        if passing.held.is_empty()
+            && let Some(end) = passing.end
+            && let Some(writer) = passing.writer.take()
+        {
+            match end {
+                End::Whole => writer.complete(),
+                End::Broken => writer.fail(),
+            }
+        }
         self.wake(flight);
     }
 
@@ -407,8 +477,7 @@ impl World {
         }
         let Flight { core, id, .. } = self.flights[flight];
         let Some(fill) = &mut self.flights[flight].fill else { return };
-        fill.end = Some(End::Whole);
-        let Some(writer) = fill.writer.take() else { return self.wake(flight) };
+        let Some(writer) = fill.writer.take() else { return self.passing_ends(flight, End::Whole) };
         let stored = Arc::clone(&fill.stored);
         let doomed = self.cores[core].collapse.is_doomed(id);
         if doomed {
@@ -423,6 +492,14 @@ impl World {
         }
         self.over(flight);
         self.wake(flight);
+    }
+
+    fn passing_ends(&mut self, flight: usize, end: End) {
+        let passing = self.flights[flight].fill.as_mut().and_then(|fill| fill.passing.as_mut());
+        if let Some(passing) = passing {
+            passing.end = Some(end);
+            self.pump(flight);
+        }
     }
 
     /// Content broke off: the rest is asked for where the tag is strong (RFC 9110 §13.1.5), else readers see that it is broken.
@@ -440,12 +517,10 @@ impl World {
             note!(self, "flight {flight} asks for the rest from {from}");
             return self.request(flight, &head, Preconditions::Rest { from, etag: Some(&tag) });
         }
-        fill.end = Some(End::Broken);
-        if let Some(writer) = fill.writer.take() {
-            fill.stored.mark_gone();
-            writer.fail();
-            self.over(flight);
-        }
+        let Some(writer) = fill.writer.take() else { return self.passing_ends(flight, End::Broken) };
+        fill.stored.mark_gone();
+        writer.fail();
+        self.over(flight);
         self.wake(flight);
     }
 
@@ -494,6 +569,7 @@ impl World {
     /// Nobody joins a flight any more, and nothing of it is stored any more.
     fn over(&mut self, flight: usize) {
         let Flight { core, id, .. } = self.flights[flight];
+        self.flights[flight].is_over = true;
         self.oracle.parts(flight);
         self.cores[core].collapse.end(id);
         self.cores[core].flights.remove(&id);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::origin::{Record, WALL};
+use super::origin::Record;
 use super::scenario::{OnError, Plan, Scenario, Site, Verb};
 use super::text::Head;
 
@@ -52,6 +52,8 @@ pub(crate) struct Oracle {
     pub(crate) fault: Option<String>,
     /// By owner and selected key, the flight that others may join.
     joinable: HashMap<(usize, Vec<u8>), Flown>,
+    /// All flights so far: for which primary key, and whether that was invalidated since.
+    flying: Vec<(Vec<u8>, bool)>,
     /// By primary key, until when each goes alone.
     marked: HashMap<Vec<u8>, u64>,
     /// When requests for a site failed, as the product learnt it.
@@ -61,6 +63,8 @@ pub(crate) struct Oracle {
     invalidations: Vec<Invalidated>,
     /// Viewers that were refused since too many waited.
     refused: Vec<usize>,
+    /// Viewers whose answer may break for want of memory, or of speed.
+    excused: Vec<usize>,
     /// Versions before an unsafe request, by viewer.
     posted: HashMap<usize, u64>,
 }
@@ -73,6 +77,7 @@ impl Oracle {
 
     /// A flight begins that others may join.
     pub(crate) fn begins(&mut self, owner: usize, key: &[u8], primary: &[u8], flight: usize) {
+        self.flying.push((primary.to_vec(), false));
         let flown = Flown { flight, primary: primary.to_vec(), settled: false };
         if let Some(other) = self.joinable.insert((owner, key.to_vec()), flown) {
             self.fault(format!(
@@ -105,16 +110,25 @@ impl Oracle {
         }
     }
 
-    /// What came for a primary key was for one viewer only, or was not.
-    pub(crate) fn marks(&mut self, primary: &[u8], until: Option<u64>) {
+    /// What came for a flight was for one viewer only, so that until then each goes alone, or it was not. A doomed one says nothing.
+    pub(crate) fn marks(&mut self, flight: usize, until: Option<u64>) {
+        let (primary, doomed) = &self.flying[flight];
         match until {
-            Some(until) => self.marked.insert(primary.to_vec(), until),
+            _ if *doomed => None,
+            Some(until) => self.marked.insert(primary.clone(), until),
             None => self.marked.remove(primary),
         };
     }
 
-    /// A viewer joins a flight.
-    pub(crate) fn joins(&mut self, viewer: usize, flight: usize) {
+    /// A viewer joins a flight, to wait for its head or for what is there. `mark_millis` is how long a mark holds at least.
+    pub(crate) fn joins(&mut self, viewer: usize, flight: usize, now: u64, mark_millis: u64) {
+        // A mark that is set again may keep its time while half of it is left.
+        let marked =
+            self.marked.get(&self.flying[flight].0).is_some_and(|until| now + mark_millis / 2 < *until);
+        let waits = self.joinable.values().any(|flown| flown.flight == flight && !flown.settled);
+        if marked && waits {
+            self.fault(format!("viewer {viewer} queues for flight {flight}, whose key is marked"));
+        }
         if !self.joinable.values().any(|flown| flown.flight == flight) {
             self.fault(format!("viewer {viewer} joins flight {flight}, which nobody may join"));
         }
@@ -142,6 +156,11 @@ impl Oracle {
         self.refused.push(viewer);
     }
 
+    /// A viewer's answer may break: it is passed on, and memory is short or the viewer slow.
+    pub(crate) fn excuses(&mut self, viewer: usize) {
+        self.excused.push(viewer);
+    }
+
     /// A request to a site failed, or was answered by an error of the server.
     pub(crate) fn fails(&mut self, site: usize, now: u64) {
         self.failures.push((site, now));
@@ -155,6 +174,7 @@ impl Oracle {
     /// The owner took away what it had of a primary key.
     pub(crate) fn invalidates(&mut self, primary: &[u8]) {
         self.joinable.retain(|_, flown| flown.primary != primary);
+        self.flying.iter_mut().filter(|(of, _)| of == primary).for_each(|(_, doomed)| *doomed = true);
         self.marked.remove(primary);
     }
 
@@ -223,7 +243,8 @@ impl Oracle {
         )?;
         answer.bytes(record)?;
         if answer.end == End::Broken {
-            let broke = self.breaks.contains(&(record.site, record.version));
+            let broke =
+                self.breaks.contains(&(record.site, record.version)) || self.excused.contains(&answer.viewer);
             check(broke, "a broken answer although nothing broke")?;
         }
         let forgotten = self
@@ -237,6 +258,9 @@ impl Oracle {
     /// Nothing staler than allowed, and nothing that is for another alone.
     fn freshness(&self, answer: &Answer<'_>, record: &Record, stale_as_stated: bool) -> Result<(), String> {
         let (plan, policy) = (answer.plan, record.policy);
+        let age = answer.got.at / 1000 - record.generated_at / 1000;
+        // RFC 9111 §5.1; an answer that passes through has none.
+        check(answer.head.number("age").is_none_or(|told| told >= age), "an Age below the truth")?;
         if record.leader == Some(answer.viewer) {
             return Ok(());
         }
@@ -246,7 +270,6 @@ impl Oracle {
         if record.received_at.is_some_and(|received| received >= plan.at) {
             return Ok(());
         }
-        let age = (WALL + answer.got.at / 1000) - (WALL + record.generated_at / 1000);
         if age < policy.lifetime {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use crate::content::Content;
 use crate::random::Random;
 
-use super::scenario::{Framing, Policy, Scenario, Site};
+use super::scenario::{Framing, Policy, Scenario, Site, Tag};
 use super::text::{Head, date};
 
 /// The second at which simulated time begins.
@@ -186,7 +186,8 @@ impl Origin {
             reply.record = record;
             return reply;
         }
-        reply.judge(site, request);
+        let misreads = self.random.chance(site.faults.misreadings);
+        reply.judge(site, request, misreads);
         reply
     }
 
@@ -231,7 +232,7 @@ struct Reply {
 
 impl Reply {
     /// Preconditions and ranges (RFC 9110 §13.2.2, §14.2), as far as requests here have them.
-    fn judge(&mut self, site: &Site, request: &Head) {
+    fn judge(&mut self, site: &Site, request: &Head, misreads: bool) {
         let modified = modified(site, self.record.version);
         let names = |field: &str| request.field(field).map(str::to_owned);
         let opaque = |tag: &str| tag.trim_start_matches("W/").to_owned();
@@ -242,7 +243,10 @@ impl Reply {
             return;
         }
         let unchanged = match (names("if-none-match"), names("if-modified-since")) {
-            (Some(known), _) => self.tag.as_ref().is_some_and(|tag| opaque(tag) == opaque(&known)),
+            (Some(known), _) => self
+                .tag
+                .as_ref()
+                .is_some_and(|tag| opaque(tag) == opaque(&known) || (misreads && site.tag == Tag::Strong)),
             (None, Some(since)) => modified.is_some_and(|modified| modified == since),
             (None, None) => false,
         };
@@ -252,7 +256,7 @@ impl Reply {
             return;
         }
         let Some(range) = names("range").filter(|_| site.ranges && request.word(0) == "GET") else { return };
-        if let Some(wanted) = names("if-range")
+        if let Some(wanted) = names("if-range").filter(|_| !misreads)
             && self.tag.as_ref().is_none_or(|tag| tag.starts_with("W/") || *tag != wanted)
         {
             return;

@@ -143,12 +143,12 @@ impl World {
                 self.cores[core].waits.insert(id, flight);
                 let number = self.cores[core].flights[&flight];
                 note!(self, "viewer {id} waits for flight {number}");
-                self.oracle.joins(id, number);
+                self.oracle.joins(id, number, self.now, self.scenario.mark_millis);
             }
             Place::Attach(flight, _) => {
                 self.counts.add(Count::Attached, 1);
                 let number = self.cores[core].flights[&flight];
-                self.oracle.joins(id, number);
+                self.oracle.joins(id, number, self.now, self.scenario.mark_millis);
                 self.attach(core, id, number);
             }
             Place::Alone(_) => {
@@ -240,6 +240,9 @@ impl World {
     /// Answers one who asked.
     pub(crate) fn reply(&mut self, core: usize, id: usize, reply: Reply) {
         self.cores[core].waits.remove(&id);
+        if self.viewers[id].is_forgotten {
+            self.oracle.fault(format!("viewer {id} is answered, although its owner knows that it left"));
+        }
         let epoch = self.cores[core].epoch;
         let to = self.viewers[id].core;
         self.post(core, to, Message::Reply { viewer: id, reply, epoch });
@@ -248,6 +251,7 @@ impl World {
     /// One who waits here went away.
     pub(crate) fn left(&mut self, core: usize, id: usize) {
         let core = &mut self.cores[core];
+        self.viewers[id].is_forgotten = true;
         if let Some(flight) = core.waits.remove(&id) {
             core.collapse.leave(flight, |waiter| *waiter == id);
         }

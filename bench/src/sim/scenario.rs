@@ -12,6 +12,8 @@ pub(crate) struct Scenario {
     /// Bytes for content, heads and index of all cores together.
     pub(crate) memory_len: u64,
     pub(crate) object_len_max: u64,
+    /// How far behind the fastest a reader of what is passed on may fall.
+    pub(crate) window_len: u64,
     pub(crate) waiters_max: usize,
     pub(crate) mark_millis: u64,
     pub(crate) replica_slots: usize,
@@ -58,6 +60,8 @@ pub(crate) struct Faults {
     pub(crate) failures: u64,
     /// The content breaks off.
     pub(crate) breaks: u64,
+    /// A condition is not understood: If-Range counts as met, and If-None-Match as matching where tags are strong.
+    pub(crate) misreadings: u64,
 }
 
 /// Which entity tags a site has.
@@ -243,10 +247,11 @@ impl Site {
                 missing: percent(random, 15),
                 failures: percent(random, 30),
                 breaks: percent(random, 40),
+                misreadings: if random.chance(15) { 50 } else { 0 },
             },
             head_millis: random.weighted(&[((1, 20), 3), ((50, 400), 3), ((900, 2500), 1)]),
             chunk_millis: slow,
-            chunks_max: random.between(1, 8),
+            chunks_max: random.weighted(&[(1, 2), (5, 4), (20, 1)]),
             is_storm: false,
         }
     }
@@ -283,7 +288,13 @@ impl Scenario {
         let mut at = 0;
         for _ in 0..crowd {
             at += if random.chance(65) { random.between(0, 15) } else { random.between(20, ends_at / 6) };
-            plans.push(Plan::drawn(at % ends_at, cores, &sites, random));
+            let plan = Plan::drawn(at % ends_at, cores, &sites, random);
+            if plan.range.is_some_and(|(start, _)| start == 0) && random.chance(50) {
+                // Who saw the beginning wants all of it.
+                let at = plan.at + random.between(20, 1_500);
+                plans.push(Plan { at, ..Plan::plain(plan.site, cores, random) });
+            }
+            plans.push(plan);
         }
         let waiters_max = random.weighted(&[(1000, 9), (3, 1)]);
         if waiters_max == 1000 && random.chance(40) {
@@ -302,7 +313,8 @@ impl Scenario {
         Scenario {
             cores,
             memory_len: random.weighted(&[(24 << 10, 2), (96 << 10, 3), (400 << 10, 3), (4 << 20, 3)]),
-            object_len_max: random.weighted(&[(1 << 30, 6), (20_000, 1)]),
+            object_len_max: random.weighted(&[(1 << 30, 5), (9_000, 1)]),
+            window_len: random.weighted(&[(1 << 20, 2), (1_500, 2)]),
             waiters_max,
             mark_millis: random.weighted(&[(10_000, 3), (700, 2), (0, 1)]),
             replica_slots: random.weighted(&[(64, 4), (4, 1), (0, 1)]),

@@ -44,6 +44,8 @@ pub(crate) struct Viewer {
     pub(crate) deposit: Option<Box<Deposit>>,
     /// The owner's number when it answered last: what is sent to the origin after that is not from before an invalidation.
     pub(crate) ticket: Option<u64>,
+    /// Its owner knows that it left.
+    pub(crate) is_forgotten: bool,
 }
 
 /// Where a request is.
@@ -78,6 +80,7 @@ impl Viewer {
             decided_at: None,
             deposit: None,
             ticket: None,
+            is_forgotten: false,
         }
     }
 

@@ -81,6 +81,10 @@ pub(crate) enum Message {
     Progress {
         flight: usize,
     },
+    /// A fill that is passed on may have room, or nobody who reads it.
+    Room {
+        flight: usize,
+    },
     /// An unsafe request was successful.
     Invalidate {
         viewer: usize,
@@ -325,6 +329,7 @@ impl World {
             Message::Leave { viewer } => self.left(to, viewer),
             Message::Refresh { viewer, stored } => self.refresh(to, viewer, stored),
             Message::Progress { flight } => self.progressed(to, flight),
+            Message::Room { flight } => self.pump(flight),
             Message::Invalidate { viewer, hash, key } => self.invalidate(to, from, viewer, hash, &key),
             Message::Invalidated { viewer } => self.invalidated(viewer),
             Message::Deposit(deposit) => self.deposited(to, &deposit),
@@ -485,7 +490,9 @@ impl World {
             }
         }
         let stored: u64 = self.cores.iter().map(|core| core.tier.bytes()).sum();
-        let used = self.budget.used(Purpose::Payload) + self.budget.used(Purpose::Heads);
+        let used =
+            [Purpose::Payload, Purpose::Heads, Purpose::Fills].map(|purpose| self.budget.used(purpose));
+        let used: u64 = used.iter().sum();
         if stored != used {
             self.oracle.fault(format!("{stored} bytes are stored and {used} are charged"));
         }
