@@ -114,6 +114,10 @@ impl Origin {
         let (start, end) = range.unwrap_or((0, record.len));
         let breaks = has_content && end > start && self.random.chance(site.faults.breaks);
         let end = if breaks { self.random.between(start, end - 1) } else { end };
+        if breaks && self.random.chance(30) {
+            // It breaks since it is being replaced.
+            self.change(number);
+        }
         if has_content {
             self.chunks(site, &record, start, end, &mut script);
         }

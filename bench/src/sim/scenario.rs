@@ -36,6 +36,8 @@ pub(crate) struct Site {
     seed: u64,
     base: Policy,
     len_max: u64,
+    /// All versions are equally long.
+    is_rigid: bool,
     varies: Varies,
     pub(crate) tag: Tag,
     pub(crate) dated: bool,
@@ -197,7 +199,7 @@ impl Site {
 
     /// How long this version is.
     pub(crate) fn len(&self, version: u64) -> u64 {
-        let mut random = self.random(version, 2);
+        let mut random = self.random(if self.is_rigid { 0 } else { version }, 2);
         if random.chance(3) { 0 } else { random.length(self.len_max) }
     }
 
@@ -233,6 +235,7 @@ impl Site {
             seed: random.next(),
             base: Policy::drawn(random),
             len_max: random.weighted(&[(600, 2), (9_000, 4), (60_000, 3), (400_000, 1)]),
+            is_rigid: random.chance(30),
             varies: random.weighted(&[(Varies::Never, 6), (Varies::Always, 3), (Varies::Sometimes, 1)]),
             tag: random.weighted(&[(Tag::Strong, 5), (Tag::Weak, 2), (Tag::None, 2)]),
             dated: random.chance(60),
@@ -273,6 +276,25 @@ impl Site {
     }
 }
 
+impl Site {
+    /// A site whose beginning is asked for first and then all of it, so that a stored part is completed, or should not be.
+    fn partial(number: usize, random: &mut Random) -> Site {
+        let misreadings = if random.chance(40) { 60 } else { 0 };
+        Site {
+            base: random.weighted(&[POLICIES[2], POLICIES[1]]),
+            varies: Varies::Never,
+            tag: random.weighted(&[(Tag::Strong, 5), (Tag::Weak, 1)]),
+            len_max: 9_000,
+            is_rigid: random.chance(60),
+            framing: Framing::Length,
+            ranges: true,
+            head_millis: (1, 30),
+            faults: Faults { misreadings, ..Faults::default() },
+            ..Site::drawn(number, random)
+        }
+    }
+}
+
 impl Scenario {
     /// Draws the scenario of a seed.
     pub(crate) fn of(seed: u64) -> Scenario {
@@ -306,9 +328,29 @@ impl Scenario {
                 plans.push(Plan { at, ..Plan::plain(number, cores, random) });
             }
         }
+        let mut partial_changes = Vec::new();
+        if random.chance(30) {
+            let number = sites.len();
+            sites.push(Site::partial(number, random));
+            let start = random.between(0, ends_at);
+            let last = random.length(sites[number].len_max) - 1;
+            plans.push(Plan {
+                at: start,
+                range: Some((0, Some(last))),
+                ..Plan::plain(number, cores, random)
+            });
+            for _ in 0..random.between(1, 5) {
+                let at = start + random.between(100, 4_000);
+                plans.push(Plan { at, ..Plan::plain(number, cores, random) });
+            }
+            if random.chance(50) {
+                partial_changes.push((start + random.between(50, 2_000), number));
+            }
+        }
         let changes = (0..random.between(0, 12))
             .map(|_| (random.between(0, ends_at), random.between(0, sites.len() as u64 - 1) as usize))
             .filter(|(_, site)| !sites[*site].is_storm)
+            .chain(partial_changes)
             .collect();
         Scenario {
             cores,

@@ -302,9 +302,10 @@ impl World {
             Happening::Reaches(fetch) => {
                 let Fetch { site, leader, request, .. } = &self.fetches[fetch];
                 let (site, leader) = (*site, *leader);
+                let version = self.origin.version(site);
                 let script = self.origin.answer(&self.scenario, site, request, leader, self.now);
-                note!(self, "fetch {fetch} reaches the origin, version {}", self.origin.version(site));
-                self.fetches[fetch].version = self.origin.version(site);
+                note!(self, "fetch {fetch} reaches the origin, version {version}");
+                self.fetches[fetch].version = version;
                 self.fetches[fetch].script = script;
                 self.comes_next(fetch);
             }
@@ -475,6 +476,27 @@ impl World {
         self.storms();
         self.viewers.clear();
         self.flights.clear();
+        self.take_back();
+        for (core, it) in self.cores.iter().enumerate() {
+            let (limbo, waiting) = (it.tier.limbo(), it.tier.arena().limbo_len());
+            if limbo + waiting > 0 {
+                self.oracle.fault(format!("core {core}: {limbo} bytes in limbo, {waiting} not taken back"));
+            }
+        }
+        for core in &mut self.cores {
+            core.tier.clear();
+        }
+        self.take_back();
+        for purpose in [Purpose::Payload, Purpose::Limbo, Purpose::Heads, Purpose::Fills] {
+            let used = self.budget.used(purpose);
+            if used > 0 {
+                self.oracle.fault(format!("{used} bytes of {} are charged for nothing", purpose.name()));
+            }
+        }
+    }
+
+    /// All tables let go of what is gone, then all arenas take back what was dropped.
+    fn take_back(&mut self) {
         for core in &mut self.cores {
             // The first call may end a round that began when some of them were not gone yet.
             core.replicas.sweep(usize::MAX);
@@ -482,19 +504,6 @@ impl World {
         }
         for core in &self.cores {
             while core.tier.arena().drain(usize::MAX) > 0 {}
-        }
-        for (core, it) in self.cores.iter().enumerate() {
-            let (limbo, waiting) = (it.tier.limbo(), it.tier.arena().limbo_len());
-            if limbo + waiting > 0 {
-                self.oracle.fault(format!("core {core}: {limbo} bytes in limbo, {waiting} not taken back"));
-            }
-        }
-        let stored: u64 = self.cores.iter().map(|core| core.tier.bytes()).sum();
-        let used =
-            [Purpose::Payload, Purpose::Heads, Purpose::Fills].map(|purpose| self.budget.used(purpose));
-        let used: u64 = used.iter().sum();
-        if stored != used {
-            self.oracle.fault(format!("{stored} bytes are stored and {used} are charged"));
         }
     }
 
