@@ -7,7 +7,6 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
 use crate::limits::{TURN_CHUNK_COUNT_MAX, TURN_CHUNK_LEN};
@@ -78,12 +77,12 @@ impl ReceiveBuffers {
         Ok(ReceiveBuffers { ring, memory, count, buffer_len, tail: 0, holders })
     }
 
-    /// Tells the kernel about the ring and gives it all buffers.
-    pub(crate) fn register(&mut self, uring: &IoUring) -> io::Result<()> {
-        let address = self.ring.start.as_ptr() as u64;
-        // SAFETY: the mapping is page-aligned, holds `count` entries, and lives until after the ring is dropped:
-        // `State` declares the ring before its buffers, and `Inner::shut_down` leaks both where it must.
-        unsafe { uring.submitter().register_buf_ring_with_flags(address, self.count, BUFFER_GROUP, 0)? };
+    /// Tells the kernel about the ring, by its address and its number of entries, and gives it all buffers.
+    ///
+    /// The mapping is page-aligned, holds that many entries, and must live until after the io_uring is dropped: `State` declares the
+    /// kernel before its buffers, and `Inner::shut_down` leaks both where it must.
+    pub(crate) fn register(&mut self, register: impl FnOnce(u64, u16) -> io::Result<()>) -> io::Result<()> {
+        register(self.ring.start.as_ptr() as u64, self.count)?;
         for id in 0..self.count {
             self.give(id);
         }

@@ -8,7 +8,7 @@
 //! thread sleeps (`turn.rs`). Everything here is single-threaded per core ([`Ring`] is `Rc` inside), except for
 //! [`mailbox`], through which other threads reach a core.
 //!
-//! Invariants, each with its test in `tests/`:
+//! Invariants, each with its test in `tests/`; the first three also in `turn/tests.rs`, with a kernel that does its worst:
 //! - Memory that a submitted operation names is owned by the operation's slot until its completion is reaped.
 //! - A descriptor is closed only when nothing in flight names it; slots carry a generation, so a late completion
 //!   never touches the next user of the slot.
@@ -22,6 +22,12 @@ mod buffers;
 mod executor;
 pub mod future;
 mod future_timer;
+#[cfg(not(test))]
+mod kernel;
+// Unit tests have a kernel that misuses what it was lent as far as it may; those in `tests/` have the real one.
+#[cfg(test)]
+#[path = "kernel/fake.rs"]
+mod kernel;
 pub mod limits;
 pub mod mailbox;
 mod op;

@@ -114,7 +114,10 @@ fn missing_operations(ring: &IoUring) -> Vec<Missing> {
 /// Receives one byte over a pair of sockets with a multishot receive into a provided buffer.
 fn try_multishot(mut ring: IoUring) -> io::Result<()> {
     let mut buffers = ReceiveBuffers::new(1, 4096)?;
-    buffers.register(&ring)?;
+    buffers.register(|address, count| {
+        // SAFETY: as `register` says; the ring is dropped below, before the buffers.
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0) }
+    })?;
     let (mut near, far) = UnixStream::pair()?;
     near.write_all(b"?")?;
     let receive = opcode::RecvMulti::new(Fd(far.as_raw_fd()), BUFFER_GROUP).build();

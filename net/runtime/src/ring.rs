@@ -16,12 +16,13 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use io_uring::types::Timespec;
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{cqueue, opcode, squeue};
 
 use crate::bind;
-use crate::buffers::{ReceiveBuffers, TurnBuffer};
+use crate::buffers::{BUFFER_GROUP, ReceiveBuffers, TurnBuffer};
 use crate::executor::CoreOptions;
 use crate::future_timer::{Elapsed, Sleep, Timeout};
+use crate::kernel::Kernel;
 use crate::mailbox::Doorbell;
 use crate::op::{Kind, Memory, Operation, OperationFuture, user_data};
 use crate::send::{Pending, Source, SourceSend};
@@ -59,7 +60,7 @@ pub(crate) enum Event {
 
 /// Everything of one core's ring. Field order matters: the ring is dropped before the memory that it names.
 pub(crate) struct State {
-    pub(crate) uring: IoUring,
+    pub(crate) kernel: Kernel,
     pub(crate) sockets: Slots<Socket>,
     pub(crate) listeners: Slots<Listener>,
     pub(crate) operations: Slots<Operation>,
@@ -102,18 +103,15 @@ pub(crate) struct Inner {
 
 impl State {
     pub(crate) fn new(options: &CoreOptions, doorbell: Option<Doorbell>) -> io::Result<Self> {
-        let uring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_coop_taskrun()
-            .setup_submit_all()
-            .setup_cqsize(options.ring_entries * 4)
-            .build(options.ring_entries)?;
+        let mut kernel = Kernel::new(options.ring_entries)?;
         let count = options.receive_buffer_count.next_power_of_two();
         let mut buffers = ReceiveBuffers::new(count, options.receive_buffer_len)?;
-        buffers.register(&uring)?;
+        buffers.register(|address, count| {
+            // SAFETY: as `register` says; `State` drops `kernel` before `buffers`.
+            unsafe { kernel.register_buffers(address, count, BUFFER_GROUP) }
+        })?;
         Ok(State {
-            uring,
+            kernel,
             sockets: Slots::new(),
             listeners: Slots::new(),
             operations: Slots::new(),
@@ -156,8 +154,9 @@ impl State {
             // JUSTIFICATION: the queue's entries carry raw addresses, so pushing is unsafe by interface.
             // SAFETY: each caller stores what the entry names where only the entry's completion frees it: the
             // socket's `InFlight`, an `Operation`, the turn buffer, or a box of this state.
-            // Tests: `abandoned_receive_keeps_its_buffer`, `bodies_to_a_stalled_reader_arrive_whole_and_in_order`.
-            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+            // Tests: `abandoned_receive_keeps_its_buffer`, `bodies_to_a_stalled_reader_arrive_whole_and_in_order`,
+            // `the_kernel_keeps_what_it_was_lent_until_its_completion`.
+            if unsafe { self.kernel.push(entry) } {
                 return;
             }
             self.enter(0);

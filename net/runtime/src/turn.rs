@@ -27,22 +27,15 @@ use crate::socket::{ListenerId, Peer, SocketId};
 use crate::task::{take_woke_any, woke_any};
 use crate::timer::Due;
 
-/// `IORING_ENTER_GETEVENTS`: completions that the kernel deferred are posted within the call.
-const GET_EVENTS: u32 = 1;
-
 impl State {
     /// Submits everything queued and waits for `want` completions.
     pub(crate) fn enter(&mut self, want: u32) {
         let mut want = want;
         loop {
-            let submit = self.uring.submission().len() as u32;
+            let submit = self.kernel.queued_count();
             self.stats.enters += 1;
             self.stats.sleeps += u64::from(want > 0);
-            // JUSTIFICATION: the safe calls ask for completions only if they wait; deferred work must run each turn.
-            // SAFETY: no argument structure is passed, and what the queued entries name is owned as `push` says.
-            let result =
-                unsafe { self.uring.submitter().enter::<libc::sigset_t>(submit, want, GET_EVENTS, None) };
-            match result.map_err(|error| error.raw_os_error()) {
+            match self.kernel.enter(submit, want).map_err(|error| error.raw_os_error()) {
                 Ok(_) => {}
                 // Interrupted, or out of memory for requests: what is not submitted is tried again.
                 Err(Some(libc::EINTR | libc::EAGAIN)) => {}
@@ -50,7 +43,7 @@ impl State {
                 Err(Some(libc::EBUSY)) => self.collect(),
                 Err(error) => panic!("io_uring_enter failed with {error:?}: the ring is unusable"),
             }
-            if self.uring.submission().is_empty() {
+            if self.kernel.queued_count() == 0 {
                 return;
             }
             want = 0;
@@ -61,14 +54,12 @@ impl State {
     fn collect(&mut self) {
         loop {
             let before = self.completions.len();
-            self.completions.extend(self.uring.completion());
+            self.kernel.collect(&mut self.completions);
             self.stats.completions += (self.completions.len() - before) as u64;
-            if !self.uring.submission().cq_overflow() {
+            if !self.kernel.has_overflowed() {
                 return;
             }
-            // SAFETY: nothing is submitted and no argument structure is passed.
-            let result = unsafe { self.uring.submitter().enter::<libc::sigset_t>(0, 0, GET_EVENTS, None) };
-            if result.is_err() && self.completions.len() == before {
+            if self.kernel.enter(0, 0).is_err() && self.completions.len() == before {
                 return;
             }
         }
@@ -411,3 +402,6 @@ impl<H: Handler> Turn<H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,360 @@
+//! Turns with a kernel that poisons what it was lent (`kernel/fake.rs`): whatever order sockets are used, closed and abandoned in,
+//! memory and descriptors stay the kernel's until the completion, and every byte leaves and comes once and in order.
+
+use super::*;
+use crate::executor::CoreOptions;
+use crate::kernel::{Chance, incoming};
+use crate::ring::Ring;
+use crate::send::Source;
+use crate::socket::{Close, ReceiveEnd};
+use crate::stats::RingStats;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+type Receiving = Pin<Box<dyn Future<Output = (Result<usize, i32>, Counted)>>>;
+
+/// Memory that is counted while it is alive.
+struct Counted {
+    bytes: Vec<u8>,
+    _alive: Rc<()>,
+}
+
+impl AsMut<[u8]> for Counted {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+/// A body in several pieces.
+struct Pieces {
+    pieces: Vec<Vec<u8>>,
+    _alive: Rc<()>,
+}
+
+impl Source for Pieces {
+    fn piece(&self, at: u64) -> &[u8] {
+        let mut at = at as usize;
+        for piece in &self.pieces {
+            if at < piece.len() {
+                return &piece[at..];
+            }
+            at -= piece.len();
+        }
+        &[]
+    }
+}
+
+/// What must be true of a socket.
+struct Model {
+    fd: i32,
+    salt: u8,
+    /// What was accepted for sending.
+    queued: Vec<u8>,
+    /// How much of it when the test asked to be told, until it is.
+    asked_len: Option<usize>,
+    received_len: u64,
+    /// A receive was abandoned: bytes may be lost.
+    is_lossy: bool,
+    is_open: bool,
+    receiving: Option<Receiving>,
+}
+
+impl Model {
+    fn check_received(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            assert!(self.is_lossy || *byte == incoming(self.salt, self.received_len));
+            self.received_len += 1;
+        }
+    }
+}
+
+struct Recorder {
+    inner: Rc<Inner>,
+    models: RefCell<HashMap<Key, Model>>,
+}
+
+impl Handler for Recorder {
+    fn on_accept(&self, _: ListenerId, _: SocketId, _: Peer) {}
+
+    fn on_receive(&self, socket: SocketId, bytes: &[u8]) {
+        // The kernel goes on with all that is its own; these bytes are not.
+        self.inner.state.borrow_mut().kernel.poke();
+        let mut models = self.models.borrow_mut();
+        let model = models.get_mut(&socket.0).expect("only sockets of the test receive");
+        assert!(model.is_open, "a closed socket shows nothing");
+        model.check_received(bytes);
+    }
+
+    fn on_receive_end(&self, _: SocketId, end: ReceiveEnd) {
+        assert_eq!(end, ReceiveEnd::Eof);
+    }
+
+    fn on_sent(&self, socket: SocketId, result: Result<(), i32>) {
+        let state = self.inner.state.borrow();
+        let mut models = self.models.borrow_mut();
+        let model = models.get_mut(&socket.0).expect("only sockets of the test send");
+        let connection = &state.kernel.connections[&model.fd];
+        assert!(result.is_ok() || connection.is_broken);
+        let asked_len = model.asked_len.take().expect("it was asked for, once");
+        assert!(result.is_err() || connection.sent.len() >= asked_len, "what was queued then has left");
+    }
+
+    fn on_timer(&self, _: u64) {}
+
+    fn on_turn(&self) -> bool {
+        false
+    }
+
+    fn has_mail(&self) -> bool {
+        false
+    }
+}
+
+/// A core without a thread: one turn after the other, by hand.
+struct Bench {
+    turn: Turn<Recorder>,
+    ring: Ring,
+    chance: Chance,
+    alive: Rc<()>,
+    salt: u8,
+}
+
+impl Bench {
+    fn new(seed: u64) -> Self {
+        let options =
+            CoreOptions { receive_buffer_count: 4, receive_buffer_len: 100, ..CoreOptions::default() };
+        let mut state = State::new(&options, None).unwrap();
+        state.kernel.chance = Chance::new(seed);
+        let inner = Inner::new(state);
+        let handler = Rc::new(Recorder { inner: inner.clone(), models: RefCell::default() });
+        let ring = Ring { inner: inner.clone() };
+        let turn = Turn { inner, handler, completions: Vec::new(), due: Vec::new(), tick_max: 50 };
+        Bench { turn, ring, chance: Chance::new(!seed), alive: Rc::new(()), salt: 0 }
+    }
+
+    fn turn(&mut self) {
+        self.turn.submit_and_wait(More::Work);
+        self.turn.inner.refresh_clock();
+        self.turn.reap();
+        self.turn.fire_timers();
+        self.turn.call_waiting();
+        self.turn.inner.settle();
+        self.turn.count(Duration::ZERO);
+        self.check_sent();
+    }
+
+    /// What left is the beginning of what was queued.
+    fn check_sent(&self) {
+        let state = self.turn.inner.state.borrow();
+        for model in self.turn.handler.models.borrow().values() {
+            let sent = &state.kernel.connections[&model.fd].sent;
+            assert!(model.queued.starts_with(sent), "sent out of order, twice or from wrong memory");
+        }
+    }
+
+    fn bytes(&mut self, len_max: usize) -> Vec<u8> {
+        let len = self.chance.below(len_max);
+        (0..len).map(|_| self.chance.below(256) as u8).collect()
+    }
+
+    fn connect(&mut self) {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let fd = ours.as_raw_fd();
+        self.salt = self.salt.wrapping_add(1);
+        let salt = self.salt;
+        // The number is a closed socket's at most, of which nothing can be in flight any more.
+        let mut models = self.turn.handler.models.borrow_mut();
+        models.retain(|_, model| model.fd != fd);
+        self.turn.inner.state.borrow_mut().kernel.connect(fd, salt);
+        let socket = self.ring.adopt(ours.into(), Peer::Unix);
+        let model = Model {
+            fd,
+            salt,
+            queued: Vec::new(),
+            asked_len: None,
+            received_len: 0,
+            is_lossy: false,
+            is_open: true,
+            receiving: None,
+        };
+        models.insert(socket.0, model);
+    }
+
+    /// One of the sockets that are open.
+    fn pick(&mut self) -> Option<SocketId> {
+        let models = self.turn.handler.models.borrow();
+        let mut open: Vec<Key> =
+            models.iter().filter(|(_, model)| model.is_open).map(|(key, _)| *key).collect();
+        open.sort();
+        (!open.is_empty()).then(|| SocketId(open[self.chance.below(open.len())]))
+    }
+
+    fn queued(&self, socket: SocketId, is_accepted: bool, bytes: &[u8]) {
+        if is_accepted {
+            let mut models = self.turn.handler.models.borrow_mut();
+            models.get_mut(&socket.0).unwrap().queued.extend_from_slice(bytes);
+        }
+    }
+
+    fn send(&mut self, socket: SocketId) {
+        let bytes = self.bytes(400);
+        match self.chance.below(4) {
+            0 => {
+                let is_accepted = self.ring.send_owned(socket, bytes.clone());
+                self.queued(socket, is_accepted, &bytes);
+            }
+            1 => {
+                let pieces: Vec<Vec<u8>> = (0..5).map(|_| self.bytes(90)).collect();
+                let whole = pieces.concat();
+                let from = self.chance.below(whole.len() + 1);
+                let to = from + self.chance.below(whole.len() - from + 1);
+                let source = Rc::new(Pieces { pieces, _alive: self.alive.clone() });
+                let is_accepted = self.ring.send_source(socket, &bytes, source, from as u64..to as u64);
+                self.queued(socket, is_accepted, &bytes);
+                self.queued(socket, is_accepted, &whole[from..to]);
+            }
+            _ => {
+                let is_accepted = self.ring.send_with(socket, 500, |room| {
+                    room[..bytes.len()].copy_from_slice(&bytes);
+                    bytes.len()
+                });
+                self.queued(socket, is_accepted, &bytes);
+            }
+        }
+    }
+
+    /// Begins a receive into memory of our own, looks after one, or drops it.
+    fn receive_into(&mut self, socket: SocketId) {
+        let mut models = self.turn.handler.models.borrow_mut();
+        let model = models.get_mut(&socket.0).unwrap();
+        let mut receiving = model.receiving.take().unwrap_or_else(|| {
+            let buffer = Counted { bytes: vec![0xaa; 200], _alive: self.alive.clone() };
+            let ring = self.ring.clone();
+            Box::pin(async move { ring.receive_into(socket, buffer, 10..190).await })
+        });
+        if let Poll::Ready((result, buffer)) =
+            receiving.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            assert!(buffer.bytes[..10].iter().chain(&buffer.bytes[190..]).all(|byte| *byte == 0xaa));
+            if let Ok(len) = result {
+                model.check_received(&buffer.bytes[10..10 + len]);
+            }
+        } else if self.chance.once_in(6) {
+            model.is_lossy = true;
+            drop(models);
+            drop(receiving);
+        } else {
+            model.receiving = Some(receiving);
+        }
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        let how = match self.chance.below(3) {
+            0 => Close::Abort,
+            1 => Close::Reset,
+            _ => Close::Linger(Duration::from_secs(1000)),
+        };
+        let receiving = {
+            let mut models = self.turn.handler.models.borrow_mut();
+            let model = models.get_mut(&socket.0).unwrap();
+            model.is_open = false;
+            model.receiving.take()
+        };
+        // Either may come first.
+        if self.chance.once_in(2) {
+            drop(receiving);
+            self.ring.close(socket, how);
+        } else {
+            self.ring.close(socket, how);
+            drop(receiving);
+        }
+    }
+
+    fn step(&mut self) {
+        let open_count = self.turn.handler.models.borrow().values().filter(|model| model.is_open).count();
+        let Some(socket) = self.pick().filter(|_| open_count == 5 || !self.chance.once_in(8)) else {
+            return self.connect();
+        };
+        match self.chance.below(16) {
+            0..6 => self.send(socket),
+            6 => {
+                let mut models = self.turn.handler.models.borrow_mut();
+                let model = models.get_mut(&socket.0).unwrap();
+                if model.asked_len.is_none() {
+                    model.asked_len = Some(model.queued.len());
+                    self.ring.notify_sent(socket);
+                }
+            }
+            // Not together with a receive into memory of our own.
+            7..9 if self.turn.handler.models.borrow()[&socket.0].receiving.is_none() => {
+                self.ring.receive(socket)
+            }
+            9 => self.ring.pause_receive(socket),
+            10..13 => self.receive_into(socket),
+            13 if self.chance.once_in(3) => self.close(socket),
+            _ => self.turn(),
+        }
+    }
+}
+
+#[test]
+fn the_kernel_keeps_what_it_was_lent_until_its_completion() {
+    let mut sum = [0; 7];
+    for seed in 0..150 {
+        let Ok(stats) = std::panic::catch_unwind(|| run(seed)) else { panic!("seed {seed}") };
+        let counts = [
+            stats.turn_sends,
+            stats.resumed_sends,
+            stats.owned_sends,
+            stats.gather_sends,
+            stats.received_len,
+            stats.receive_starved,
+            stats.enters - stats.turns,
+        ];
+        sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    assert!(sum.iter().all(|count| *count > 100), "every way was gone: {sum:?}");
+}
+
+/// Many steps on a few sockets, and their end; returns what was done.
+fn run(seed: u64) -> RingStats {
+    let mut bench = Bench::new(seed);
+    for _ in 0..400 {
+        bench.step();
+    }
+    // What is open is closed politely, so all of it must still leave.
+    let mut polite = Vec::new();
+    while let Some(socket) = bench.pick() {
+        let mut models = bench.turn.handler.models.borrow_mut();
+        let model = models.get_mut(&socket.0).unwrap();
+        model.is_open = false;
+        polite.push(socket.0);
+        let receiving = model.receiving.take();
+        drop(models);
+        drop(receiving);
+        bench.ring.close(socket, Close::Linger(Duration::from_secs(1000)));
+    }
+    for _ in 0..5000 {
+        bench.turn();
+        let state = bench.turn.inner.state.borrow();
+        if state.is_quiet() && state.kernel.in_flight_count() == 0 {
+            break;
+        }
+    }
+    {
+        let state = bench.turn.inner.state.borrow();
+        assert!(state.is_quiet() && state.kernel.in_flight_count() == 0, "everything ends");
+        for key in polite {
+            let model = &bench.turn.handler.models.borrow()[&key];
+            let connection = &state.kernel.connections[&model.fd];
+            assert!(connection.is_broken || connection.sent == model.queued, "a lingering socket sends all");
+        }
+    }
+    bench.turn.inner.settle();
+    assert_eq!(Rc::strong_count(&bench.alive), 1, "all that was lent is freed");
+    bench.ring.stats()
+}
