@@ -410,10 +410,15 @@ impl Task {
         let (shard, view) = (&self.shard, &self.view);
         match end {
             End::Whole => {
+                let doomed = shard.is_doomed(self.flying);
+                if doomed {
+                    // Before readers on other cores can see it whole, and keep it.
+                    self.give_up(Counter::CacheNotStoredFailed);
+                }
                 let whole = writer.complete() == BodyState::Complete;
-                if whole && !shard.is_doomed(self.flying) {
+                if whole && !doomed {
                     shard.store_at_owner(Arc::clone(&self.stored));
-                } else {
+                } else if !doomed {
                     self.give_up(Counter::CacheNotStoredFailed);
                 }
             }
