@@ -139,6 +139,14 @@ impl World {
         self.finish(id, End::Whole);
     }
 
+    /// All that a flight fills, behind a head that was composed.
+    pub(crate) fn read_all(&mut self, id: usize, stored: &Arc<StoredResponse>, flight: usize) {
+        let (stored, end) = (Arc::clone(stored), stored.body.length());
+        let reader = Reader { stored, at: 0, end, flight: Some(flight), rest: None };
+        self.viewers[id].state = State::Reading(reader);
+        self.read(id);
+    }
+
     fn begin(&mut self, id: usize, head: Vec<u8>, reader: Reader) {
         let viewer = &mut self.viewers[id];
         viewer.got.head = head;

@@ -74,6 +74,37 @@ impl World {
         self.take_origin(id, raw, Some(fetch), None);
     }
 
+    /// Takes the head of a flight that it led. What is stored of it is read with the others.
+    pub(crate) fn take_led(
+        &mut self,
+        id: usize,
+        raw: &[u8],
+        flight: usize,
+        stored: Option<Arc<StoredResponse>>,
+    ) {
+        let Some(stored) = stored else { return self.take_origin(id, raw, None, Some(flight)) };
+        let raw_request = Bytes::clone(&self.viewers[id].raw);
+        let mut slots = FieldSlots::new();
+        let request = parsed(&raw_request, &mut slots);
+        let mut answer_slots = FieldSlots::new();
+        let head = parsed_answer(raw, &mut answer_slots, request.method);
+        let now = self.clock();
+        let viewer = &mut self.viewers[id];
+        let found = viewer.found.clone();
+        let event = Event::OriginHead { head: &head, request: &request, stored: found.as_deref().map(view) };
+        let action = viewer.exchange.step(&self.behavior, event, now);
+        note!(self, "viewer {id} as leader of flight {flight}: {action:?}");
+        let Action::RespondOrigin { content, .. } = action else {
+            return self.oracle.fault(format!("viewer {id} makes {action:?} of what its flight stores"));
+        };
+        self.send_origin(id, &request, &head, content);
+        if content == Content::Follows {
+            return self.read_all(id, &stored, flight);
+        }
+        self.stops_reading(id, flight);
+        self.finish(id, End::Whole);
+    }
+
     /// Takes the head of the origin's answer: of its own fetch, or of a flight that it led for nobody else.
     pub(crate) fn take_origin(&mut self, id: usize, raw: &[u8], fetch: Option<usize>, flight: Option<usize>) {
         let raw_request = Bytes::clone(&self.viewers[id].raw);
@@ -95,6 +126,7 @@ impl World {
                 let missing = if invalidate { self.forget_everywhere(id, &request, &head) } else { 0 };
                 self.change_found(id, change, &head);
                 self.send_origin(id, &request, &head, content);
+                self.counts.add(Count::Passed, 1);
                 if let Some(meta) = store.filter(|_| content == Content::Follows && fetch.is_some()) {
                     self.will_deposit(id, raw, meta);
                 }
@@ -153,7 +185,6 @@ impl World {
         viewer.got.head.clear();
         response_head::write_origin(&self.behavior, &head, &answer, &mut viewer.got.head);
         viewer.got.at = self.now;
-        self.counts.add(Count::Passed, 1);
     }
 
     /// What a viewer fetched by itself is copied to the owner, if nothing was invalidated there meanwhile.

@@ -78,9 +78,23 @@ struct Passing {
     end: Option<End>,
 }
 
+/// What a fill begins with.
+#[derive(Clone, Copy)]
+enum From<'f> {
+    /// The origin's head of all that comes.
+    Head(&'f [u8]),
+    /// A stored part, whose rest comes.
+    Prefix(&'f Arc<Body>),
+}
+
 /// What a flight brought.
 enum Brought {
-    Response { stored: Arc<StoredResponse>, validated: bool },
+    /// With the origin's head, if it is that of the response.
+    Response {
+        stored: Arc<StoredResponse>,
+        head: Option<Vec<u8>>,
+        validated: bool,
+    },
     Head(Vec<u8>),
     Error(u16),
     Failure(OriginFailure),
@@ -165,7 +179,7 @@ impl World {
         note!(self, "flight {flight}: {action:?}");
         match action {
             Action::RespondOrigin { store: Some(meta), .. } => {
-                if !self.fill(flight, &request, &head, meta, None) {
+                if !self.fill(flight, &request, &head, meta, From::Head(raw)) {
                     self.pass(flight, fetch, head.status, raw);
                 }
             }
@@ -175,7 +189,7 @@ impl World {
                     let fields = joined_fields(&prefix.head, &head);
                     let len = prefix.body.published() + head.content_length.unwrap_or(0);
                     let whole = joined_head(&head, &fields, len);
-                    self.fill(flight, &request, &whole, meta, Some(&prefix.body))
+                    self.fill(flight, &request, &whole, meta, From::Prefix(&prefix.body))
                 });
                 // The rest alone answers nobody: who waited asks for the whole.
                 if !joined {
@@ -225,7 +239,7 @@ impl World {
         request: &RequestHead<'_, '_>,
         head: &ResponseHead<'_, '_>,
         meta: StoredMeta,
-        prefix: Option<&Arc<Body>>,
+        from: From<'_>,
     ) -> bool {
         let (core, primary) = (self.flights[flight].core, self.flights[flight].start.primary.clone());
         let length = match head.framing {
@@ -234,7 +248,7 @@ impl World {
         };
         let Some(candidate) = self.candidate(core, &primary, request, head, &meta) else { return false };
         let mut writer = Body::writer(self.cores[core].tier.arena(), length);
-        if let Some(prefix) = prefix {
+        if let From::Prefix(prefix) = from {
             let mut at = 0;
             while at < prefix.published() {
                 let piece = prefix.piece(at);
@@ -266,7 +280,11 @@ impl World {
         }
         let names = stored.variant.as_ref().map(|variant| variant.names.clone()).unwrap_or_default();
         let shared = if meta.no_cache { Shared::LeaderOnly } else { Shared::WithAll };
-        let brought = Brought::Response { stored, validated: false };
+        let head = match from {
+            From::Head(raw) => Some(raw.to_vec()),
+            From::Prefix(_) => None,
+        };
+        let brought = Brought::Response { stored, head, validated: false };
         self.settle(flight, Outcome::Kept { names, shared }, &brought);
         if length.is_some_and(|length| length > self.scenario.object_len_max) {
             self.give_up(flight);
@@ -300,7 +318,11 @@ impl World {
             return self.settle(flight, Outcome::Passed { status: 200 }, &Brought::Error(502));
         };
         self.counts.add(Count::Validated, 1);
-        self.settle(flight, Outcome::Confirmed(shared), &Brought::Response { stored, validated: true });
+        self.settle(
+            flight,
+            Outcome::Confirmed(shared),
+            &Brought::Response { stored, head: None, validated: true },
+        );
         self.over(flight);
     }
 
@@ -333,7 +355,11 @@ impl World {
         for (viewer, answer) in self.cores[core].collapse.settle(id, outcome, now) {
             let role = if leader == Some(viewer) { Role::Lead } else { Role::Collapsed };
             let reply = match (answer, brought) {
-                (Answer::Lead | Answer::Follow, Brought::Response { stored, validated }) => {
+                (Answer::Lead, Brought::Response { stored, head: Some(head), .. }) => {
+                    self.flights[flight].readers.push(viewer);
+                    Reply::Origin { head: head.clone(), flight, stored: Some(Arc::clone(stored)) }
+                }
+                (Answer::Lead | Answer::Follow, Brought::Response { stored, validated, .. }) => {
                     self.flights[flight].readers.push(viewer);
                     Reply::Arrived {
                         stored: Arc::clone(stored),
@@ -345,7 +371,7 @@ impl World {
                 }
                 (Answer::Lead, Brought::Head(head)) => {
                     self.fetches[fetch].consumer = Consumer::Passed { viewer, owner: core };
-                    Reply::Origin { head: head.clone(), flight }
+                    Reply::Origin { head: head.clone(), flight, stored: None }
                 }
                 (Answer::Refuse { status }, _) => Reply::Errored { status, role },
                 (Answer::Stale | Answer::Failed, Brought::Error(status)) => {

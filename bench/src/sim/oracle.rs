@@ -4,7 +4,7 @@
 //! bytes of one representation only, nothing staler than allowed (RFC 9111 §4.2.4, RFC 5861), nothing from before an invalidation (§4.4),
 //! nobody else's answer, one fetch for a key at a time (C-1), and everybody is answered once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::origin::Record;
 use super::scenario::{OnError, Plan, Scenario, Site, Verb};
@@ -65,7 +65,9 @@ pub(crate) struct Oracle {
     refused: Vec<usize>,
     /// Viewers whose answer may break for want of memory, or of speed.
     excused: Vec<usize>,
-    /// Versions before an unsafe request, by viewer.
+    /// Viewers for whose request the origin was asked.
+    fetched: HashSet<usize>,
+    /// Versions that unsafe requests made, by viewer.
     posted: HashMap<usize, u64>,
 }
 
@@ -154,6 +156,11 @@ impl Oracle {
     /// Too many wait.
     pub(crate) fn refuses(&mut self, viewer: usize) {
         self.refused.push(viewer);
+    }
+
+    /// The origin is asked for a viewer's request.
+    pub(crate) fn fetches(&mut self, viewer: usize) {
+        self.fetched.insert(viewer);
     }
 
     /// A viewer's answer may break: it is passed on, and memory is short or the viewer slow.
@@ -252,6 +259,12 @@ impl Oracle {
             .iter()
             .any(|it| it.site == record.site && it.done_at < answer.plan.at && record.version < it.version);
         check(!forgotten, "a version from before an invalidation that was done when it came")?;
+        // C-4: only who asked the origin says that it missed.
+        let missed = answer.head.field("x-cache").is_some_and(|cache| cache.starts_with("Miss"));
+        check(
+            !missed || self.fetched.contains(&answer.viewer),
+            "a miss although nothing was fetched for it",
+        )?;
         self.freshness(answer, record, stale_as_stated)
     }
 

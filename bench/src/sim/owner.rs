@@ -35,10 +35,11 @@ pub(crate) enum Reply {
         flight: usize,
         at: u64,
     },
-    /// The fetch was led by the asker, and what came is for it alone.
+    /// The fetch was led by the asker: the origin's own head, and what is stored of it; if nothing, it is for the asker alone.
     Origin {
         head: Vec<u8>,
         flight: usize,
+        stored: Option<Arc<StoredResponse>>,
     },
     /// An error for all, and whose fetch brought it.
     Errored {
@@ -101,7 +102,10 @@ impl World {
         let Some(key) = self.selected(core, &primary, &head) else {
             return self.reply(core, id, Reply::Alone);
         };
-        let range = match (head.method, forward.conditions) {
+        // What left the tier since it was found is not validated any more: it may have been invalidated.
+        let stored = has.filter(|has| has.is_live());
+        let conditions = if stored.is_some() { forward.conditions } else { Conditions::Viewer };
+        let range = match (head.method, conditions) {
             (Method::Get, Conditions::Viewer) => range_text(&head),
             _ => None,
         };
@@ -119,8 +123,8 @@ impl World {
                 }
             }
         };
-        let start = Start { primary, key: asked, raw, stored: has, leader: Some(id) };
-        self.placed(core, id, place, start, forward.conditions, forward.collapsing);
+        let start = Start { primary, key: asked, raw, stored, leader: Some(id) };
+        self.placed(core, id, place, start, conditions, forward.collapsing);
     }
 
     fn placed(

@@ -297,7 +297,7 @@ impl World {
                 viewer.decided_at = Some(at);
                 self.arrived(id, &stored, role, validated, flight, request);
             }
-            Reply::Origin { head, flight } => self.take_origin(id, &head, None, Some(flight)),
+            Reply::Origin { head, flight, stored } => self.take_led(id, &head, flight, stored),
             Reply::Errored { status, role } => {
                 let event = Event::OriginErred { status, role, request, stored };
                 let action = viewer.exchange.step(&self.behavior, event, now);
@@ -383,7 +383,8 @@ impl World {
     fn refused_by_absence(&mut self, id: usize, reply: Reply) {
         match reply {
             Reply::Arrived { flight, .. } => self.stops_reading(id, flight),
-            Reply::Origin { flight, .. } => self.let_go(None, Some(flight)),
+            Reply::Origin { flight, stored: Some(_), .. } => self.stops_reading(id, flight),
+            Reply::Origin { flight, stored: None, .. } => self.let_go(None, Some(flight)),
             _ => {}
         }
     }

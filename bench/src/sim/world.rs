@@ -372,6 +372,7 @@ impl World {
         let fetch = self.fetches.len();
         note!(self, "fetch {fetch} for {consumer:?}: {request:?}");
         self.counts.add(Count::Fetches, 1);
+        leader.into_iter().for_each(|leader| self.oracle.fetches(leader));
         self.fetches.push(Fetch { consumer, request, site, leader, script: VecDeque::new(), version: 0 });
         let after = self.random.between(0, 3);
         self.schedule(self.now + after, Happening::Reaches(fetch));

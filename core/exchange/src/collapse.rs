@@ -68,7 +68,8 @@ pub enum Place<W> {
     Lead(FlightId),
     /// It is kept until the flight's head is there.
     Wait(FlightId),
-    /// The flight's response is known and for everybody: it is answered at once.
+    /// The flight's response is known and for everybody: it is answered at once, while that is fresh. Else [`Collapse::close`] the flight and
+    /// ask again.
     Attach(FlightId, W),
     /// It fetches for itself alone, and nobody waits for it.
     Alone(W),
