@@ -151,6 +151,11 @@ impl PassageWriter {
         self.passage.room.must_wait()
     }
 
+    /// Returns the bytes that are charged for a chunk of so much capacity.
+    pub fn charged_len(capacity: usize) -> u64 {
+        (capacity + size_of::<Chunk>()) as u64
+    }
+
     /// Appends a chunk, at most `PASSAGE_CHUNK_LEN_MAX` bytes, and lets go of what fell out of the window.
     ///
     /// Gives the bytes back when the budget has no room for them, even with all let go that the fastest reader has sent.
@@ -195,7 +200,7 @@ impl PassageWriter {
 
     /// Charges a chunk; when memory is short the window shrinks first, down to what the fastest reader has not sent.
     fn charge(&mut self, capacity: usize) -> Option<Charge> {
-        let len = (capacity + size_of::<Chunk>()) as u64;
+        let len = Self::charged_len(capacity);
         loop {
             if let Some(charge) = self.budget.reserve(Purpose::Fills, len) {
                 return Some(charge);

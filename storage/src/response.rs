@@ -36,6 +36,15 @@ pub struct Parts {
     pub variant: Option<VariantOf>,
 }
 
+impl Parts {
+    /// Returns the bytes that are charged as heads for a response of these parts.
+    pub fn charged_len(&self) -> u64 {
+        let names_len = self.variant.as_ref().map_or(0, |variant| variant.names.len());
+        let records = size_of::<StoredResponse>() + size_of::<Body>();
+        (self.key.len() + self.head.len() + names_len + records) as u64
+    }
+}
+
 /// What a variant belongs to (RFC 9111 §4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariantOf {
@@ -77,10 +86,8 @@ impl StoredResponse {
     ///
     /// Key, head and the record itself are charged as heads; `None` when the budget refuses.
     pub fn new(parts: Parts, budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
+        let charge = budget.reserve(Purpose::Heads, parts.charged_len())?;
         let Parts { hash, key, head, meta, body, invalidation, variant } = parts;
-        let names_len = variant.as_ref().map_or(0, |variant| variant.names.len());
-        let len = key.len() + head.len() + names_len + size_of::<StoredResponse>() + size_of::<Body>();
-        let charge = budget.reserve(Purpose::Heads, len as u64)?;
         let can_be_validated = names_a_validator(&head);
         Some(Arc::new(StoredResponse {
             hash,

@@ -128,6 +128,7 @@ impl World {
             version: request.version,
             keep_alive: true,
             reason: viewer.exchange.forward_reason(),
+            collapsed: false,
             failure,
             unsatisfied_len: None,
             wall: 0,

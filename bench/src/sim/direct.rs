@@ -13,7 +13,7 @@ use aspis_exchange::response_head::{
     self, OriginAnswer, joined_fields, joined_head, not_modified_fields, not_modified_head, stored_fields,
     write_freshened,
 };
-use aspis_exchange::{Action, Conditions, Content, Event, FoundChange, OriginFailure, invalidation};
+use aspis_exchange::{Action, Conditions, Content, Event, FoundChange, OriginFailure, Role, invalidation};
 use aspis_storage::response::StoredResponse;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
@@ -62,7 +62,8 @@ impl World {
         let now = self.clock();
         let viewer = &mut self.viewers[id];
         let found = viewer.found.clone();
-        let event = Event::OriginFailed { failure, request: &request, stored: found.as_deref().map(view) };
+        let (role, stored) = (Role::Lead, found.as_deref().map(view));
+        let event = Event::OriginFailed { failure, role, request: &request, stored };
         let action = viewer.exchange.step(&self.behavior, event, now);
         self.obey(id, action, found);
     }

@@ -224,7 +224,8 @@ impl World {
         let now = self.clock();
         let it = &mut self.flights[flight];
         let stored = it.start.stored.clone();
-        let event = Event::OriginFailed { failure, request: &request, stored: stored.as_deref().map(view) };
+        let (role, stored) = (Role::Lead, stored.as_deref().map(view));
+        let event = Event::OriginFailed { failure, role, request: &request, stored };
         let outcome = match it.exchange.step(&self.behavior, event, now) {
             Action::Answer(_) => Outcome::Stale,
             _ => Outcome::Failed,

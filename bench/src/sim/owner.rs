@@ -110,7 +110,7 @@ impl World {
             _ => None,
         };
         let (asked, place) = match (&range, forward.collapsing) {
-            (_, Collapsing::FollowOnly | Collapsing::Never) => {
+            (_, Collapsing::FollowOnly | Collapsing::Apart | Collapsing::OnlyStored | Collapsing::Never) => {
                 self.place(core, &primary, key, Wants::FollowOnly, id)
             }
             (None, Collapsing::LeadOrFollow) => self.place(core, &primary, key, Wants::LeadOrFollow, id),

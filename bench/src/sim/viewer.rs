@@ -243,7 +243,8 @@ impl World {
     fn forward(&mut self, id: usize, forward: Forward) {
         self.viewers[id].forward = Some(forward);
         match forward.collapsing {
-            Collapsing::Never => self.go(id, forward.conditions),
+            // Of ranges far from a running fetch each goes by itself here.
+            Collapsing::Never | Collapsing::Apart | Collapsing::OnlyStored => self.go(id, forward.conditions),
             Collapsing::LeadOrFollow | Collapsing::FollowOnly => self.ask(id),
         }
     }
@@ -304,7 +305,7 @@ impl World {
                 self.obey(id, action, found);
             }
             Reply::Failed { failure } => {
-                let event = Event::OriginFailed { failure, request, stored };
+                let event = Event::OriginFailed { failure, role: Role::Lead, request, stored };
                 let action = viewer.exchange.step(&self.behavior, event, now);
                 self.obey(id, action, found);
             }

@@ -146,18 +146,32 @@ impl Exchange {
             (State::LookingUp(facts, _), Event::Found { stored, head }) => {
                 self.found(behavior, facts, stored, head, now)
             }
-            (State::LookingUp(facts, asking), Event::NotFound) => {
+            (State::LookingUp(facts, _), Event::NotHere) if facts.asks_only_if_cached() => {
+                let sent = Sent { requested_at: now.wall, conditions: Conditions::Viewer };
+                self.state = State::Forwarded(facts, sent);
+                Action::Forward(Forward {
+                    reason: ForwardReason::UriMiss,
+                    may_store: false,
+                    upgrade: false,
+                    conditions: Conditions::Viewer,
+                    collapsing: Collapsing::OnlyStored,
+                })
+            }
+            (State::LookingUp(facts, asking), Event::NotFound | Event::NotHere) => {
                 let reason = match asking {
                     Asking::Primary | Asking::Part => ForwardReason::UriMiss,
                     Asking::Variant => ForwardReason::VaryMiss,
                 };
                 self.forward(facts, reason, Conditions::Viewer, now)
             }
-            (State::Forwarded(facts, _), Event::Found { stored, head }) if stored.meta.part.is_some() => {
-                self.found_part(facts, stored, head, now)
-            }
+            (State::Forwarded(facts, _), Event::NotFound) if facts.asks_only_if_cached() => self.refuse(504),
             (State::Forwarded(facts, _), Event::Found { stored, head }) => {
-                self.found(behavior, facts, stored, head, now)
+                // The owner of the key answers, not the origin (RFC 9211 §2.2): only another forward gives a reason again.
+                self.reason = None;
+                match stored.meta.part {
+                    Some(_) => self.found_part(facts, stored, head, now),
+                    None => self.found(behavior, facts, stored, head, now),
+                }
             }
             (State::Forwarded(facts, sent), Event::Arrived { arriving, role, request, key_buffer }) => {
                 let facts = (facts, sent);
@@ -170,7 +184,8 @@ impl Exchange {
             (State::Forwarded(facts, sent), Event::OriginHead { head, request, stored }) => {
                 self.origin_head(behavior, facts, sent, OriginAnswer { head, request, stored }, now)
             }
-            (State::Forwarded(facts, _), Event::OriginFailed { failure, request, stored }) => {
+            (State::Forwarded(facts, _), Event::OriginFailed { failure, role, request, stored }) => {
+                self.collapsed = role == Role::Collapsed;
                 self.origin_failed(behavior, facts, failure, request, stored, now)
             }
             (State::Answered, Event::OriginBodyFailed(_)) => self.cut(),
@@ -395,7 +410,7 @@ impl Exchange {
 
     /// Step 3: sends the request to the origin, unless it asked us not to (RFC 9111 §5.2.1.7).
     fn forward(&mut self, facts: Facts, reason: ForwardReason, conditions: Conditions, now: Now) -> Action {
-        if facts.directives.is_some_and(|directives| directives.only_if_cached) {
+        if facts.asks_only_if_cached() {
             return self.refuse(504);
         }
         self.reason = Some(reason);

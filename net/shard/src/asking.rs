@@ -48,7 +48,7 @@ pub(crate) enum Reply {
     /// The origin answered everybody with this error.
     Erred { status: u16, role: Role },
     /// The origin gave no answer.
-    Failed(OriginFailure),
+    Failed { failure: OriginFailure, role: Role },
     /// Fetch for yourself.
     Alone,
     /// Too many wait.

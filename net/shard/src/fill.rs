@@ -16,6 +16,7 @@ use aspis_cache::vary::{self, Varies};
 use aspis_config::behavior::VaryRule;
 use aspis_exchange::collapse::FlightId;
 use aspis_exchange::response_head;
+use aspis_runtime::future::{Either, race};
 use aspis_runtime::sync::Notify;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
 use aspis_storage::passage::{Passage, PassageWriter, passage};
@@ -210,6 +211,17 @@ impl FillView {
         self.shared.readers.load(Ordering::Acquire) > 0
     }
 
+    /// On the core that fills: waits until nobody reads what goes through a passage.
+    async fn all_left(&self) {
+        loop {
+            let room = self.room.notified();
+            if !self.has_readers() {
+                return;
+            }
+            room.await;
+        }
+    }
+
     /// Idea 4: a fill without viewers goes on if half is there or little is missing. Where the length is not known it has
     /// a little time: an answer that never ends would hold its connection for ever.
     fn is_worth_finishing(&self, length: Option<u64>, millis_alone: u64) -> bool {
@@ -328,7 +340,7 @@ pub(crate) fn prepare(
         invalidation: filling.invalidation,
         variant,
     };
-    let stored = StoredResponse::new(parts, &shard.budget)?;
+    let stored = shard.stored_response(parts)?;
     if let Some(prefix) = filling.prefix
         && !shard.copy_body(&mut writer, prefix)
     {
@@ -500,6 +512,14 @@ impl Task {
     }
 }
 
+/// Appends to a passage; stored responses are evicted for it rather than that a viewer is cut.
+fn append(shard: &Shard, passing: &mut PassageWriter, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+    passing.append(bytes).or_else(|bytes| {
+        shard.make_room(PassageWriter::charged_len(bytes.capacity()));
+        passing.append(bytes)
+    })
+}
+
 /// Passes the origin's content on for as long as somebody reads, no faster than the fastest of them.
 async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut passing: PassageWriter) {
     loop {
@@ -516,7 +536,9 @@ async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut 
         if !view.has_readers() {
             return;
         }
-        let (read, mut buffer) = origin.read(vec![0; RELAY_BUFFER_LEN]).await;
+        // A stream that says little must not keep its connection when nobody is left to read.
+        let reading = origin.read(vec![0; RELAY_BUFFER_LEN]);
+        let Either::Left((read, mut buffer)) = race(reading, view.all_left()).await else { return };
         match read {
             Ok(0) => {
                 passing.complete();
@@ -527,7 +549,7 @@ async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut 
                 if count < RELAY_BUFFER_LEN / 4 {
                     buffer.shrink_to_fit();
                 }
-                if passing.append(buffer).is_err() {
+                if append(&shard, &mut passing, buffer).is_err() {
                     shard.counters.add(Counter::PassageNoMemory, 1);
                     drop(passing);
                     return view.tell(&shard);

@@ -54,7 +54,8 @@ pub(crate) async fn run(shard: Rc<Shard>, flight: Flight) {
         Ok(None) | Err(_) => Err(OriginFailure::Invalid),
     };
     if let Err(failure) = landed {
-        shard.settle(flight.id, Outcome::Failed, None, |_, _| Reply::Failed(failure));
+        let roles = Roles::of(&flight);
+        shard.settle(flight.id, Outcome::Failed, None, |_, _| Reply::Failed { failure, role: roles.next() });
     }
     // A fill ends its flight itself, and a flight that was answered otherwise is over.
     if landed != Ok(Landed::Filling) {
@@ -106,9 +107,17 @@ impl Work<'_> {
                 Action::Answer(_) => self.stale(head.status),
                 Action::RespondOrigin { store, .. } => {
                     let raw = Arc::from(&response.head[..]);
-                    self.arrived(&head, Some(raw), response.body, store)?
+                    self.arrived(&head, Some(raw), response.body, store).ok_or(OriginFailure::Overloaded)?
                 }
-                Action::Join { store } => self.joined(&head, response.body, store)?,
+                Action::Join { store } => match self.joined(&head, response.body, store) {
+                    Some(landed) => landed,
+                    // Only the whole helps who waits: what completes a part is nothing without it.
+                    None => {
+                        conditions = Conditions::None;
+                        exchange = Exchange::flight(self.request, conditions, shard.now());
+                        continue;
+                    }
+                },
                 Action::Refuse { .. } => return Err(OriginFailure::ProtocolMismatch),
                 _ => return Err(OriginFailure::Invalid),
             });
@@ -138,14 +147,14 @@ impl Work<'_> {
         fetch(shard, self.request, &flight.facts, preconditions, &mut interim).await
     }
 
-    /// The origin's response came, to be stored or not.
+    /// The origin's response came, to be stored or not. `None`, and nobody was told, if it has to be stored and cannot be: without `raw`.
     fn arrived(
         &self,
         head: &ResponseHead<'_, '_>,
         raw: Option<Arc<[u8]>>,
         body: OriginBody,
         store: Option<StoredMeta>,
-    ) -> Result<Landed, OriginFailure> {
+    ) -> Option<Landed> {
         let (shard, flight) = (self.shard, self.flight);
         let mut origin = Some(body);
         let prefix = flight.stored.as_ref().filter(|_| raw.is_none()).map(|stored| &stored.body);
@@ -176,29 +185,33 @@ impl Work<'_> {
                 }
             });
             fill.start();
-            return Ok(Landed::Filling);
+            return Some(Landed::Filling);
         }
-        // What completes a stored part is nothing without it.
-        let (Some(origin), Some(raw)) = (origin, raw) else { return Err(OriginFailure::Overloaded) };
+        let (origin, raw) = (origin?, raw?);
         let passing = fill::pass(shard, origin);
+        let was_marked = shard.owner.collapse.borrow().is_marked(flight.key.0, shard.now());
         shard.settle(flight.id, Outcome::Passed { status: head.status }, None, |answer, core| match answer {
             Answer::Lead => {
                 Reply::Origin { head: Arc::clone(&raw), stored: None, reading: passing.view.lend(core) }
             }
             other => other_reply(other, head.status),
         });
+        if !was_marked && self.is_for_a_range() {
+            // A range that cannot be satisfied, or several, say nothing about the whole, which may well be shared.
+            shard.owner.collapse.borrow_mut().lift_mark(flight.key.0);
+        }
         passing.start(shard);
-        Ok(Landed::Done)
+        Some(Landed::Done)
     }
 
-    /// The rest of a stored prefix came (rule 14).
+    /// The rest of a stored prefix came (rule 14). `None` if both together cannot be stored.
     fn joined(
         &self,
         head: &ResponseHead<'_, '_>,
         body: OriginBody,
         store: Option<StoredMeta>,
-    ) -> Result<Landed, OriginFailure> {
-        let stored = self.flight.stored.as_ref().ok_or(OriginFailure::Invalid)?;
+    ) -> Option<Landed> {
+        let stored = self.flight.stored.as_ref()?;
         let fields = joined_fields(&stored.head, head);
         let len = stored.body.published() + body.length().unwrap_or(0);
         let whole = joined_head(head, &fields, len);
@@ -236,13 +249,15 @@ impl Work<'_> {
 
     /// An error for which something stale may answer (rule 15).
     fn stale(&self, status: u16) -> Landed {
-        let to_leader = Cell::new(self.flight.leader.is_some());
-        self.shard.settle(self.flight.id, Outcome::Stale, None, |_, _| {
-            // The leader is told first.
-            let role = if to_leader.replace(false) { Role::Lead } else { Role::Collapsed };
-            Reply::Erred { status, role }
-        });
+        let roles = Roles::of(self.flight);
+        self.shard
+            .settle(self.flight.id, Outcome::Stale, None, |_, _| Reply::Erred { status, role: roles.next() });
         Landed::Done
+    }
+
+    /// The origin was asked for the range that the leader wants.
+    fn is_for_a_range(&self) -> bool {
+        self.flight.conditions == Conditions::Viewer && self.request.field("range").is_some()
     }
 
     /// Whoever asks for exactly what came finds it by its own key.
@@ -250,6 +265,19 @@ impl Work<'_> {
         if stored.meta.part.is_none() {
             self.shard.owner.collapse.borrow_mut().rekey(self.flight.id, stored.hash, &stored.key);
         }
+    }
+}
+
+/// The roles of those who are told the same, in the order in which they are: the leader is the first, if there is one.
+struct Roles(Cell<bool>);
+
+impl Roles {
+    fn of(flight: &Flight) -> Self {
+        Roles(Cell::new(flight.leader.is_some()))
+    }
+
+    fn next(&self) -> Role {
+        if self.0.replace(false) { Role::Lead } else { Role::Collapsed }
     }
 }
 

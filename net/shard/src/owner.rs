@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use aspis_cache::key::{self, PART_SUFFIX, SEPARATOR};
 use aspis_cache::range;
+use aspis_cache::reuse::{self, Reuse};
 use aspis_cache::vary;
 use aspis_exchange::collapse::{Asked, Collapse, FlightId, Limits, Outcome, Place, Wants};
 use aspis_exchange::{Collapsing, Conditions, Role, ViewerFacts};
@@ -94,21 +95,45 @@ impl Shard {
         if let Some(found) = found.as_ref().filter(|found| !seen(found)) {
             return self.reply(&waiter, Reply::Stored(Arc::clone(found)));
         }
+        if ask.forward.collapsing == Collapsing::OnlyStored {
+            return self.reply(&waiter, Reply::Alone);
+        }
         // What left the tier since it was found is not validated any more: it may have been invalidated.
         let stored = ask.has.as_ref().filter(|has| has.is_live()).map(Arc::clone);
-        let leads = ask.forward.collapsing == Collapsing::LeadOrFollow;
+        let is_apart = ask.forward.collapsing == Collapsing::Apart;
+        let leads = is_apart || ask.forward.collapsing == Collapsing::LeadOrFollow;
         // C-10: where nobody fetches the whole, those who want the same range share a fetch.
         let as_asked = stored.is_none() || ask.forward.conditions == Conditions::Viewer;
         let range = if leads && as_asked { range_key(&selected, &request) } else { None };
         let wants = if leads && range.is_none() { Wants::LeadOrFollow } else { Wants::FollowOnly };
         let asked = Asked { primary: ask.key.0, selected: hash, key: &selected, wants };
-        let mut place = self.owner.collapse.borrow_mut().ask(asked, waiter.clone(), self.now());
+        let mut place = if is_apart { Place::Alone(waiter.clone()) } else { self.find_place(asked, &waiter) };
         if let (Some(key), Place::Alone(_)) = (&range, &place) {
             let wants = Wants::LeadOrFollow;
             let asked = Asked { primary: ask.key.0, selected: key::hash(key), key, wants };
-            place = self.owner.collapse.borrow_mut().ask(asked, waiter.clone(), self.now());
+            place = self.find_place(asked, &waiter);
         }
         self.take_place(place, waiter, ask, stored);
+    }
+
+    /// Asks the flights for a place. What stopped being fresh while it still comes takes nobody on any more (RFC 9111 §4.2.4).
+    fn find_place(&self, asked: Asked<'_>, waiter: &Waiter) -> Place<Waiter> {
+        let now = self.now();
+        let mut collapse = self.owner.collapse.borrow_mut();
+        let is_fresh = |id| {
+            let arriving = self.owner.arriving.borrow();
+            let arrived = arriving.get(id);
+            arrived.is_some_and(|arrived| {
+                matches!(reuse::reuse(&arrived.stored.meta, now.wall), Reuse::Fresh { .. })
+            })
+        };
+        match collapse.ask(asked, waiter.clone(), now) {
+            Place::Attach(id, _) if !is_fresh(&id) => {
+                collapse.close(id);
+                collapse.ask(asked, waiter.clone(), now)
+            }
+            place => place,
+        }
     }
 
     fn take_place(

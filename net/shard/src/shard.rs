@@ -207,6 +207,19 @@ impl Shard {
         tail
     }
 
+    /// Evicts until the budget has room for so much beside bodies: heads, and what is passed through. Else a cache whose memory is full of
+    /// heads would take nothing in any more.
+    pub(crate) fn make_room(&self, bytes: u64) {
+        if self.budget.available() >= bytes {
+            return;
+        }
+        let mut store = self.store.borrow_mut();
+        store.note_time(self.ring.wall_seconds());
+        let before = store.len();
+        store.make_room(bytes);
+        self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
+    }
+
     /// Notes a fetch that goes alone and whose answer may be stored.
     pub(crate) fn begin_flight(&self, hash: u128) -> usize {
         self.flights.borrow_mut().insert(Flight { hash, doomed: false })

@@ -55,7 +55,7 @@ impl Shard {
             invalidation: filled.invalidation(),
             variant: filled.variant.clone(),
         };
-        match StoredResponse::new(parts, &self.budget) {
+        match self.stored_response(parts) {
             Some(stored) => self.admit(&stored),
             None => self.counters.add(Counter::CacheNotStoredMemory, 1),
         }
@@ -141,6 +141,12 @@ impl Shard {
             invalidation,
             variant: stored.variant.clone(),
         };
+        self.stored_response(parts)
+    }
+
+    /// Makes a stored response, for which others are evicted; `None` when memory is short all the same.
+    pub(crate) fn stored_response(&self, parts: Parts) -> Option<Arc<StoredResponse>> {
+        self.make_room(parts.charged_len());
         StoredResponse::new(parts, &self.budget)
     }
 }

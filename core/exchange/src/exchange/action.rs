@@ -86,8 +86,10 @@ pub enum Event<'e> {
         /// The request.
         head: &'e RequestHead<'e, 'e>,
     },
-    /// The lookup found none, or could not be done.
+    /// The lookup found none, or could not be done. Also what the owner of the key says to [`Collapsing::OnlyStored`].
     NotFound,
+    /// The lookup found none, but another core owns the key and may have it.
+    NotHere,
     /// The lookup found none, but the cache keeps parts of some responses.
     NotWhole {
         /// Holds the primary key; receives the part's.
@@ -106,6 +108,8 @@ pub enum Event<'e> {
     OriginFailed {
         /// Why.
         failure: OriginFailure,
+        /// Whether the fetch was made for this request.
+        role: Role,
         /// The request, as the viewer sent it.
         request: &'e RequestHead<'e, 'e>,
         /// What was found and not served.
@@ -255,8 +259,12 @@ pub enum Content {
 pub enum Collapsing {
     /// It is answered by a running fetch, else it starts one for all.
     LeadOrFollow,
+    /// It shares a fetch only with those who want the same range: a running fetch of the whole is too far from it (C-10).
+    Apart,
     /// It is answered by a running fetch, else it goes alone (C-3).
     FollowOnly,
+    /// It fetches nothing, and is answered by what the owner has stored (`only-if-cached`, RFC 9111 §5.2.1.7).
+    OnlyStored,
     /// It goes alone (C-5).
     Never,
 }

@@ -5,6 +5,7 @@
 
 use aspis_cache::conditional::{self, Validators};
 use aspis_cache::range::{self, ByteRange, Selection};
+use aspis_cache::request_directives::Asked;
 use aspis_cache::reuse::{self, Reuse};
 use aspis_cache::stored::Part;
 use aspis_cache::vary;
@@ -15,7 +16,8 @@ use aspis_wire::request::RequestHead;
 use super::facts::{Facts, Sent};
 use super::stored::answer_kind;
 use super::{
-    Action, Aged, AnswerKind, Arriving, Collapsing, Exchange, ForwardReason, ResultType, Role, Variant,
+    Action, Aged, AnswerKind, Arriving, Collapsing, Conditions, Exchange, Forward, ForwardReason, ResultType,
+    Role, Variant,
 };
 use crate::Now;
 use crate::response_head::stored_fields;
@@ -45,15 +47,16 @@ impl Exchange {
         if role == Role::Collapsed && !is_selected(behavior, arriving.variant, request, key_buffer) {
             return Action::AskAgain;
         }
+        let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = reuse::reuse(arriving.meta, now.wall);
+        let aged = Aged { age, ttl };
+        if role == Role::Collapsed && is_too_old(facts, sent, &arriving, aged) {
+            return self.forward_apart(facts, sent.conditions, Collapsing::Never, now);
+        }
         let Some(kind) = kind(facts, &arriving, request) else {
-            // C-10: another part of the same content; it is fetched beside the running fetch.
-            let reason = self.reason.unwrap_or(ForwardReason::Miss);
-            return match self.forward(facts, reason, sent.conditions, now) {
-                Action::Forward(forward) => {
-                    Action::Forward(super::Forward { collapsing: Collapsing::Never, ..forward })
-                }
-                other => other,
-            };
+            // C-10: another part of the same content; it is fetched beside the running fetch, with those who want the same.
+            let is_far = role == Role::Collapsed && facts.range && facts.may_store();
+            let collapsing = if is_far { Collapsing::Apart } else { Collapsing::Never };
+            return self.forward_apart(facts, Conditions::Viewer, collapsing, now);
         };
         self.collapsed = role == Role::Collapsed;
         if role == Role::Lead {
@@ -65,9 +68,22 @@ impl Exchange {
             Role::Lead if arriving.validated => ResultType::RefreshHit,
             Role::Lead => ResultType::Miss,
         };
-        let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = reuse::reuse(arriving.meta, now.wall);
-        let answer = self.stored_answer(facts, arriving.meta.status, kind, Aged { age, ttl }, result, false);
-        Action::Answer(answer)
+        Action::Answer(self.stored_answer(facts, arriving.meta.status, kind, aged, result, false))
+    }
+
+    /// Sends the request on beside the fetch that it was told of.
+    fn forward_apart(
+        &mut self,
+        facts: Facts,
+        conditions: Conditions,
+        collapsing: Collapsing,
+        now: Now,
+    ) -> Action {
+        let reason = self.reason.unwrap_or(ForwardReason::Miss);
+        match self.forward(facts, reason, conditions, now) {
+            Action::Forward(forward) => Action::Forward(Forward { collapsing, ..forward }),
+            other => other,
+        }
     }
 }
 
@@ -81,6 +97,12 @@ fn is_selected(
     variant.is_none_or(|variant| {
         vary::extend_key(behavior, variant.names, request.fields, key_buffer) && *key_buffer == variant.key
     })
+}
+
+/// Whether the request's own directives want the origin asked, and the response came before the request did (RFC 9111 §5.2.1).
+fn is_too_old(facts: Facts, sent: Sent, arriving: &Arriving<'_>, aged: Aged) -> bool {
+    let asked = facts.directives.map(|directives| directives.judge(arriving.meta, aged.age, aged.ttl));
+    arriving.meta.received_at < sent.requested_at && asked == Some(Asked::Validate)
 }
 
 /// What of the response the request gets; `None` if it has to be fetched in another way.
@@ -190,8 +212,8 @@ mod tests {
             ("0-1,4-5".to_string(), whole, 1000),
         ] {
             let action = asked(&range, length, published);
-            let alone = matches!(action, Action::Forward(forward) if forward.collapsing == Collapsing::Never);
-            assert!(alone, "{range}: {action:?}");
+            let apart = matches!(action, Action::Forward(forward) if forward.collapsing == Collapsing::Apart);
+            assert!(apart, "{range}: {action:?}");
         }
         assert_eq!(kind(asked("0-1,4-5", Some(1000), 1000)), AnswerKind::Parts);
         assert_eq!(kind(asked("2000-", Some(1000), 1000)), AnswerKind::Unsatisfiable);

@@ -62,6 +62,11 @@ impl Facts {
         self.method == MethodKind::Get && plain
     }
 
+    /// It wants 504 rather than a request to the origin.
+    pub(super) fn asks_only_if_cached(&self) -> bool {
+        self.directives.is_some_and(|directives| directives.only_if_cached)
+    }
+
     /// Only answers to GET are stored, since that to HEAD has no body to keep; and such to POST as rule 9 says.
     pub(super) fn may_store(&self) -> bool {
         let asked_not_to = self.directives.is_some_and(|directives| directives.no_store);

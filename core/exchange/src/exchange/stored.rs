@@ -63,7 +63,9 @@ pub(super) fn origin_content(
     if facts.method == MethodKind::Head || head.framing == ResponseFraming::None {
         return Content::None;
     }
-    let judged = facts.conditional && facts.may_store() && !facts.guarded && head.status == 200;
+    // A part is of the representation that its fields describe, and If-None-Match goes before Range (RFC 9110 §13.2.2).
+    let is_success = head.status == 200 || (head.status == 206 && facts.range);
+    let judged = facts.conditional && facts.may_store() && !facts.guarded && is_success;
     if judged {
         let generated_at = aspis_cache::freshness::generated_at(head.fields).unwrap_or(now.wall);
         let validators = Validators::of(head.fields, generated_at);

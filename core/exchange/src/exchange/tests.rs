@@ -101,7 +101,7 @@ impl Run {
         let request =
             parse_request(self.text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
         let stored = self.stored.as_ref().map(|meta| Stored { meta, head: &self.stored_head, len: 100 });
-        let event = Event::OriginFailed { failure, request: &request, stored };
+        let event = Event::OriginFailed { failure, role: Role::Lead, request: &request, stored };
         self.exchange.step(&self.behavior, event, NOW)
     }
 

@@ -26,6 +26,8 @@ pub struct ErrorAnswer<'a> {
     pub keep_alive: bool,
     /// Why the origin was asked, if it was.
     pub reason: Option<ForwardReason>,
+    /// It was asked by another request, for this one too (RFC 9211 §2.6).
+    pub collapsed: bool,
     /// What happened to the origin, for the sentence in the body.
     pub failure: Option<OriginFailure>,
     /// For a 416: the length of what is stored (RFC 9110 §15.5.17).
@@ -49,6 +51,7 @@ pub fn write_error(
         version: head.map_or(Version::Http11, |head| head.version),
         keep_alive,
         reason: None,
+        collapsed: false,
         failure: None,
         unsatisfied_len: None,
         wall,
@@ -82,7 +85,8 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
     }
     write_x_cache_line(&behavior.name, ResultType::Error, out);
     if let Some(reason) = answer.reason.filter(|_| behavior.cache_status) {
-        let parts: [&[u8]; 3] = [behavior.name.as_bytes(), b"; fwd=", reason.as_str().as_bytes()];
+        let collapsed: &[u8] = if answer.collapsed { b"; collapsed" } else { b"" };
+        let parts = [behavior.name.as_bytes(), b"; fwd=", reason.as_str().as_bytes(), collapsed];
         HeadWriter::new(out).field_parts("Cache-Status", &parts);
     }
     out.extend_from_slice(Connection::of(behavior, answer.version, answer.keep_alive).line());

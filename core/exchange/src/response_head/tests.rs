@@ -217,6 +217,7 @@ const GATEWAY: ErrorAnswer<'static> = ErrorAnswer {
     version: Version::Http11,
     keep_alive: true,
     reason: Some(ForwardReason::UriMiss),
+    collapsed: false,
     failure: Some(OriginFailure::Refused),
     unsatisfied_len: None,
     wall: WALL,

@@ -222,6 +222,7 @@ impl Driver {
             version: work.head.version,
             keep_alive: true,
             reason: work.exchange.forward_reason(),
+            collapsed: false,
             failure: None,
             unsatisfied_len: unsatisfied_len.filter(|_| status == 416),
             wall: self.now as u64,
@@ -314,7 +315,8 @@ impl Driver {
             let event = Event::OriginHead { head: &head, request: work.head, stored };
             work.exchange.step(&self.behavior, event, Now { wall: self.now as u64, millis: 0 })
         } else {
-            let event = Event::OriginFailed { failure: OriginFailure::Refused, request: work.head, stored };
+            let (failure, role) = (OriginFailure::Refused, aspis_exchange::Role::Lead);
+            let event = Event::OriginFailed { failure, role, request: work.head, stored };
             work.exchange.step(&self.behavior, event, Now { wall: self.now as u64, millis: 0 })
         };
         (action, raw, reply)

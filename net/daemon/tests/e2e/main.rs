@@ -21,5 +21,6 @@ mod proxy;
 mod real_programs;
 mod reuse;
 mod review;
+mod shared_review;
 mod tls_origin;
 mod tunnel;

@@ -24,7 +24,7 @@ use aspis_exchange::response_head::{
     self, ErrorAnswer, OriginAnswer, ViewerFraming, joined_fields, joined_head, stored_fields,
 };
 use aspis_exchange::{
-    Action, Collapsing, Conditions, Content, Event, Exchange, Forward, FoundChange, Now, OriginFailure,
+    Action, Collapsing, Conditions, Content, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Role,
     StoredAnswer, ViewerFacts, invalidation,
 };
 use aspis_runtime::Close;
@@ -192,7 +192,7 @@ impl Work<'_> {
         let Action::Forward(forward) = action else { return self.answer_error(500, None) };
         match forward.collapsing {
             Collapsing::Never => Box::pin(self.go_alone(forward)).await,
-            Collapsing::LeadOrFollow | Collapsing::FollowOnly => self.share(forward).await,
+            _ => self.share(forward).await,
         }
     }
 
@@ -214,7 +214,7 @@ impl Work<'_> {
             Ok(response) => self.respond(response, flight, body).await,
             Err(failure) => match body.take_back().and_then(|body| body.fault()) {
                 Some(fault) => self.answer_fault(fault),
-                None => self.answer_failure(failure),
+                None => self.answer_failure(failure, Role::Lead),
             },
         }
     }
@@ -282,7 +282,7 @@ impl Work<'_> {
             let limits = &self.shard.head_limits;
             let head = match parse_response(&response.head, &mut slots, limits, self.head.method) {
                 Ok(Some(head)) => head,
-                Ok(None) | Err(_) => return self.answer_failure(OriginFailure::Invalid),
+                Ok(None) | Err(_) => return self.answer_failure(OriginFailure::Invalid, Role::Lead),
             };
             let found = self.stored();
             let stored = found.as_deref().map(view_of);
@@ -311,7 +311,7 @@ impl Work<'_> {
                 Action::Answer(answer) => return self.answer_stored(answer),
                 Action::Forward(again) => match self.fetch(&again, request_body.clone()).await {
                     Ok(other) => response = other,
-                    Err(failure) => return self.answer_failure(failure),
+                    Err(failure) => return self.answer_failure(failure, Role::Lead),
                 },
                 Action::Tunnel => return self.tunnel(&head, response.body).await,
                 Action::Refuse { status } => {
@@ -532,20 +532,23 @@ impl Work<'_> {
     /// The viewer's content did not come whole.
     fn answer_fault(&self, fault: BodyFault) -> Afterwards {
         let failure = OriginFailure::ViewerGone;
-        self.step(Event::OriginFailed { failure, request: self.head, stored: None }, self.shard.now());
+        self.step(
+            Event::OriginFailed { failure, role: Role::Lead, request: self.head, stored: None },
+            self.shard.now(),
+        );
         // Where the next request would begin is not known.
         self.request_whole.set(false);
         fault.status().map_or(Afterwards::Reset, |status| self.answer_error(status, None))
     }
 
     /// The origin failed before it answered (H-25).
-    pub(super) fn answer_failure(&self, failure: OriginFailure) -> Afterwards {
+    pub(super) fn answer_failure(&self, failure: OriginFailure, role: Role) -> Afterwards {
         if failure == OriginFailure::ViewerGone {
             return Afterwards::Reset;
         }
         let found = self.stored();
         let event =
-            Event::OriginFailed { failure, request: self.head, stored: found.as_deref().map(view_of) };
+            Event::OriginFailed { failure, role, request: self.head, stored: found.as_deref().map(view_of) };
         match self.step(event, self.shard.now()) {
             Action::Answer(answer) => self.answer_stored(answer),
             Action::Refuse { status } => self.answer_error(status, Some(failure)),
@@ -561,6 +564,7 @@ impl Work<'_> {
             version: self.head.version,
             keep_alive: self.may_keep_alive(),
             reason: self.exchange.borrow().forward_reason(),
+            collapsed: self.exchange.borrow().is_collapsed(),
             failure,
             unsatisfied_len: None,
             wall: self.shard.now().wall,

@@ -42,6 +42,8 @@ enum Served {
 
 /// Where a core looks for stored responses: in its own tier, or among its replicas of other owners' ones.
 trait Shelf {
+    /// What is not found there is not stored at all.
+    fn is_owner(&self) -> bool;
     fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>>;
     fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str>;
     fn has_parts(&self) -> bool;
@@ -50,6 +52,10 @@ trait Shelf {
 }
 
 impl Shelf for RamTier {
+    fn is_owner(&self) -> bool {
+        true
+    }
+
     fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
         self.lookup(hash, key)
     }
@@ -68,6 +74,10 @@ impl Shelf for RamTier {
 }
 
 impl Shelf for ReplicaTable {
+    fn is_owner(&self) -> bool {
+        false
+    }
+
     fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
         self.lookup(hash, key)
     }
@@ -311,7 +321,8 @@ impl Shard {
         }
         if let Action::Lookup { .. } = action {
             self.counters.add(Counter::LookupsNotFound, 1);
-            action = exchange.step(&self.behavior, Event::NotFound, now);
+            let event = if store.is_owner() { Event::NotFound } else { Event::NotHere };
+            action = exchange.step(&self.behavior, event, now);
         }
         Found::Instead(action)
     }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use aspis_cache::range::ByteRange;
 use aspis_exchange::response_head::{self, StoredReply, ViewerFraming, stored_fields};
 use aspis_exchange::{
-    Action, AnswerKind, Arriving, Content, Event, Forward, OriginFailure, Role, Stored, StoredAnswer, Variant,
+    Action, AnswerKind, Arriving, Collapsing, Content, Event, Forward, OriginFailure, Role, Stored,
+    StoredAnswer, Variant,
 };
 use aspis_runtime::future::yield_now;
 use aspis_storage::mapping::body::BodyState;
@@ -88,7 +89,12 @@ impl Work<'_> {
                     _ => Afterwards::Reset,
                 })
             }
-            Reply::Failed(failure) => Next::Over(self.answer_failure(failure)),
+            Reply::Failed { failure, role } => Next::Over(self.answer_failure(failure, role)),
+            Reply::Alone if forward.collapsing == Collapsing::OnlyStored => {
+                let action = self.step(Event::NotFound, self.shard.now());
+                let Action::Refuse { status } = action else { return Next::Over(Afterwards::Reset) };
+                Next::Over(self.answer_error(status, None))
+            }
             Reply::Alone => Next::Alone(forward),
             Reply::Full => Next::Over(self.answer_error(503, Some(OriginFailure::Overloaded))),
             // Taken before.
@@ -136,6 +142,10 @@ impl Work<'_> {
     ) -> Next {
         let reader = reading.map(|reading| FillView::attach(self.shard, reading));
         let progress = stored.body.progress();
+        if progress.state == BodyState::Failed {
+            // who has not got the head yet starts anew.
+            return Next::Ask(forward);
+        }
         let arriving = Arriving {
             meta: &stored.meta,
             head: &stored.head,
@@ -165,7 +175,14 @@ impl Work<'_> {
                 })
             }
             Action::AskAgain => Next::Ask(forward),
+            // Once: of an origin that sends the whole where a part was asked for, nobody waits for another.
+            Action::Forward(apart)
+                if apart.collapsing == Collapsing::Apart && forward.collapsing != Collapsing::Apart =>
+            {
+                Next::Ask(apart)
+            }
             Action::Forward(alone) => Next::Alone(alone),
+            Action::Refuse { status } => Next::Over(self.answer_error(status, None)),
             _ => Next::Over(Afterwards::Reset),
         }
     }
@@ -243,14 +260,22 @@ impl Work<'_> {
         let reader = FillView::attach(self.shard, reading);
         let mut slots = FieldSlots::new();
         let parsed = parse_response(raw, &mut slots, &self.shard.head_limits, aspis_wire::Method::Get);
-        let Ok(Some(head)) = parsed else { return self.answer_failure(OriginFailure::Invalid) };
-        let found = self.stored();
+        let Ok(Some(head)) = parsed else { return self.answer_failure(OriginFailure::Invalid, Role::Lead) };
+        // What is gone was not validated, so it has no part in the answer.
+        let found = self.stored().filter(|found| found.is_live());
         let event =
             Event::OriginHead { head: &head, request: self.head, stored: found.as_deref().map(view_of) };
-        let Action::RespondOrigin { content, .. } = self.step(event, self.shard.now()) else {
-            return Afterwards::Reset;
+        let content = match self.step(event, self.shard.now()) {
+            Action::RespondOrigin { content, .. } => content,
+            Action::Answer(answer) => return self.answer_stored(answer),
+            Action::Refuse { status } => return self.answer_error(status, None),
+            _ => return Afterwards::Reset,
         };
-        let (sending, delimiter) = self.send_origin_head(&head, content, stored.is_some());
+        let is_kept = stored.as_ref().is_some_and(|stored| {
+            let fits = stored.body.length().is_none_or(|length| length <= self.shard.object_len_max);
+            fits && stored.is_live()
+        });
+        let (sending, delimiter) = self.send_origin_head(&head, content, is_kept);
         let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
         let relayed = match content {
             Content::Follows => self.follow(&mut relay, &reader, head.status, head.fields).await,

@@ -121,6 +121,7 @@ impl Shard {
             version: request.version,
             keep_alive,
             reason: exchange.forward_reason(),
+            collapsed: exchange.is_collapsed(),
             failure: None,
             unsatisfied_len: (status == 416).then_some(len),
             wall: self.ring.wall_seconds(),
