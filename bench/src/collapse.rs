@@ -13,6 +13,7 @@ mod stampede;
 
 use crate::aspis::{Aspis, sum};
 use crate::process;
+use crate::wait::Canary;
 use script::Script;
 use std::io;
 use std::path::PathBuf;
@@ -55,7 +56,11 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         if !options.scenarios.is_empty() && !options.scenarios.iter().any(|wanted| wanted == name) {
             continue;
         }
-        for figure in play(&stage).map_err(|error| io::Error::other(format!("{name}: {error}")))? {
+        let canary = Canary::start();
+        let mut figures = play(&stage).map_err(|error| io::Error::other(format!("{name}: {error}")))?;
+        let pause = canary.longest().as_secs_f64() * 1e3;
+        figures.push(Figure::told("longest pause of the machine itself", format!("{pause:.0} ms")));
+        for figure in figures {
             println!("| {name} | {} | {} | {} |", figure.what, figure.value, figure.bound);
             if !figure.holds {
                 exceeded.push(format!("{name}: {}: {}, not {}", figure.what, figure.value, figure.bound));

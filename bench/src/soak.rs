@@ -47,6 +47,8 @@ const FLAGS: &[&str] = &[
     "--drain-timeout",
     "10s",
 ];
+/// The largest object above that is stored.
+const OBJECT_SIZE_MAX: u64 = 8 << 20;
 /// The memory limit above; what the process may have beside it, which is its size at the start and the allocator's slack; and what it may
 /// have for each viewer: buffers of both sides.
 const MEMORY: u64 = 128 << 20;

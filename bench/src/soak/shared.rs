@@ -3,6 +3,7 @@
 //! Judges what collapsing and invalidation must keep: every answer is of one version from its first byte to its last, the one that its head
 //! names, also as a part; and no answer that was asked for after a change had been confirmed is of a version before it.
 
+use super::OBJECT_SIZE_MAX;
 use super::connection::Connection;
 use super::tally::Ending;
 use super::viewer::{EXCHANGE_MAX, Viewer};
@@ -186,6 +187,10 @@ impl Viewer<'_> {
         let outcome = read_shared(connection, plan, ask, floor, &mut read);
         let took = start.elapsed();
         let excused = self.outages.touched(start) || plan.kind.promise() != Promise::Whole;
+        // What turns out too large to be stored while it is shared goes on at the pace of the fastest; who is too slow for that, and cannot have
+        // the rest by a range, is cut.
+        let outgrows = plan.size > OBJECT_SIZE_MAX
+            && matches!(plan.kind, Kind::FreshChunked | Kind::Changing | Kind::Ragged);
         let verdict = match outcome {
             Ok(Shared::Right { collapsed }) => {
                 if collapsed {
@@ -198,7 +203,7 @@ impl Viewer<'_> {
             Ok(Shared::Refused) => Err("an error that nothing excuses".into()),
             Err(Wrong::Fault(Fault::Silent)) => Err("stuck".into()),
             Err(Wrong::Fault(Fault::Malformed(what))) | Err(Wrong::Answer(what)) => Err(what),
-            Err(Wrong::Fault(_)) if excused => Ok(Ending::Broken),
+            Err(Wrong::Fault(_)) if excused || outgrows => Ok(Ending::Broken),
             Err(Wrong::Fault(fault)) => Err(format!("broke off: {fault:?}")),
         };
         let verdict = if took > EXCHANGE_MAX { Err("stuck".into()) } else { verdict };
