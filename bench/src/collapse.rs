@@ -115,7 +115,7 @@ impl Figure {
         Self {
             what: what.into(),
             value: format!("{value:.3} {unit}"),
-            bound: format!("at most {most} {unit}"),
+            bound: format!("at most {most:.3} {unit}"),
             holds: value <= most,
         }
     }

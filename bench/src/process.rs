@@ -272,6 +272,11 @@ fn tree(root: u32) -> Vec<u32> {
     found
 }
 
+/// Returns the time on a CPU of this process so far.
+pub(crate) fn own_cpu() -> Duration {
+    Duration::from_nanos(cpu_nanos(std::process::id()))
+}
+
 /// Returns a field of `/proc/PID/stat`, numbered as in proc(5).
 fn stat_field(id: u32, number: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;

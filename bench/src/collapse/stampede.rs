@@ -4,14 +4,16 @@ use super::crowd::{self, Ask, Seen};
 use super::script::{Answer, Script};
 use super::{Figure, Stage, metric};
 use crate::content::Content;
+use crate::process;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What every answer here says about its storing.
 const FRESH: &str = "Cache-Control: public, max-age=3600\r\nETag: \"one\"\r\n";
-/// Memory that 10,000 waiting and then reading viewers may take beyond their idle connections, in MiB. A body for each would be 625 MiB.
-const GROWTH_MIB_MAX: f64 = 64.0;
+/// Memory that each waiting and then reading viewer may take beyond its idle connection, when the body is there once. The body itself has
+/// eight times as much.
+const VIEWER_LEN_MAX: u64 = 8 << 10;
 /// What may be stored beside the content of one body: its head, and the rounding of blocks.
 const STORED_SLACK: u64 = 8 << 10;
 
@@ -35,7 +37,8 @@ pub(super) fn ten_thousand(stage: &Stage) -> io::Result<Vec<Figure>> {
     figures
         .push(Figure::told("memory of the idle connections", format!("{:.1} MiB", mib(outcome.connections))));
     let what = "growth of peak memory beyond that";
-    figures.push(Figure::at_most(what, mib(outcome.growth), GROWTH_MIB_MAX, "MiB"));
+    let most = crowd.size as u64 + crowd.viewers as u64 * VIEWER_LEN_MAX;
+    figures.push(Figure::at_most(what, mib(outcome.growth), mib(most), "MiB"));
     // One body with its head and its rounding, which is all that is kept.
     let most = mib(crowd.size as u64 + STORED_SLACK);
     figures.push(Figure::at_most("stored afterwards", mib(outcome.stored as u64), most, "MiB"));
@@ -59,6 +62,11 @@ struct Outcome {
     growth: u64,
     /// Content bytes stored afterwards.
     stored: f64,
+    /// Seconds from the first request to the first byte of any content.
+    first: f64,
+    /// Seconds of CPU from when all were connected.
+    server_cpu: f64,
+    driver_cpu: f64,
 }
 
 impl Crowd {
@@ -72,19 +80,26 @@ impl Crowd {
         let product = stage.server(&origin, &[])?;
         let before = product.server.status_bytes("VmRSS");
         let mut connected = before;
+        let mut cpu = (Duration::ZERO, Duration::ZERO);
         let asks = vec![Ask::now(path, &body); self.viewers];
         let seen = crowd::play(product.address, asks, || {
             connected = product.server.status_bytes("VmRSS");
             // What cannot be reset is counted as growth, which is on the safe side.
             drop(product.server.reset_peak());
+            cpu = (product.server.cpu(), process::own_cpu());
         })?;
+        let used = (product.server.cpu().saturating_sub(cpu.0), process::own_cpu().saturating_sub(cpu.1));
         let start = seen.iter().map(|each| each.asked).min().unwrap_or_else(Instant::now);
         let end = seen.iter().map(|each| each.done).max().unwrap_or(start);
+        let first = seen.iter().filter_map(|each| each.first).min().unwrap_or(end);
         Ok(Outcome {
             origin_requests: origin.count(path),
             last: end.duration_since(start).as_secs_f64(),
             connections: connected.saturating_sub(before),
             growth: product.server.status_bytes("VmHWM").saturating_sub(connected),
+            first: first.duration_since(start).as_secs_f64(),
+            server_cpu: used.0.as_secs_f64(),
+            driver_cpu: used.1.as_secs_f64(),
             stored: metric(&product, "aspis_cache_body_bytes")?,
             seen,
         })
@@ -100,6 +115,9 @@ impl Outcome {
             Figure::faults(&self.seen),
             Figure::exactly("viewers with a Miss", with("Miss"), 1),
             Figure::exactly("viewers with a Hit", with("Hit"), crowd.viewers as u64 - 1),
+            Figure::told("the first viewer has its first byte after", format!("{:.2} s", self.first)),
+            Figure::told("CPU time of the server", format!("{:.2} s", self.server_cpu)),
+            Figure::told("CPU time of the driver, on one thread", format!("{:.2} s", self.driver_cpu)),
         ]
     }
 }
