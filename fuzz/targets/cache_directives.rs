@@ -1,7 +1,7 @@
 //! Cache-Control of responses: agrees with a second reading, and what forbids storing always forbids it.
 #![no_main]
 
-use aspis_cache::age::AGE_MAX;
+use aspis_cache::age::{AGE_MAX, Delay};
 use aspis_cache::directives::{Extent, ResponseDirectives, response_directives};
 use aspis_cache::storable::{RequestFacts, storable};
 use aspis_config::{Behavior, Raw, check};
@@ -94,7 +94,7 @@ fn check_storing(lines: &[&[u8]], found: &ResponseDirectives) {
     let request = RequestFacts {
         may_store: true,
         authorization: false,
-        requested_at: 1_000,
+        delay: Delay { requested_at: 1_000, seconds: 0 },
         explicit_only: false,
         range: false,
         ordinary: true,

@@ -20,17 +20,28 @@ pub fn current_age(meta: &StoredMeta, now: u64) -> u32 {
 /// Returns the corrected initial age: the larger of apparent age and `Age` plus response delay.
 ///
 /// `age_field` is the value of the first `Age` field line; of several members the first counts, an invalid one is
-/// ignored (rule 6, RFC 9111 §5.1). `requested_at` is when the request was sent, `received_at` when the head came.
+/// ignored (rule 6, RFC 9111 §5.1). `received_at` is when the head came. What was generated since the request was sent is as old as the
+/// delay at most, so its Date says nothing more; else a response that crosses the tick of a second would be a second old, and one with a
+/// lifetime of a second would never be fresh.
 pub fn initial_age(
     age_field: Option<&[u8]>,
     generated_at: Option<u64>,
-    requested_at: u64,
+    sent: Delay,
     received_at: u64,
 ) -> u32 {
-    let apparent = generated_at.map_or(0, |date| received_at.saturating_sub(date));
-    let delay = received_at.saturating_sub(requested_at);
+    let before = generated_at.filter(|date| *date < sent.requested_at);
+    let apparent = before.map_or(0, |date| received_at.saturating_sub(date));
     let reported = age_field.and_then(parse_age).unwrap_or(0);
-    saturated(apparent.max(u64::from(reported).saturating_add(delay)))
+    saturated(apparent.max(u64::from(reported).saturating_add(sent.seconds)))
+}
+
+/// How long a response was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delay {
+    /// The wall second in which the request was sent.
+    pub requested_at: u64,
+    /// Whole seconds that passed until the head came; fewer than the clock's seconds by one at most.
+    pub seconds: u64,
 }
 
 /// Reads an `Age` value: digits only, saturating at [`AGE_MAX`]; of a list the first member.
@@ -60,6 +71,10 @@ fn saturated(seconds: u64) -> u32 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn delay(sent: u64, received: u64) -> Delay {
+        Delay { requested_at: sent, seconds: received - sent }
+    }
 
     fn meta(received_at: u64, initial_age: u32) -> StoredMeta {
         StoredMeta {
@@ -93,10 +108,19 @@ mod tests {
         ];
         for (age, date, sent, received, expected) in cases {
             assert_eq!(
-                initial_age(age.map(|age: &str| age.as_bytes()), date, sent, received),
+                initial_age(age.map(|age: &str| age.as_bytes()), date, delay(sent, received), received),
                 expected,
                 "Age {age:?} Date {date:?}"
             );
+        }
+    }
+
+    /// The tick of a second between request and answer is no second of delay, and the Date of the answer is none of age.
+    #[test]
+    fn an_answer_that_crosses_a_tick_is_not_a_second_old() {
+        let sent = Delay { requested_at: 99, seconds: 0 };
+        for (date, expected) in [(None, 0), (Some(99), 0), (Some(100), 0), (Some(98), 2)] {
+            assert_eq!(initial_age(None, date, sent, 100), expected, "{date:?}");
         }
     }
 
@@ -131,14 +155,15 @@ mod tests {
         #[test]
         fn initial_age_is_at_least_what_a_valid_age_field_says(age in 0_u32..AGE_MAX, sent in 0_u64..1 << 40, delay in 0_u64..1000) {
             let text = age.to_string();
-            let answer = initial_age(Some(text.as_bytes()), None, sent, sent + delay);
+            let sent = Delay { requested_at: sent, seconds: delay };
+            let answer = initial_age(Some(text.as_bytes()), None, sent, sent.requested_at + delay);
             prop_assert!(answer >= age);
         }
 
         #[test]
         fn any_bytes_are_read_without_panic(value in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = parse_age(&value);
-            prop_assert!(initial_age(Some(&value), None, 5, 4) <= AGE_MAX);
+            prop_assert!(initial_age(Some(&value), None, delay(5, 5), 4) <= AGE_MAX);
         }
     }
 }

@@ -9,7 +9,7 @@ use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
 use aspis_wire::{Field, fields};
 
-use crate::age::{AGE_MAX, initial_age};
+use crate::age::{AGE_MAX, Delay, initial_age};
 use crate::conditional::Validators;
 use crate::directives::{Extent, ResponseDirectives, response_directives};
 use crate::freshness::{
@@ -33,8 +33,8 @@ pub struct RequestFacts {
     pub authorization: bool,
     /// It is short and plain (see [`is_ordinary`]), so that a 400 is about its URI; asked for a 400 only.
     pub ordinary: bool,
-    /// Wall second at which the request was sent to the origin.
-    pub requested_at: u64,
+    /// How long the origin's head was waited for.
+    pub delay: Delay,
 }
 
 /// The longest head of a request whose 400 may be stored: half of what common origins take, so length is not what they refuse.
@@ -206,7 +206,7 @@ fn lifetime(
     }
     let must_validate = directives.no_cache == Extent::Whole && !forced;
     let ttl = if must_validate { 0 } else { clamped(behavior, seconds) };
-    let initial_age = initial_age(head.field("age"), date, request.requested_at, received_at);
+    let initial_age = initial_age(head.field("age"), date, request.delay, received_at);
     let lifetime = match behavior.origin_age {
         OriginAge::Counts => ttl,
         // T-16: the TTL runs from arrival, while `Age` still tells viewers the whole age (T-43). A lifetime of zero stays one.

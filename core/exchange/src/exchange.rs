@@ -123,7 +123,7 @@ impl Exchange {
         };
         let mut exchange = Self::new();
         exchange.reason = Some(ForwardReason::Miss);
-        exchange.state = State::Forwarded(facts, Sent { requested_at: now.wall, conditions });
+        exchange.state = State::Forwarded(facts, Sent::new(now, conditions));
         exchange
     }
 
@@ -147,7 +147,7 @@ impl Exchange {
                 self.found(behavior, facts, stored, head, now)
             }
             (State::LookingUp(facts, _), Event::NotHere) if facts.asks_only_if_cached() => {
-                let sent = Sent { requested_at: now.wall, conditions: Conditions::Viewer };
+                let sent = Sent::new(now, Conditions::Viewer);
                 self.state = State::Forwarded(facts, sent);
                 Action::Forward(Forward {
                     reason: ForwardReason::UriMiss,
@@ -414,7 +414,7 @@ impl Exchange {
             return self.refuse(504);
         }
         self.reason = Some(reason);
-        self.state = State::Forwarded(facts, Sent { requested_at: now.wall, conditions });
+        self.state = State::Forwarded(facts, Sent::new(now, conditions));
         let collapsing = facts.collapsing(conditions);
         let (may_store, upgrade) = (facts.may_store(), facts.upgrade);
         Action::Forward(Forward { reason, may_store, upgrade, conditions, collapsing })

@@ -32,7 +32,7 @@ const RICH: &str = "HTTP/1.1 200 OK\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nETag: 
     Content-Type: text/x\nContent-Language: en\nX-Own: 1\nContent-Length: 100\n\n";
 
 fn at(seconds: u64) -> Now {
-    Now { wall: START + seconds, millis: 0 }
+    Now { wall: START + seconds, millis: seconds * 1000 }
 }
 
 fn with_request<T>(text: &str, then: impl FnOnce(&RequestHead<'_, '_>) -> T) -> T {

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use aspis_cache::age::current_age;
+use aspis_cache::age::{Delay, current_age};
 use aspis_cache::range::{ByteRange, Selection, select};
 use aspis_cache::storable::{RequestFacts, storable};
 use aspis_config::{Behavior, Raw, check};
@@ -103,7 +103,7 @@ proptest! {
         let head = parse_response(text.as_bytes(), &mut slots, &HeadLimits::default(), Method::Get).unwrap().unwrap();
         let request = RequestFacts {
             may_store: true, explicit_only: false, range: false, authorization: false, ordinary: true,
-            requested_at: WALL - delay,
+            delay: Delay { requested_at: WALL - delay, seconds: delay },
         };
         let meta = storable(&behavior, request, &head, WALL).unwrap();
         let validated_each_time = control.contains("no-cache");

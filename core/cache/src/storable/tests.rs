@@ -22,7 +22,7 @@ const GET: RequestFacts = RequestFacts {
     range: false,
     authorization: false,
     ordinary: true,
-    requested_at: NOW,
+    delay: Delay { requested_at: NOW, seconds: 0 },
 };
 
 fn ask(
@@ -378,7 +378,7 @@ proptest! {
         cache_control in "(max-age=[0-9]{1,10}|s-maxage=[0-9]{1,4}|public|private|no-store|no-cache)(, ?(max-age=[0-9]{1,5}|public|must-revalidate))?",
         age in "[0-9]{0,12}", delay in 0_u64..100,
     ) {
-        let request = RequestFacts { requested_at: NOW - delay, ..GET };
+        let request = RequestFacts { delay: Delay { requested_at: NOW - delay, seconds: delay }, ..GET };
         let head = [("Cache-Control", cache_control.as_str()), ("Age", age.as_str())];
         if let Ok(meta) = ask(&[], request, 200, ResponseFraming::Length(0), &head) {
             prop_assert!(u64::from(meta.lifetime) <= 31_536_000);

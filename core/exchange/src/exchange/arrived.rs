@@ -102,7 +102,7 @@ fn is_selected(
 /// Whether the request's own directives want the origin asked, and the response came before the request did (RFC 9111 §5.2.1).
 fn is_too_old(facts: Facts, sent: Sent, arriving: &Arriving<'_>, aged: Aged) -> bool {
     let asked = facts.directives.map(|directives| directives.judge(arriving.meta, aged.age, aged.ttl));
-    arriving.meta.received_at < sent.requested_at && asked == Some(Asked::Validate)
+    arriving.meta.received_at < sent.at.wall && asked == Some(Asked::Validate)
 }
 
 /// What of the response the request gets; `None` if it has to be fetched in another way.

@@ -2,6 +2,7 @@
 //!
 //! Fed by the first step with the viewer's head, read by all others. Invariant: plain values, so that a waiting exchange holds no head.
 
+use aspis_cache::age::Delay;
 use aspis_cache::invalidate::same_authority_target;
 use aspis_cache::request_directives::RequestDirectives;
 use aspis_cache::storable::{RequestFacts, is_ordinary};
@@ -12,6 +13,7 @@ use aspis_wire::response::ResponseHead;
 use aspis_wire::{Method, fields};
 
 use super::{Collapsing, Conditions};
+use crate::Now;
 use crate::origin_request::max_forwards;
 
 /// What the later steps need of the request.
@@ -34,9 +36,21 @@ pub(super) struct Facts {
 /// What is remembered about a request that went to the origin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
-    /// Wall seconds; the wait for a connection counts as delay, which errs on the side of age.
-    pub(super) requested_at: u64,
+    /// The wait for a connection counts as delay, which errs on the side of age.
+    pub(super) at: Now,
     pub(super) conditions: Conditions,
+}
+
+impl Sent {
+    pub(super) fn new(at: Now, conditions: Conditions) -> Self {
+        Self { at, conditions }
+    }
+
+    /// How long it has been on its way.
+    pub(super) fn delay(&self, now: Now) -> Delay {
+        let seconds = now.millis.saturating_sub(self.at.millis) / 1000;
+        Delay { requested_at: self.at.wall, seconds }
+    }
 }
 
 /// Methods as far as the steps differ; owned, unlike [`Method`].
@@ -95,6 +109,7 @@ impl Facts {
         sent: Sent,
         head: &ResponseHead<'_, '_>,
         request: &RequestHead<'_, '_>,
+        now: Now,
     ) -> RequestFacts {
         let post = self.method == MethodKind::Post && names_itself(head, request);
         RequestFacts {
@@ -103,12 +118,12 @@ impl Facts {
             range: self.range,
             authorization: self.authorization,
             ordinary: head.status == 400 && is_ordinary(request),
-            requested_at: sent.requested_at,
+            delay: sent.delay(now),
         }
     }
 
     /// The same for a stored GET that gets new fields.
-    pub(super) fn storing_get(&self, sent: Sent) -> RequestFacts {
+    pub(super) fn storing_get(&self, sent: Sent, now: Now) -> RequestFacts {
         RequestFacts {
             may_store: true,
             explicit_only: false,
@@ -116,7 +131,7 @@ impl Facts {
             authorization: self.authorization,
             // It was looked at when the response was stored.
             ordinary: true,
-            requested_at: sent.requested_at,
+            delay: sent.delay(now),
         }
     }
 }

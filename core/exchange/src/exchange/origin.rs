@@ -64,7 +64,7 @@ impl Exchange {
         if head.status == 304 && !facts.may_get_304(sent) {
             return self.origin_failed(behavior, facts, OriginFailure::Invalid, request, stored, now);
         }
-        let store = storable(behavior, facts.storing(sent, head, request), head, now.wall);
+        let store = storable(behavior, facts.storing(sent, head, request, now), head, now.wall);
         self.not_stored = store.err();
         let content = origin_content(facts, head, request, now);
         let status = if content == Content::NotModified { 304 } else { head.status };
@@ -101,7 +101,7 @@ impl Exchange {
         let fields = joined_fields(stored.head, head);
         let len = stored.len + head.content_length.unwrap_or(0);
         let whole = whole_head(head, 200, &fields, len);
-        let store = storable(behavior, facts.storing_get(sent), &whole, now.wall);
+        let store = storable(behavior, facts.storing_get(sent, now), &whole, now.wall);
         self.not_stored = store.err();
         self.answered(ResultType::Miss, 200);
         Action::Join { store: store.ok() }
@@ -136,7 +136,7 @@ impl Exchange {
             initial_age: aspis_cache::age::initial_age(
                 fields::first(&fields, "age"),
                 aspis_cache::freshness::generated_at(&fields),
-                sent.requested_at,
+                sent.delay(now),
                 now.wall,
             ),
             ..*stored.meta

@@ -87,7 +87,7 @@ pub(super) fn freshened_meta(
     now: Now,
 ) -> Result<StoredMeta, NotStored> {
     let head = whole_head(update, stored.meta.status, fields, stored.len);
-    let request = facts.storing_get(sent);
+    let request = facts.storing_get(sent, now);
     // A response that varies by other fields than it was stored under would be found by requests that it was not chosen for.
     let old: Vec<Field<'_>> = stored_fields(stored.head).collect();
     if vary::varies(&old) != vary::varies(fields) {

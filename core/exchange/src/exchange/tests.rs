@@ -12,7 +12,12 @@ use aspis_cache::stored::{Part, StaleIfError, StoredMeta};
 
 const VIEWER: ViewerFacts =
     ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false };
-const NOW: Now = Now { wall: 1000, millis: 0 };
+const NOW: Now = at(1000);
+
+const fn at(wall: u64) -> Now {
+    Now { wall, millis: wall * 1000 }
+}
+
 pub(super) const META: StoredMeta =
     StoredMeta { generated_at: 990, received_at: 990, initial_age: 5, lifetime: 60, ..StoredMeta::PLAIN };
 /// Stale since this second.
@@ -74,7 +79,7 @@ impl Run {
         let mut slots = FieldSlots::new();
         let head = parse_request(self.text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
         let stored = Stored { meta, head: &self.stored_head, len: 100 };
-        self.exchange.step(&self.behavior, Event::Found { stored, head: &head }, Now { wall, ..NOW })
+        self.exchange.step(&self.behavior, Event::Found { stored, head: &head }, at(wall))
     }
 
     fn varies(&mut self, names: &str) -> Action {
@@ -85,6 +90,10 @@ impl Run {
     }
 
     fn origin(&mut self, text: &str, wall: u64) -> Action {
+        self.origin_at(text, at(wall))
+    }
+
+    fn origin_at(&mut self, text: &str, now: Now) -> Action {
         let text = text.replace('\n', "\r\n");
         let (mut slots, mut request_slots) = (FieldSlots::new(), FieldSlots::new());
         let limits = HeadLimits::default();
@@ -93,7 +102,7 @@ impl Run {
         let head = parse_response(text.as_bytes(), &mut slots, &limits, method).unwrap().unwrap();
         let stored = self.stored.as_ref().map(|meta| Stored { meta, head: &self.stored_head, len: 100 });
         let event = Event::OriginHead { head: &head, request: &request, stored };
-        self.exchange.step(&self.behavior, event, Now { wall, ..NOW })
+        self.exchange.step(&self.behavior, event, now)
     }
 
     fn fails(&mut self, failure: OriginFailure) -> Action {
@@ -180,6 +189,25 @@ fn a_miss_is_forwarded_and_stored() {
         (run.exchange.forward_reason(), run.exchange.not_stored()),
         (Some(ForwardReason::UriMiss), None)
     );
+}
+
+/// RFC 9111 §4.2.3: a response that is answered at once is fresh for its second, also where the clock ticks meanwhile.
+#[test]
+fn a_lifetime_of_a_second_survives_the_tick() {
+    let mut run = get();
+    run.step(Event::NotFound);
+    let date = "Date: Thu, 01 Jan 1970 00:16:40 GMT";
+    let head = format!("HTTP/1.1 200 OK\n{date}\nCache-Control: max-age=1\nContent-Length: 5\n\n");
+    let soon = Now { wall: NOW.wall + 1, millis: NOW.millis + 20 };
+    let Action::RespondOrigin { store: Some(meta), .. } = run.origin_at(&head, soon) else {
+        panic!("stored")
+    };
+    assert_eq!((meta.initial_age, meta.is_fresh(soon.wall), meta.is_fresh(soon.wall + 1)), (0, true, false));
+    // A second later it is too old when it comes.
+    let mut run = get();
+    run.step(Event::NotFound);
+    let late = Now { wall: NOW.wall + 1, millis: NOW.millis + 1000 };
+    assert!(matches!(run.origin_at(&head, late), Action::RespondOrigin { store: None, .. }));
 }
 
 /// RFC 9111 §4.3.1, rule 13.

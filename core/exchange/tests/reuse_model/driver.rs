@@ -105,7 +105,7 @@ impl Driver {
     }
 
     fn clock(&self) -> Now {
-        Now { wall: self.now as u64, millis: 0 }
+        Now { wall: self.now as u64, millis: self.now as u64 * 1000 }
     }
 
     /// Runs one request to its end, with the refresh that it may start.
@@ -313,11 +313,11 @@ impl Driver {
         let action = if reply.is_some() {
             let head = parse_response(&raw, &mut slots, &HeadLimits::default(), method).unwrap().unwrap();
             let event = Event::OriginHead { head: &head, request: work.head, stored };
-            work.exchange.step(&self.behavior, event, Now { wall: self.now as u64, millis: 0 })
+            work.exchange.step(&self.behavior, event, self.clock())
         } else {
             let (failure, role) = (OriginFailure::Refused, aspis_exchange::Role::Lead);
             let event = Event::OriginFailed { failure, role, request: work.head, stored };
-            work.exchange.step(&self.behavior, event, Now { wall: self.now as u64, millis: 0 })
+            work.exchange.step(&self.behavior, event, self.clock())
         };
         (action, raw, reply)
     }
