@@ -1,14 +1,15 @@
 //! A fill: one origin response on its way into the arena, and into the viewers that read it meanwhile.
 //!
 //! `flight.rs` starts it for all who share a fetch, `viewer/exchange.rs` for a request that goes alone; `run` reads the origin into the body
-//! without ever waiting for a viewer. Each core that has readers keeps one [`FillView`] of it, on which they sleep; it is told of progress
-//! by one message a turn. When the response turns out too large, or memory is short, the rest goes through a passage. Invariants: a body
+//! without ever waiting for a viewer, and tells the readers ([`FillView`]). When the response turns out too large, or memory is short, the rest goes through a passage. Invariants: a body
 //! becomes a stored response only when it is complete; a failed one is never served.
 
-use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+mod view;
+
+pub(crate) use view::{FillView, Fills, Reader, Reading, SharedFill};
+
+use std::rc::Rc;
+use std::sync::Arc;
 
 use aspis_cache::key::PART_SUFFIX;
 use aspis_cache::stored::StoredMeta;
@@ -17,19 +18,14 @@ use aspis_config::behavior::VaryRule;
 use aspis_exchange::collapse::FlightId;
 use aspis_exchange::response_head;
 use aspis_runtime::future::{Either, race};
-use aspis_runtime::sync::Notify;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
-use aspis_storage::passage::{Passage, PassageWriter, passage};
+use aspis_storage::passage::{PassageWriter, passage};
 use aspis_storage::response::{Parts, StoredResponse, VariantOf};
 use aspis_telemetry::Counter;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
 
-use crate::limits::{
-    FILL_RECEIVE_LEN as RECEIVE_LEN, FILL_WITHOUT_VIEWER_MISSING_MAX, FILL_WITHOUT_VIEWER_TIME,
-    PASSAGE_WINDOW_LEN, RELAY_BUFFER_LEN,
-};
-use crate::messages::Message;
+use crate::limits::{FILL_RECEIVE_LEN as RECEIVE_LEN, PASSAGE_WINDOW_LEN, RELAY_BUFFER_LEN};
 use crate::origin::OriginBody;
 use crate::resume::Retry;
 use crate::shard::Shard;
@@ -89,202 +85,7 @@ impl Passing {
     }
 }
 
-/// What all cores know of a fill.
-pub(crate) struct SharedFill {
-    /// The core that fills.
-    core: usize,
-    number: u64,
-    pub(crate) body: Arc<Body>,
-    /// Where the bytes are that come behind the body's, once it is continued.
-    passage: OnceLock<Arc<Passage>>,
-    readers: AtomicUsize,
-    /// For each core: it was told of progress and has not looked yet.
-    told: Box<[AtomicBool]>,
-}
-
-/// A viewer's right to read a fill, on its way to the viewer's core.
-pub(crate) struct Reading(Arc<SharedFill>);
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.readers.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A fill as the readers of one core see it.
-pub(crate) struct FillView {
-    shared: Arc<SharedFill>,
-    /// Bytes were published, or the fill ended or went on in a passage.
-    pub(crate) changed: Notify,
-    /// On the core that fills: a passage may have room again.
-    room: Notify,
-    /// On the core that fills: the other cores that have readers.
-    cores: RefCell<Vec<usize>>,
-    home: Weak<Shard>,
-}
-
-/// One reader. Leaving is noted also when the viewer's task is cut short.
-pub(crate) struct Reader {
-    pub(crate) view: Rc<FillView>,
-    reading: Option<Reading>,
-}
-
-impl FillView {
-    fn new(shard: &Shard, body: Arc<Body>) -> Rc<Self> {
-        let shared = Arc::new(SharedFill {
-            core: shard.core,
-            number: shard.fills.next_number(),
-            body,
-            passage: OnceLock::new(),
-            readers: AtomicUsize::new(0),
-            told: (0..shard.cores).map(|_| AtomicBool::new(false)).collect(),
-        });
-        Self::of(shard, &shared)
-    }
-
-    /// This core's view of a fill.
-    fn of(shard: &Shard, shared: &Arc<SharedFill>) -> Rc<Self> {
-        let key = (shared.core, shared.number);
-        let mut views = shard.fills.views.borrow_mut();
-        if let Some(view) = views.get(&key).and_then(Weak::upgrade) {
-            return view;
-        }
-        let view = Rc::new(FillView {
-            shared: Arc::clone(shared),
-            changed: Notify::new(),
-            room: Notify::new(),
-            cores: RefCell::default(),
-            home: Rc::downgrade(&shard.handle()),
-        });
-        views.insert(key, Rc::downgrade(&view));
-        view
-    }
-
-    /// The bytes so far.
-    pub(crate) fn body(&self) -> &Arc<Body> {
-        &self.shared.body
-    }
-
-    /// What follows the body, if it is continued.
-    pub(crate) fn passage(&self) -> Option<&Arc<Passage>> {
-        self.shared.passage.get()
-    }
-
-    /// On the core that fills: lets a viewer on `core` read.
-    pub(crate) fn lend(&self, core: usize) -> Reading {
-        let mut cores = self.cores.borrow_mut();
-        if core != self.shared.core && !cores.contains(&core) {
-            cores.push(core);
-        }
-        self.shared.readers.fetch_add(1, Ordering::AcqRel);
-        Reading(Arc::clone(&self.shared))
-    }
-
-    /// On the reader's core: begins to read.
-    pub(crate) fn attach(shard: &Rc<Shard>, reading: Reading) -> Reader {
-        let view = FillView::of(shard, &reading.0);
-        Reader { view, reading: Some(reading) }
-    }
-
-    /// Tells the core that fills that a passage may have room.
-    pub(crate) fn tell_room(&self) {
-        let Some(shard) = self.home.upgrade() else { return };
-        if self.shared.core == shard.core {
-            self.room.notify_all();
-        } else {
-            shard.post(self.shared.core, Message::Room(Arc::clone(&self.shared)));
-        }
-    }
-
-    /// On the core that fills: wakes all readers, those of other cores by one message each that has not been looked at.
-    fn tell(&self, shard: &Shard) {
-        self.changed.notify_all();
-        for &core in self.cores.borrow().iter() {
-            // AcqRel: pairs with the reader's swap, so that one of the two sees what was published.
-            if !self.shared.told[core].swap(true, Ordering::AcqRel) {
-                shard.post(core, Message::Progress(Arc::clone(&self.shared)));
-            }
-        }
-    }
-
-    fn has_readers(&self) -> bool {
-        self.shared.readers.load(Ordering::Acquire) > 0
-    }
-
-    /// On the core that fills: waits until nobody reads what goes through a passage.
-    async fn all_left(&self) {
-        loop {
-            let room = self.room.notified();
-            if !self.has_readers() {
-                return;
-            }
-            room.await;
-        }
-    }
-
-    /// Idea 4: a fill without viewers goes on if half is there or little is missing. Where the length is not known it has
-    /// a little time: an answer that never ends would hold its connection for ever.
-    fn is_worth_finishing(&self, length: Option<u64>, millis_alone: u64) -> bool {
-        let Some(length) = length else {
-            return u128::from(millis_alone) < FILL_WITHOUT_VIEWER_TIME.as_millis();
-        };
-        let published = self.body().published();
-        published >= length / 2 || length - published <= FILL_WITHOUT_VIEWER_MISSING_MAX
-    }
-}
-
-impl Drop for FillView {
-    fn drop(&mut self) {
-        if let Some(shard) = self.home.upgrade() {
-            shard.fills.views.borrow_mut().remove(&(self.shared.core, self.shared.number));
-        }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        drop(self.reading.take());
-        if self.view.passage().is_some() {
-            self.view.tell_room();
-        }
-    }
-}
-
-/// The fills that this core makes or reads.
-#[derive(Default)]
-pub(crate) struct Fills {
-    views: RefCell<std::collections::HashMap<(usize, u64), Weak<FillView>>>,
-    next: Cell<u64>,
-}
-
-impl Fills {
-    fn next_number(&self) -> u64 {
-        let number = self.next.get();
-        self.next.set(number + 1);
-        number
-    }
-
-    fn view(&self, shared: &SharedFill) -> Option<Rc<FillView>> {
-        self.views.borrow().get(&(shared.core, shared.number)).and_then(Weak::upgrade)
-    }
-}
-
 impl Shard {
-    /// A fill that viewers of this core may read has changed.
-    pub(crate) fn fill_changed(&self, shared: &SharedFill) {
-        shared.told[self.core].swap(false, Ordering::AcqRel);
-        if let Some(view) = self.fills.view(shared) {
-            view.changed.notify_all();
-        }
-    }
-
-    /// A passage of this core may have room.
-    pub(crate) fn fill_has_room(&self, shared: &SharedFill) {
-        if let Some(view) = self.fills.view(shared) {
-            view.room.notify_all();
-        }
-    }
-
     /// Copies another body to the end of one that is being written; false when memory is short.
     pub(crate) fn copy_body(&self, writer: &mut BodyWriter, from: &Body) -> bool {
         let (start, len) = (writer.published(), from.published());
@@ -313,7 +114,6 @@ impl Shard {
         }
     }
 }
-
 /// Prepares to store a response.
 ///
 /// The origin's stream is taken exactly if there is a fill; there is none if the request selects no variant that can be kept, or if memory is
@@ -368,7 +168,7 @@ pub(crate) fn pass(shard: &Rc<Shard>, origin: OriginBody) -> Passing {
     let writer = Body::writer(&shard.arena, origin.length());
     let view = FillView::new(shard, Arc::clone(writer.body()));
     let (passing, stream) = passage(&shard.budget, PASSAGE_WINDOW_LEN, 0);
-    view.shared.passage.set(stream).expect("a view that was just made has none");
+    view.go_on_in(stream);
     writer.hand_over();
     Passing { view, origin, writer: passing }
 }
@@ -441,7 +241,7 @@ impl Task {
                 };
                 self.give_up(counter);
                 let (passing, stream) = passage(&shard.budget, PASSAGE_WINDOW_LEN, writer.published());
-                view.shared.passage.set(stream).expect("a fill is continued once");
+                view.go_on_in(stream);
                 writer.hand_over();
                 // Who comes from now on would find the beginning gone.
                 shard.end_flying(self.flying);
