@@ -53,7 +53,8 @@ pub(crate) enum InFlight {
 /// A gather send: the kernel may read the message header, the vectors and what they name.
 pub(crate) struct Gather {
     send: SourceSend,
-    vectors: [libc::iovec; GATHER_PIECE_COUNT_MAX],
+    /// As many as there are pieces: thousands of slow viewers have one such send each.
+    vectors: Vec<libc::iovec>,
     message: libc::msghdr,
     len: usize,
 }
@@ -70,22 +71,20 @@ impl SourceSend {
 
 impl Gather {
     fn new(send: SourceSend) -> Box<Self> {
-        let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         // SAFETY: `msghdr` is plain data of the C interface; all zeroes is its documented empty value.
         let message = unsafe { std::mem::zeroed() };
-        Box::new(Gather { send, vectors: [none; GATHER_PIECE_COUNT_MAX], message, len: 0 })
+        Box::new(Gather { send, vectors: Vec::new(), message, len: 0 })
     }
 
     /// Names the next bytes. False if the source has fewer than it was asked for.
     fn load(&mut self) -> bool {
         let send = &self.send;
-        let (mut count, mut len) = (0, 0);
+        let (vectors, mut len) = (&mut self.vectors, 0);
+        vectors.clear();
         let mut name = |bytes: &[u8]| {
-            self.vectors[count] =
-                libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-            count += 1;
+            vectors.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
             len += bytes.len();
-            count < GATHER_PIECE_COUNT_MAX && len < GATHER_LEN_MAX
+            vectors.len() < GATHER_PIECE_COUNT_MAX && len < GATHER_LEN_MAX
         };
         let mut room = true;
         if send.head_at < send.head.len() {
@@ -102,7 +101,7 @@ impl Gather {
             (at, left) = (at + take, left - take);
         }
         self.message.msg_iov = self.vectors.as_mut_ptr();
-        self.message.msg_iovlen = count;
+        self.message.msg_iovlen = self.vectors.len();
         self.len = len;
         len > 0
     }
