@@ -95,8 +95,16 @@ impl World {
         let event = Event::OriginHead { head: &head, request: &request, stored: found.as_deref().map(view) };
         let action = viewer.exchange.step(&self.behavior, event, now);
         note!(self, "viewer {id} as leader of flight {flight}: {action:?}");
-        let Action::RespondOrigin { content, .. } = action else {
-            return self.oracle.fault(format!("viewer {id} makes {action:?} of what its flight stores"));
+        let content = match action {
+            Action::RespondOrigin { content, .. } => content,
+            // What it found left the tier meanwhile, so the flight did not know of it; for the leader it is better than an error.
+            Action::Answer(_) => {
+                self.stops_reading(id, flight);
+                return self.obey(id, action, found);
+            }
+            action => {
+                return self.oracle.fault(format!("viewer {id} makes {action:?} of what its flight stores"));
+            }
         };
         self.send_origin(id, &request, &head, content);
         if content == Content::Follows {

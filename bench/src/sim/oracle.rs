@@ -271,7 +271,7 @@ impl Oracle {
     /// Nothing staler than allowed, and nothing that is for another alone.
     fn freshness(&self, answer: &Answer<'_>, record: &Record, stale_as_stated: bool) -> Result<(), String> {
         let (plan, policy) = (answer.plan, record.policy);
-        let age = answer.got.at / 1000 - record.generated_at / 1000;
+        let age = age(record, answer.got.at);
         // RFC 9111 §5.1; an answer that passes through has none.
         check(answer.head.number("age").is_none_or(|told| told >= age), "an Age below the truth")?;
         if record.leader == Some(answer.viewer) {
@@ -284,7 +284,12 @@ impl Oracle {
             return Ok(());
         }
         if age < policy.lifetime {
-            return Ok(());
+            // Two ticks of the second are the most that such a clock hides.
+            let truth = answer.got.at - record.generated_at;
+            return check(
+                truth < (policy.lifetime + 2) * 1000,
+                "an answer that is seconds older than its Age",
+            );
         }
         let stale_for = age - policy.lifetime;
         if plan.verb == Verb::Get && policy.lifetime > 0 && stale_for < policy.while_revalidating {
@@ -359,6 +364,13 @@ impl Answer<'_> {
             End::Broken => check(body.len() as u64 <= len, "too many bytes"),
         }
     }
+}
+
+/// The least age that an answer may be counted as (RFC 9111 §4.2.3), as a clock of whole seconds sees it: whole seconds of waiting for it, and the
+/// ticks since it came. The origin's own second says nothing more, since it made the answer after it was asked.
+fn age(record: &Record, now: u64) -> u64 {
+    let received = record.received_at.unwrap_or(now);
+    (received - record.sent_at) / 1000 + now / 1000 - received.min(now) / 1000
 }
 
 fn check(holds: bool, fault: &str) -> Result<(), String> {

@@ -27,7 +27,8 @@ pub(crate) struct Record {
     pub(crate) policy: Policy,
     /// Milliseconds.
     pub(crate) generated_at: u64,
-    /// When its head reached the product.
+    /// When the product asked for it, and when its head reached the product.
+    pub(crate) sent_at: u64,
     pub(crate) received_at: Option<u64>,
     /// The whole content, whatever part of it this answer has.
     pub(crate) content: Content,
@@ -141,6 +142,7 @@ impl Origin {
             status,
             policy: Policy::BARE,
             generated_at: now,
+            sent_at: now,
             received_at: None,
             content: Content::of("posted"),
             len: 4,
@@ -175,6 +177,7 @@ impl Origin {
             status,
             policy: site.policy(version),
             generated_at: now,
+            sent_at: now,
             received_at: None,
             content: content(site, version, language.as_deref(), status),
             len: site.len(version),

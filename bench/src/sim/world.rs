@@ -174,6 +174,7 @@ pub(crate) struct Fetch {
     leader: Option<usize>,
     script: VecDeque<(u64, Item)>,
     version: u64,
+    sent_at: u64,
 }
 
 /// All of one seed's run.
@@ -373,7 +374,15 @@ impl World {
         note!(self, "fetch {fetch} for {consumer:?}: {request:?}");
         self.counts.add(Count::Fetches, 1);
         leader.into_iter().for_each(|leader| self.oracle.fetches(leader));
-        self.fetches.push(Fetch { consumer, request, site, leader, script: VecDeque::new(), version: 0 });
+        self.fetches.push(Fetch {
+            consumer,
+            request,
+            site,
+            leader,
+            script: VecDeque::new(),
+            version: 0,
+            sent_at: self.now,
+        });
         let after = self.random.between(0, 3);
         self.schedule(self.now + after, Happening::Reaches(fetch));
         fetch
@@ -401,7 +410,7 @@ impl World {
         match item {
             Item::Head(serial, head) => {
                 let record = &mut self.origin.records[serial];
-                record.received_at = Some(self.now);
+                (record.sent_at, record.received_at) = (self.fetches[fetch].sent_at, Some(self.now));
                 note!(self, "fetch {fetch} head {serial}: {} version {}", record.status, record.version);
                 if record.status >= 500 {
                     self.oracle.fails(site, self.now);
