@@ -89,9 +89,17 @@ fn quiet(wrk: &Path, shared: &Aspis) -> io::Result<(f64, f64)> {
 /// Interleaves loads of the two arrangements and compares the CPU time of a hit.
 fn compare(wrk: &Path, shared: &Aspis, alone: &[Aspis; 2]) -> io::Result<Vec<Figure>> {
     let (mut both, mut own, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let two = cost(wrk, [shared.address; 2], &[shared])?;
-        let one = cost(wrk, [alone[0].address, alone[1].address], &[&alone[0], &alone[1]])?;
+    let two = || cost(wrk, [shared.address; 2], &[shared]);
+    let one = || cost(wrk, [alone[0].address, alone[1].address], &[&alone[0], &alone[1]]);
+    for round in 0..ROUNDS {
+        // What a round's first load leaves behind must not always meet the same one.
+        let (two, one) = if round % 2 == 0 {
+            let two = two()?;
+            (two, one()?)
+        } else {
+            let one = one()?;
+            (two()?, one)
+        };
         both.push(two);
         own.push(one);
         ratios.push(two / one);
