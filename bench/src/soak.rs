@@ -47,8 +47,6 @@ const FLAGS: &[&str] = &[
     "--drain-timeout",
     "10s",
 ];
-/// The largest object above that is stored.
-const OBJECT_SIZE_MAX: u64 = 8 << 20;
 /// The memory limit above; what the process may have beside it, which is its size at the start and the allocator's slack; and what it may
 /// have for each viewer: buffers of both sides.
 const MEMORY: u64 = 128 << 20;
@@ -65,6 +63,15 @@ const GAUGES: &[&str] = &[
     "aspis_tunnels_open",
     "aspis_origin_connections_open",
     "aspis_origin_waiting",
+];
+/// Counters that tell why shared bodies were not stored, and who was cut for it.
+const CUT: &str = "aspis_passage_ended_total";
+const TOLD: &[&str] = &[
+    "aspis_collapse_total",
+    "aspis_cache_not_stored_total",
+    "aspis_cache_evicted_total",
+    CUT,
+    "aspis_core_mails_total",
 ];
 /// Gauges that must be back at what they were when the server had just started. Sockets are counted from outside, by descriptors.
 const BASELINES: &[&str] = &["aspis_core_tasks"];
@@ -124,6 +131,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     });
     let took = start.elapsed();
 
+    shared(&product, &meeting, &tally);
     after(&mut product, &before, options, (&tally, &meeting));
     for complaint in held(&origin).complaints() {
         tally.fault("origin's view", complaint);
@@ -134,10 +142,8 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         tally.fault("driver", "next to nothing was answered, so nothing was shown".into());
     }
 
-    let collapsed = meeting.collapsed();
-    println!("{collapsed} answers came from the fetch of another viewer");
     // A minute of crowds in which nobody followed anybody shows nothing of what it is for.
-    if options.only.is_empty() && took > Duration::from_secs(60) && collapsed == 0 {
+    if options.only.is_empty() && took > Duration::from_secs(60) && meeting.collapsed() == 0 {
         tally.fault("driver", "no answer was collapsed".into());
     }
     println!(
@@ -235,6 +241,26 @@ fn quiet(product: &Aspis, baselines: &[f64]) -> Vec<String> {
         off.is_empty()
     });
     off
+}
+
+/// Tells what the server counted of shared fetches, and holds the answers that were cut against it.
+fn shared(product: &Aspis, meeting: &Meeting, tally: &Tally) {
+    println!("{} answers came from the fetch of another viewer", meeting.collapsed());
+    let Ok(metrics) = product.metrics() else { return };
+    let told = metrics.iter().filter(|(name, value)| {
+        *value != 0.0 && TOLD.iter().any(|told| name.split('{').next() == Some(told))
+    });
+    for (name, value) in told {
+        println!("{name} {value}");
+    }
+    let allowed = sum(&metrics, CUT).unwrap_or(0.0);
+    if meeting.cut() as f64 > allowed {
+        let what = format!(
+            "{} answers broke off and {allowed} were too slow for what was not stored",
+            meeting.cut()
+        );
+        tally.fault("stampede", what);
+    }
 }
 
 /// Checks the server after the last viewer has gone: nothing left, still working, ends in order.

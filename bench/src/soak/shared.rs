@@ -3,7 +3,6 @@
 //! Judges what collapsing and invalidation must keep: every answer is of one version from its first byte to its last, the one that its head
 //! names, also as a part; and no answer that was asked for after a change had been confirmed is of a version before it.
 
-use super::OBJECT_SIZE_MAX;
 use super::connection::Connection;
 use super::tally::Ending;
 use super::viewer::{EXCHANGE_MAX, Viewer};
@@ -20,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Crowds meet at multiples of this, counted from the start.
 const APPOINTMENT: Duration = Duration::from_millis(250);
+/// A body that is shared and not stored may be cut for readers that are so far behind the fastest.
+const WINDOW: u64 = 1 << 20;
 /// URLs that change.
 const CHANGING: u64 = 24;
 /// What crowds meet for; each is asked for at one moment only, so it is cold then.
@@ -48,17 +49,31 @@ pub(crate) struct Meeting {
     /// The oldest version of each changing URL that may still be seen.
     floors: Mutex<HashMap<Plan, u64>>,
     collapsed: AtomicU64,
+    cut: AtomicU64,
 }
 
 impl Meeting {
     /// Begins now.
     pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), floors: Mutex::default(), collapsed: AtomicU64::new(0) }
+        Self {
+            began: Instant::now(),
+            floors: Mutex::default(),
+            collapsed: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+        }
     }
 
     /// Returns how many answers said that they came from another's fetch.
     pub(crate) fn collapsed(&self) -> u64 {
         self.collapsed.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many answers broke off that nothing at the origin excuses.
+    ///
+    /// What turns out not to be stored while it is shared goes on at the pace of the fastest reader; who is too slow for that, and cannot have
+    /// the rest by a range, is cut.
+    pub(crate) fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
     }
 
     fn floors(&self) -> MutexGuard<'_, HashMap<Plan, u64>> {
@@ -187,10 +202,6 @@ impl Viewer<'_> {
         let outcome = read_shared(connection, plan, ask, floor, &mut read);
         let took = start.elapsed();
         let excused = self.outages.touched(start) || plan.kind.promise() != Promise::Whole;
-        // What turns out too large to be stored while it is shared goes on at the pace of the fastest; who is too slow for that, and cannot have
-        // the rest by a range, is cut.
-        let outgrows = plan.size > OBJECT_SIZE_MAX
-            && matches!(plan.kind, Kind::FreshChunked | Kind::Changing | Kind::Ragged);
         let verdict = match outcome {
             Ok(Shared::Right { collapsed }) => {
                 if collapsed {
@@ -203,7 +214,12 @@ impl Viewer<'_> {
             Ok(Shared::Refused) => Err("an error that nothing excuses".into()),
             Err(Wrong::Fault(Fault::Silent)) => Err("stuck".into()),
             Err(Wrong::Fault(Fault::Malformed(what))) | Err(Wrong::Answer(what)) => Err(what),
-            Err(Wrong::Fault(_)) if excused || outgrows => Ok(Ending::Broken),
+            Err(Wrong::Fault(_)) if excused => Ok(Ending::Broken),
+            // Whether the server counts as many, with the cause that allows it, is judged at the end.
+            Err(Wrong::Fault(Fault::Reset | Fault::Cut)) if plan.size > WINDOW => {
+                self.meeting.cut.fetch_add(1, Ordering::Relaxed);
+                Ok(Ending::Broken)
+            }
             Err(Wrong::Fault(fault)) => Err(format!("broke off: {fault:?}")),
         };
         let verdict = if took > EXCHANGE_MAX { Err("stuck".into()) } else { verdict };
