@@ -9,7 +9,7 @@ use crate::stored::StoredMeta;
 /// The largest age that is counted: 2^31 seconds (RFC 9111 §1.2.2).
 pub const AGE_MAX: u32 = 1 << 31;
 
-/// Returns the age of a stored response at wall second `now`: its initial age plus the time it rested here.
+/// Returns the age of a stored response at wall second `now`: its initial age plus the time it rested here (T-43).
 ///
 /// A clock that stands before the time of receipt counts as no time at all, so that age never falls.
 pub fn current_age(meta: &StoredMeta, now: u64) -> u32 {

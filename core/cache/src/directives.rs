@@ -1,4 +1,4 @@
-//! What does a response's Cache-Control say (RFC 9111 §5.2.2, rule 4 of the RFC 9111 profile)?
+//! What does a response's Cache-Control say (RFC 9111 §5.2.2, rules 3 and 4 of the RFC 9111 profile, T-12)?
 //!
 //! `storable` and `freshness` read the answer. Invariants: no bytes panic; a directive in doubt restricts more rather than less: one that
 //! forbids counts however it is written, one that permits only in its plain form.

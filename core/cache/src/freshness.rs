@@ -11,7 +11,7 @@ use crate::directives::ResponseDirectives;
 
 /// Returns the lifetime that the origin stated: s-maxage, else max-age, else Expires minus Date; `None` if it stated none.
 ///
-/// A value that does not parse counts as zero, not as absent. Two Expires lines are expired. Without a valid Date the time of receipt
+/// A value that does not parse counts as zero, not as absent (T-11). Two Expires lines are expired. Without a valid Date the time of receipt
 /// stands for it (T-7); with one, the origin's clock is compared with itself (rule 5).
 pub fn explicit_lifetime(
     head: &[Field<'_>],

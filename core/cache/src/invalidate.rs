@@ -8,7 +8,8 @@ use aspis_wire::{Method, Scheme};
 
 use crate::key::without_default_port;
 
-/// Tells whether an answer invalidates: a non-error status (2xx, 3xx) to a method that is not known to be safe.
+/// Tells whether an answer invalidates: a non-error status (2xx, 3xx) to a method that is not known to be safe; never with CloudFront's
+/// rules (T-1).
 pub fn invalidates(behavior: &Behavior, method: Method<'_>, status: u16) -> bool {
     behavior.invalidate_on_unsafe && !method.is_safe() && (200..400).contains(&status)
 }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// The result type of an exchange: one per log record, and the first word of `X-Cache` (H-2).
+/// The result type of an exchange: one per log record, and the first word of `X-Cache` (H-2, L-15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResultType {
     /// Answered from the cache without asking the origin.

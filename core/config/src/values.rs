@@ -159,7 +159,7 @@ pub fn access_log(text: &str) -> Result<AccessLog, Accepted> {
     }
 }
 
-/// Reads an origin URL: `http` or `https`, host, optional port and path prefix; no user, query or fragment.
+/// Reads an origin URL: `http` or `https`, host, optional port and path prefix; no user, query or fragment (D-16).
 ///
 /// A slash at the end of the prefix is dropped, so that prefix and path join with one slash (D-17).
 pub fn origin_url(text: &str) -> Result<OriginUrl, Accepted> {

@@ -426,7 +426,7 @@ impl Exchange {
         Action::Refuse { status }
     }
 
-    /// A body that breaks after its head ends the transfer visibly; the log says Error, with the status that was sent.
+    /// A body that breaks after its head ends the transfer visibly; the log says Error, with the status that was sent (L-15).
     fn cut(&mut self) -> Action {
         self.result = ResultType::Error;
         Action::Cut

@@ -94,7 +94,7 @@ impl OriginFailure {
         }
     }
 
-    /// Returns one sentence for the body of the error answer; it names no address.
+    /// Returns one sentence for the body of the error answer; it names no address (H-28).
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::Unresolvable => "The origin's domain name cannot be resolved.",

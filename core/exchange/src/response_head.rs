@@ -142,7 +142,7 @@ pub struct Sending {
 /// missing `Date`. The result ends with the line that the hit's numbers go on with.
 pub fn write_stored(behavior: &Behavior, head: &ResponseHead<'_, '_>, now: Now, out: &mut Vec<u8>) {
     HeadWriter::new(out).status_line(head.status);
-    // The hit states the current age, so the origin's is not repeated (RFC 9111 §5.1).
+    // The hit states the current age, so the origin's is not repeated (RFC 9111 §5.1, T-41).
     let keep =
         |field: &Field<'_>| !field.name.eq_ignore_ascii_case("age") && !is_withheld(head.fields, field.name);
     write_passing(behavior, head, now.wall, keep, out);

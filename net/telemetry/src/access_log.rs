@@ -236,6 +236,7 @@ mod tests {
         String::from_utf8(out).expect("a line is ASCII")
     }
 
+    /// L-15.
     #[test]
     fn a_hit_is_the_documented_line() {
         assert_eq!(

@@ -319,7 +319,7 @@ fn authorised_responses_are_shared_only_if_the_origin_says_so() {
     }
 }
 
-/// T-8, T-9: the table of file 03, for both columns.
+/// T-8, T-9, T-10: the table of file 03, for both columns.
 #[test]
 fn cloudfront_ttls_follow_the_table() {
     let wide: &[(&str, &str)] = &[("semantics", "cloudfront")];
@@ -348,7 +348,7 @@ fn cloudfront_ttls_follow_the_table() {
     }
 }
 
-/// Profile, additions: in rfc9111 the minimum lifts a lifetime but never what a directive forbids.
+/// T-8 and the profile's additions: in rfc9111 the minimum lifts a lifetime but never what a directive forbids.
 #[test]
 fn minimum_ttl_never_permits_what_rfc9111_forbids() {
     let flags = [("min-ttl", "60s")];

@@ -293,7 +293,7 @@ pub enum Conditions {
     Stored,
     /// None at all.
     None,
-    /// `Range: bytes=N-` with If-Range: the rest of the stored prefix, whose ETag is strong (rule 14).
+    /// `Range: bytes=N-`: the rest of the stored prefix, with If-Range where its ETag is strong (rule 14).
     Rest,
 }
 

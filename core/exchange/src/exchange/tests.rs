@@ -570,6 +570,7 @@ fn a_failed_origin_is_an_error() {
     assert_eq!((run.exchange.result(), run.exchange.status()), (ResultType::Error, 404));
 }
 
+/// L-15.
 #[test]
 fn a_body_that_breaks_is_cut_and_logged_as_an_error() {
     let mut run = get();

@@ -28,6 +28,7 @@ fn written(request: &str, viewer: &ViewerFacts, flags: &[(&str, &str)]) -> Strin
     String::from_utf8(out).unwrap().replace("\r\n", "\n")
 }
 
+/// H-13.
 #[test]
 fn a_plain_request_goes_on_with_who_asked() {
     assert_eq!(
@@ -69,7 +70,7 @@ fn only_trusted_peers_speak_for_the_viewer() {
     assert!(trusted.contains("\nX-Forwarded-Port: 1\nForwarded: host=b\nX-Real-IP: 9.9.9.9\n"));
 }
 
-/// RFC 9110 §7.6.1, rule 10, H-21.
+/// RFC 9110 §7.6.1, rule 10, H-11, H-21.
 #[test]
 fn what_concerns_the_connection_stays_here() {
     let text = written(

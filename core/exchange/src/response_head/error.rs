@@ -72,6 +72,7 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
     let mut writer = HeadWriter::new(out);
     writer.status_line(answer.status);
     writer.field("Date", &date::format(answer.wall));
+    // H-6: the product, or CloudFront's word.
     writer.field("Server", behavior.server.as_bytes());
     writer.field("Content-Type", content_type);
     writer.field_number("Content-Length", body.len() as u64);

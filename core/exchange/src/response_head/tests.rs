@@ -223,7 +223,7 @@ const GATEWAY: ErrorAnswer<'static> = ErrorAnswer {
     wall: WALL,
 };
 
-/// H-25, H-26.
+/// H-25, H-26, H-28.
 #[test]
 fn errors_say_what_happened_and_are_never_stored() {
     let body = "502 Bad Gateway: The origin refuses the connection.\n";

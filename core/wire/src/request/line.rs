@@ -33,7 +33,7 @@ const fn is_target_byte(byte: u8) -> bool {
     byte > b' ' && byte < 0x7f && byte != b'#'
 }
 
-/// Refuses what does not even begin like a method, such as a TLS handshake.
+/// Refuses what does not even begin like a method, such as a TLS handshake (H-23).
 pub(super) fn check_first_byte(bytes: &[u8]) -> Result<(), RequestError> {
     match bytes.first() {
         Some(&byte) if !TOKEN_BYTES[usize::from(byte)] => Err(RequestError::NotHttp),

@@ -14,6 +14,7 @@ fn numbered(fields: &'static [(&'static str, &'static str)]) -> Origin {
     })
 }
 
+/// T-41.
 #[test]
 fn second_get_is_a_hit_with_age() {
     let origin =
@@ -52,6 +53,7 @@ fn age_of_the_origin_counts() {
     assert_eq!(hit.all("age").len(), 1);
 }
 
+/// T-25.
 #[test]
 fn head_is_answered_from_a_stored_get() {
     let origin = Origin::fixed(&[("Cache-Control", "max-age=60")], b"twelve bytes");
@@ -65,7 +67,7 @@ fn head_is_answered_from_a_stored_get() {
     assert_eq!(origin.count("/a"), 1);
 }
 
-/// A HEAD fetch has no body to serve to a GET.
+/// A HEAD fetch has no body to serve to a GET (T-25).
 #[test]
 fn get_is_not_answered_from_a_head() {
     let origin = Origin::fixed(&[("Cache-Control", "max-age=60")], b"body");
@@ -224,7 +226,7 @@ fn authorization_needs_public() {
     }
 }
 
-/// The first cache serves no parts: a range request passes, and its answer is never taken for the whole.
+/// Rule 14: a range request gets its range, and what comes is never taken for the whole.
 #[test]
 fn range_requests_get_exactly_their_range() {
     let origin = Origin::start(|reply| match reply.request.field("range") {
@@ -498,6 +500,7 @@ fn request_cookies_do_not_prevent_reuse() {
     viewer.get_with("/a", "Cookie: id=2\r\n").expect_cached("Hit", b"0");
 }
 
+/// T-9.
 #[test]
 fn default_min_and_max_ttl_clamp() {
     let bare = numbered(&[]);

@@ -28,7 +28,7 @@ fn origin_errors_are_called_errors() {
     assert_eq!(response.all("x-cache"), ["Error from cloudfront"]);
 }
 
-/// H-18, H-19, H-26, H-27: a GET with a body and unknown methods are refused with the error page.
+/// H-6, H-18, H-19, H-26, H-27: a GET with a body and unknown methods are refused with the error page.
 #[test]
 fn refusals_have_the_error_page() {
     let origin = Origin::fixed(&[], b"body");
@@ -67,7 +67,7 @@ fn expect_error_page(head: &crate::support::Head, body: &[u8]) {
     }
 }
 
-/// H-25 to H-27: an origin that refuses gives 502 with the page, and HEAD gets none of its body.
+/// H-6, H-25 to H-27: an origin that refuses gives 502 with the page, and HEAD gets none of its body.
 #[test]
 fn refused_origin_gives_the_error_page() {
     let port = {

@@ -47,6 +47,7 @@ fn upgraded(aspis: &Aspis) -> Viewer {
     viewer
 }
 
+/// H-31.
 #[test]
 fn bytes_pass_both_ways_after_101() {
     let origin = echoing();
@@ -180,7 +181,7 @@ fn unasked_101_is_bad_gateway() {
     assert_eq!(response.status(), 502, "{response:?}");
 }
 
-/// An upgrade is never answered from the store, and its answer is never stored.
+/// An upgrade is never answered from the store, and its answer is never stored. H-31.
 #[test]
 fn upgrade_requests_go_to_the_origin() {
     let origin = Origin::fixed(&[("Cache-Control", "max-age=60")], b"page");
@@ -192,7 +193,7 @@ fn upgrade_requests_go_to_the_origin() {
     assert_eq!(origin.count("/socket"), 2);
 }
 
-/// A tunnel that rests is not an idle connection between requests.
+/// A tunnel that rests is not an idle connection between requests. H-31.
 #[test]
 fn quiet_tunnel_outlives_the_idle_timeout() {
     let origin = echoing();
