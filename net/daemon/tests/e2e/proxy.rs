@@ -194,7 +194,7 @@ fn bodiless_statuses_keep_the_connection_in_step() {
 }
 
 #[test]
-fn origin_statuses_and_reasons_pass() {
+fn origin_statuses_pass() {
     let origin = Origin::start(|reply| {
         let status = reply.request.target()[1..].parse().expect("the test asks for a number");
         reply.answer(status, &[], b"body");

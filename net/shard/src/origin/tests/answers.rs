@@ -149,6 +149,7 @@ fn interim_responses_have_a_limit() {
     }
 }
 
+/// Rule 10.
 #[test]
 fn bytes_behind_a_response_close_its_connection() {
     for answer in [
