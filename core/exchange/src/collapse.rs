@@ -11,7 +11,7 @@
 //! Invariants:
 //! - At most one flight can be joined for a selected key (C-1, C-3), and two keys are the same only if all their bytes are.
 //! - A doomed flight is never joined: what it brings may be older than the invalidation that came after it.
-//! - Each waiter is answered once, by `settle`, or goes by `leave`; all that wait together are as many as the limit says (C-11: they wait
+//! - Each waiter is answered once, by `settle`, or goes by `leave` or `retain_followers`; all that wait together are as many as the limit says (C-11: they wait
 //!   no longer than the flight's attempts, since every flight is settled).
 //! - Marks are as many as the limit says. They go by hash alone: a false one costs a fetch of its own, never a wrong answer.
 
@@ -331,6 +331,16 @@ impl<W> Collapse<W> {
         flight.leader.take_if(|leader| is(leader));
         flight.followers.retain(|follower| !is(follower));
         self.waiting -= before - usize::from(flight.leader.is_some()) - flight.followers.len();
+    }
+
+    /// Forgets the followers of all flights that are not to stay: they went away, and others find a place (C-11). A leader keeps its own
+    /// as long as its flight goes on (C-9).
+    pub fn retain_followers(&mut self, mut stays: impl FnMut(&W) -> bool) {
+        self.waiting = 0;
+        for flight in self.flights.values_mut() {
+            flight.followers.retain(&mut stays);
+            self.waiting += usize::from(flight.leader.is_some()) + flight.followers.len();
+        }
     }
 
     /// Marks a primary key: for a while each request for it goes to the origin by itself (C-13).

@@ -104,8 +104,11 @@ pub(crate) struct Asks {
 pub(crate) struct AskPlace<'s> {
     shard: &'s Shard,
     asking: Rc<Asking>,
+    owner: usize,
     /// Its number, if it waits for another core.
     number: Option<u64>,
+    /// The final reply did not come yet.
+    waits: Cell<bool>,
 }
 
 impl AskPlace<'_> {
@@ -114,6 +117,7 @@ impl AskPlace<'_> {
         loop {
             let changed = self.asking.changed.notified();
             if let Some(reply) = self.asking.replies.borrow_mut().pop_front() {
+                self.waits.set(matches!(reply, Reply::Interim(_)));
                 return reply;
             }
             changed.await;
@@ -126,6 +130,12 @@ impl Drop for AskPlace<'_> {
         if let Some(number) = self.number {
             self.shard.asks.waiting.borrow_mut().remove(&number);
         }
+        // C-11: who went away does not take a place until the fetch is over.
+        match self.number {
+            _ if !self.waits.get() => {}
+            Some(number) => self.shard.post(self.owner, Message::Left { core: self.shard.core, number }),
+            None => self.shard.left(None),
+        }
     }
 }
 
@@ -136,13 +146,13 @@ impl Shard {
         let asking = Rc::<Asking>::default();
         if owner == self.core {
             self.asked(ask, Waiter::Here(Rc::clone(&asking)));
-            return AskPlace { shard: self, asking, number: None };
+            return AskPlace { shard: self, asking, owner, number: None, waits: Cell::new(true) };
         }
         let number = self.asks.next.get();
         self.asks.next.set(number + 1);
         self.asks.waiting.borrow_mut().insert(number, Rc::clone(&asking));
         self.post(owner, Message::Ask { core: self.core, number, ask: Box::new(ask) });
-        AskPlace { shard: self, asking, number: Some(number) }
+        AskPlace { shard: self, asking, owner, number: Some(number), waits: Cell::new(true) }
     }
 
     /// Tells one that waits.

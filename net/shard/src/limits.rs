@@ -50,6 +50,9 @@ pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Requests that wait for fetches of one owner, all together; one more gets 503 (C-11).
 pub(crate) const WAITERS_MAX: usize = 65_536;
 
+/// Requests of one owner that went away while they waited, before their places are given to others.
+pub(crate) const LEFT_MAX: usize = 512;
+
 /// Hit-for-miss marks of one owner (C-13).
 pub(crate) const MARKS_MAX: usize = 65_536;
 

@@ -49,6 +49,13 @@ pub(crate) enum Message {
         /// What is asked.
         ask: Box<Ask>,
     },
+    /// To the owner of a key: a request that waits went away.
+    Left {
+        /// The core that asked.
+        core: usize,
+        /// Its number for the request that waited.
+        number: u64,
+    },
     /// From the owner of a key to the core that asked.
     Reply {
         /// That core's number for the request that waits.

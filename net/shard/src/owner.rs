@@ -5,7 +5,7 @@
 //! gets what is stored if it has not seen that; at most one fetch runs that can be joined (C-1).
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use aspis_wire::request::{RequestHead, parse_request};
 use crate::asking::{Ask, Reply, Waiter};
 use crate::fill::FillView;
 use crate::flight::{self, Flight};
-use crate::limits::{MARKS_MAX, WAITERS_MAX};
+use crate::limits::{LEFT_MAX, MARKS_MAX, WAITERS_MAX};
 use crate::messages::Message;
 use crate::shard::Shard;
 
@@ -33,6 +33,16 @@ pub(crate) struct Owner {
     pub(crate) collapse: RefCell<Collapse<Waiter>>,
     /// What the flights brought whose content is still coming, or which were just confirmed.
     arriving: RefCell<HashMap<FlightId, Arrived>>,
+    left: RefCell<Left>,
+}
+
+/// Who went away while they waited, since the flights last forgot them.
+#[derive(Default)]
+struct Left {
+    /// Of this core: nobody but their flights holds their places any more.
+    here: usize,
+    /// Of other cores: which core, and its number.
+    there: HashSet<(usize, u64)>,
 }
 
 /// What a flight brought.
@@ -57,7 +67,11 @@ pub(crate) struct Refresh {
 impl Owner {
     pub(crate) fn new(mark_millis: u64) -> Self {
         let limits = Limits { waiters_max: WAITERS_MAX, marks_max: MARKS_MAX, mark_millis };
-        Owner { collapse: RefCell::new(Collapse::new(limits)), arriving: RefCell::default() }
+        Owner {
+            collapse: RefCell::new(Collapse::new(limits)),
+            arriving: RefCell::default(),
+            left: RefCell::default(),
+        }
     }
 }
 
@@ -209,6 +223,25 @@ impl Shard {
                 store.part(key::hash(&part), &part, |total| range::span(request.fields, total))
             })
             .cloned()
+    }
+
+    /// Somebody who waited went away: of another core, if it is said who. Places are given to others many at once, since that looks at all.
+    pub(crate) fn left(&self, there: Option<(usize, u64)>) {
+        let mut left = self.owner.left.borrow_mut();
+        match there {
+            Some(there) => {
+                left.there.insert(there);
+            }
+            None => left.here += 1,
+        }
+        if left.here + left.there.len() < LEFT_MAX {
+            return;
+        }
+        let Left { there, .. } = std::mem::take(&mut *left);
+        self.owner.collapse.borrow_mut().retain_followers(|waiter| match waiter {
+            Waiter::Here(asking) => Rc::strong_count(asking) > 1,
+            Waiter::There { core, number } => !there.contains(&(*core, *number)),
+        });
     }
 
     /// Tells all who waited for a flight what became of it.

@@ -299,6 +299,7 @@ impl Shard {
                 Message::Viewer { descriptor, peer } => self.take_over(descriptor, peer),
                 Message::Invalidate { hash, key } => self.invalidate_here(hash, &key),
                 Message::Ask { core, number, ask } => self.asked(*ask, Waiter::There { core, number }),
+                Message::Left { core, number } => self.left(Some((core, number))),
                 Message::Reply { number, reply } => self.replied(number, *reply),
                 Message::Progress(fill) => self.fill_changed(&fill),
                 Message::Room(fill) => self.fill_has_room(&fill),

@@ -148,6 +148,22 @@ fn trouble_of_the_origin_answers_everybody() {
     }
 }
 
+/// C-11: who went away gives its place to others, of whatever flight it was.
+#[test]
+fn those_that_stay_keep_their_places() {
+    let (mut collapse, flight) = flying(3);
+    let Place::Lead(other) = collapse.ask(get(2, b"b"), 4, at(0)) else { panic!("nobody flies") };
+    assert_eq!(collapse.ask(get(2, b"b"), 5, at(0)), Place::Wait(other));
+    collapse.retain_followers(|waiter| waiter % 2 == 1);
+    assert_eq!(collapse.waiting(), 5, "without follower 2, but with leaders 0 and 4");
+    let waiters =
+        |answers: Vec<(u32, Answer)>| answers.into_iter().map(|(waiter, _)| waiter).collect::<Vec<_>>();
+    assert_eq!(waiters(collapse.settle(flight, kept(""), at(1))), [0, 1, 3]);
+    collapse.retain_followers(|_| false);
+    assert_eq!(waiters(collapse.settle(other, kept(""), at(1))), [4]);
+    assert_eq!(collapse.waiting(), 0);
+}
+
 /// C-9: a viewer that leaves takes nobody along; C-11: nobody is forgotten.
 #[test]
 fn flights_go_on_without_those_who_left() {

@@ -141,7 +141,7 @@ fn part_of(part: Part, arriving: &Arriving<'_>, request: &RequestHead<'_, '_>) -
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{META, Run, STORED_HEAD};
+    use super::super::tests::{META, NOW, Run, STORED_HEAD};
     use super::*;
     use crate::exchange::Event;
     use aspis_cache::stored::StoredMeta;
@@ -232,6 +232,23 @@ mod tests {
         );
         for fields in ["Range: bytes=150-200\n", "", "Range: bytes=150-159\nIf-None-Match: \"a\"\n"] {
             assert!(matches!(asked(fields), Action::Forward(_)), "{fields}");
+        }
+    }
+
+    /// RFC 9111 §5.2.1.1, §5.2.1.4: what came before the request is older than such a request wants; what it waited for is not.
+    #[test]
+    fn a_request_that_wants_news_follows_only_what_came_after_it() {
+        for directive in ["no-cache", "max-age=0", "min-fresh=1000000"] {
+            let asked = |received_at| {
+                let mut run = Run::new(&[("request-directives", "on")]);
+                run.request(&format!("GET /x HTTP/1.1\nHost: a\nCache-Control: {directive}\n\n"));
+                run.step(Event::NotFound);
+                run.arrives(arriving(&StoredMeta { received_at, ..META }), Role::Collapsed)
+            };
+            let action = asked(NOW.wall - 1);
+            let alone = matches!(action, Action::Forward(forward) if forward.collapsing == Collapsing::Never);
+            assert!(alone, "{directive}: {action:?}");
+            assert_eq!(kind(asked(NOW.wall)), AnswerKind::Whole, "{directive}");
         }
     }
 

@@ -12,7 +12,7 @@ use aspis_cache::stored::{Part, StaleIfError, StoredMeta};
 
 const VIEWER: ViewerFacts =
     ViewerFacts { scheme: Scheme::Http, address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), trusted: false };
-const NOW: Now = at(1000);
+pub(super) const NOW: Now = at(1000);
 
 const fn at(wall: u64) -> Now {
     Now { wall, millis: wall * 1000 }
@@ -334,6 +334,30 @@ fn request_directives_are_followed_where_the_operator_says_so() {
     let mut run = Run::new(&[("request-directives", "on")]);
     run.request("GET /x HTTP/1.1\nHost: a\nCache-Control: only-if-cached\n\n");
     assert_eq!(run.step(Event::NotFound), Action::Refuse { status: 504 });
+}
+
+/// RFC 9111 §5.2.1.7: before 504 the owner of the key is asked; who goes on without it is as if nothing was found.
+#[test]
+fn only_if_cached_asks_the_owner_of_the_key() {
+    let asked = || {
+        let mut run = Run::new(&[("request-directives", "on")]);
+        run.request("GET /x HTTP/1.1\nHost: a\nCache-Control: only-if-cached\n\n");
+        let Action::Forward(forward) = run.step(Event::NotHere) else { panic!("asked") };
+        assert_eq!((forward.collapsing, forward.may_store), (Collapsing::OnlyStored, false));
+        run
+    };
+    assert!(matches!(asked().found(&META), Action::RespondStored { .. } | Action::Answer(_)));
+    assert_eq!(asked().found(&STALE), Action::Refuse { status: 504 });
+    let mut run = asked();
+    assert_eq!(run.step(Event::NotFound), Action::Refuse { status: 504 });
+    assert_eq!(run.exchange.forward_reason(), None, "nothing was forwarded");
+    let mut run = Run::new(&[]);
+    run.request("GET /x HTTP/1.1\nHost: a\n\n");
+    let Action::Forward(forward) = run.step(Event::NotHere) else { panic!("forwarded") };
+    assert_eq!(forward.collapsing, Collapsing::LeadOrFollow);
+    // RFC 9211 §2.2: what the owner has is a hit, without a word of forwarding.
+    run.found(&META);
+    assert_eq!((run.exchange.result(), run.exchange.forward_reason()), (ResultType::Hit, None));
 }
 
 /// RFC 9111 §4.1, rule 11.

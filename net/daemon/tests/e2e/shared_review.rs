@@ -270,6 +270,42 @@ fn who_waited_for_a_failure_was_not_forwarded() {
     });
 }
 
+/// C-11: viewers that went away do not take the places of those who wait until the fetch is over.
+#[test]
+fn who_went_away_gives_its_place_to_others() {
+    const LEAVING: usize = 1500;
+    on_each(|launch| {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let origin = Origin::start(move |reply| {
+            held.wait("the viewers have left");
+            reply.answer(200, &[FRESH], b"content");
+        });
+        let aspis = launch(&origin).start();
+        let mut leader = Viewer::connect(&aspis);
+        leader.ask("GET", "/a", "");
+        origin.wait_for("/a", 1);
+        for _ in 0..LEAVING / 100 {
+            let crowd = Crowd::asking(&aspis, 100, "/a");
+            aspis.wait_for_requests(101);
+            crowd.reset();
+            aspis.wait_for_requests(1);
+        }
+        eventually("places are given back", || {
+            let waiting = aspis.metric("aspis_requests_waiting");
+            (waiting > 0 && waiting < LEAVING as u64 / 2).then_some(())
+        });
+        let mut crowd = Crowd::asking(&aspis, 10, "/a");
+        aspis.wait_for_requests(11);
+        gate.open();
+        leader.response().expect(200, b"content");
+        for response in crowd.responses() {
+            response.expect_cached("Hit", b"content");
+        }
+        assert_eq!(origin.count("/a"), 1);
+    });
+}
+
 /// A cache that is full of heads still passes on what it does not store, and still stores what is new.
 #[test]
 fn a_cache_full_of_small_responses_goes_on() {

@@ -96,7 +96,8 @@ impl Work<'_> {
                 Next::Over(self.answer_error(status, None))
             }
             Reply::Alone => Next::Alone(forward),
-            Reply::Full => Next::Over(self.answer_error(503, Some(OriginFailure::Overloaded))),
+            // Not forwarded, as the word Collapsed has it: stale where that is allowed, else 503.
+            Reply::Full => Next::Over(self.answer_failure(OriginFailure::Overloaded, Role::Collapsed)),
             // Taken before.
             Reply::Interim(_) => Next::Ask(forward),
         }
