@@ -501,7 +501,11 @@ impl Handler for Shard {
             (ReceiveEnd::Eof, ViewerState::Idle | ViewerState::ExpectProxyHeader) => {
                 self.close_viewer(&viewer, Close::Linger(LINGER));
             }
-            (ReceiveEnd::Eof, ViewerState::Busy | ViewerState::Stalled) => viewer.changed.notify_all(),
+            (ReceiveEnd::Eof, ViewerState::Busy | ViewerState::Stalled) => {
+                viewer.changed.notify_all();
+                // A reset that met a send shows here as an end: whether the viewer is still there the sends tell, if need be later.
+                self.ring.notify_sent(socket);
+            }
             (ReceiveEnd::Eof, ViewerState::Leaving) => {}
             (ReceiveEnd::Error(_), _) => self.lose(&viewer),
         }
