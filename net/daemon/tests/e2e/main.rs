@@ -10,6 +10,7 @@ mod cache;
 mod cloudfront;
 mod collapse;
 mod collapse_faults;
+mod collapse_requests;
 mod cores;
 mod corpus;
 mod fields;

@@ -22,7 +22,7 @@ pub(crate) use crowd::{Crowd, expect_bodies, results};
 pub(crate) use message::Head;
 pub(crate) use origin::{Origin, Reply};
 pub(crate) use tls::{Authority, TlsOrigin};
-pub(crate) use viewer::{Broken, Response, Viewer, request};
+pub(crate) use viewer::{Broken, HOST, Response, Viewer, request};
 
 /// The longest that any single wait of a test may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
