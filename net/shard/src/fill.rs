@@ -25,7 +25,10 @@ use aspis_telemetry::Counter;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
 
-use crate::limits::{FILL_RECEIVE_LEN as RECEIVE_LEN, PASSAGE_WINDOW_LEN, RELAY_BUFFER_LEN};
+use crate::limits::{
+    FILL_RECEIVE_LEN as RECEIVE_LEN, PASSAGE_WINDOW_LEN_MAX, PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_SHARE,
+    RELAY_BUFFER_LEN,
+};
 use crate::origin::OriginBody;
 use crate::resume::Retry;
 use crate::shard::Shard;
@@ -167,7 +170,7 @@ pub(crate) fn prepare(
 pub(crate) fn pass(shard: &Rc<Shard>, origin: OriginBody) -> Passing {
     let writer = Body::writer(&shard.arena, origin.length());
     let view = FillView::new(shard, Arc::clone(writer.body()));
-    let (passing, stream) = passage(&shard.budget, PASSAGE_WINDOW_LEN, 0);
+    let (passing, stream) = passage(&shard.budget, passage_window(shard), 0);
     view.go_on_in(stream);
     writer.hand_over();
     Passing { view, origin, writer: passing }
@@ -240,7 +243,7 @@ impl Task {
                     _ => Counter::CacheNotStoredMemory,
                 };
                 self.give_up(counter);
-                let (passing, stream) = passage(&shard.budget, PASSAGE_WINDOW_LEN, writer.published());
+                let (passing, stream) = passage(&shard.budget, passage_window(shard), writer.published());
                 view.go_on_in(stream);
                 writer.hand_over();
                 // Who comes from now on would find the beginning gone.
@@ -312,12 +315,15 @@ impl Task {
     }
 }
 
-/// Appends to a passage; stored responses are evicted for it rather than that a viewer is cut.
+/// How far a reader may be behind the fastest one: the more memory, the fewer are cut.
+fn passage_window(shard: &Shard) -> u64 {
+    (shard.arena.capacity() / PASSAGE_WINDOW_SHARE).clamp(PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_LEN_MAX)
+}
+
+/// Appends to a passage; stored responses are evicted for it rather than that its window shrinks and viewers are cut.
 fn append(shard: &Shard, passing: &mut PassageWriter, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
-    passing.append(bytes).or_else(|bytes| {
-        shard.make_room(PassageWriter::charged_len(bytes.capacity()));
-        passing.append(bytes)
-    })
+    shard.make_room(PassageWriter::charged_len(bytes.capacity()));
+    passing.append(bytes)
 }
 
 /// Passes the origin's content on for as long as somebody reads, no faster than the fastest of them.

@@ -118,7 +118,8 @@ impl Work<'_> {
                         continue;
                     }
                 },
-                Action::Refuse { .. } => return Err(OriginFailure::ProtocolMismatch),
+                // A 101 that nobody asked for, or a 304.
+                Action::Refuse { .. } if head.status == 101 => return Err(OriginFailure::ProtocolMismatch),
                 _ => return Err(OriginFailure::Invalid),
             });
         }

@@ -59,8 +59,14 @@ pub(crate) const MARKS_MAX: usize = 65_536;
 /// The longest response that another core than the owner may store: it is copied there in one turn.
 pub(crate) const DEPOSIT_LEN_MAX: u64 = 1024 * 1024;
 
-/// How far the slowest reader of a response that is not stored may be behind the fastest.
-pub(crate) const PASSAGE_WINDOW_LEN: u64 = 1024 * 1024;
+/// How far the slowest reader of a response that is not stored may be behind the fastest: this part of a core's arena.
+pub(crate) const PASSAGE_WINDOW_SHARE: u64 = 64;
+
+/// But at least this much.
+pub(crate) const PASSAGE_WINDOW_LEN_MIN: u64 = 1024 * 1024;
+
+/// And at most this much.
+pub(crate) const PASSAGE_WINDOW_LEN_MAX: u64 = 16 * 1024 * 1024;
 
 /// How often the rest of a broken fill is asked for without a byte of progress.
 pub(crate) const RESUMES_MAX: u32 = 3;

@@ -315,7 +315,10 @@ impl Work<'_> {
                 },
                 Action::Tunnel => return self.tunnel(&head, response.body).await,
                 Action::Refuse { status } => {
-                    return self.answer_error(status, Some(OriginFailure::ProtocolMismatch));
+                    let switched = head.status == 101;
+                    let failure =
+                        if switched { OriginFailure::ProtocolMismatch } else { OriginFailure::Invalid };
+                    return self.answer_error(status, Some(failure));
                 }
                 _ => return Afterwards::Reset,
             }
