@@ -137,7 +137,7 @@ fn followers_are_answered_while_the_origin_still_sends() {
     }
 }
 
-/// a body whose length shows only at its end is whole for everybody, and so is the end itself.
+/// a body whose length shows only at its end is whole for everybody, and so is the end itself.
 #[test]
 fn followers_of_a_chunked_answer_have_all_of_it() {
     on_each(|launch| {
