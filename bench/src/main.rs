@@ -236,13 +236,7 @@ fn conformance_command() -> Command {
                 .help("Runs one test, and shows its messages at the client and at the origin"),
         )
         .arg(number_flag("runs", "N", "1", "Runs, each with a new origin and product", 1..=100))
-        .arg(number_flag(
-            "cores",
-            "N",
-            "1",
-            "Cores of the product; each keeps what it stored to itself so far",
-            1..=64,
-        ))
+        .arg(number_flag("cores", "N", "1", "Cores of the product", 1..=64))
         .arg(
             Arg::new("folder")
                 .long("folder")
