@@ -120,7 +120,7 @@ impl Shard {
 /// Prepares to store a response.
 ///
 /// The origin's stream is taken exactly if there is a fill; there is none if the request selects no variant that can be kept, or if memory is
-/// short. One that is known to be too large is passed on to all who share it and never stored.
+/// short. One that is known to be too large for this core is passed on to all who share it and never stored.
 pub(crate) fn prepare(
     shard: &Rc<Shard>,
     filling: Filling<'_>,
