@@ -254,11 +254,11 @@ fn shared(product: &Aspis, meeting: &Meeting, tally: &Tally) {
         println!("{name} {value}");
     }
     let allowed = sum(&metrics, CUT).unwrap_or(0.0);
-    if meeting.cut() as f64 > allowed {
-        let what = format!(
-            "{} answers broke off and {allowed} were too slow for what was not stored",
-            meeting.cut()
-        );
+    let cut = meeting.cut();
+    if cut.len() as f64 > allowed {
+        cut.iter().for_each(|each| println!("cut: {each}"));
+        let count = cut.len();
+        let what = format!("{count} answers broke off and {allowed} were too slow for what was not stored");
         tally.fault("stampede", what);
     }
 }

@@ -49,7 +49,8 @@ pub(crate) struct Meeting {
     /// The oldest version of each changing URL that may still be seen.
     floors: Mutex<HashMap<Plan, u64>>,
     collapsed: AtomicU64,
-    cut: AtomicU64,
+    /// Each answer that was cut, in words.
+    cut: Mutex<Vec<String>>,
 }
 
 impl Meeting {
@@ -59,7 +60,7 @@ impl Meeting {
             began: Instant::now(),
             floors: Mutex::default(),
             collapsed: AtomicU64::new(0),
-            cut: AtomicU64::new(0),
+            cut: Mutex::default(),
         }
     }
 
@@ -68,12 +69,12 @@ impl Meeting {
         self.collapsed.load(Ordering::Relaxed)
     }
 
-    /// Returns how many answers broke off that nothing at the origin excuses.
+    /// Returns in words which answers broke off that nothing at the origin excuses.
     ///
     /// What turns out not to be stored while it is shared goes on at the pace of the fastest reader; who is too slow for that, and cannot have
     /// the rest by a range, is cut.
-    pub(crate) fn cut(&self) -> u64 {
-        self.cut.load(Ordering::Relaxed)
+    pub(crate) fn cut(&self) -> MutexGuard<'_, Vec<String>> {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn floors(&self) -> MutexGuard<'_, HashMap<Plan, u64>> {
@@ -217,7 +218,11 @@ impl Viewer<'_> {
             Err(Wrong::Fault(_)) if excused => Ok(Ending::Broken),
             // Whether the server counts as many, with the cause that allows it, is judged at the end.
             Err(Wrong::Fault(Fault::Reset | Fault::Cut)) if plan.size > WINDOW => {
-                self.meeting.cut.fetch_add(1, Ordering::Relaxed);
+                let (at, seconds) =
+                    (start.duration_since(self.meeting.began).as_secs_f64(), took.as_secs_f64());
+                self.meeting
+                    .cut()
+                    .push(format!("{plan} {ask:?}: {read} bytes in {seconds:.1} s from {at:.1} s on"));
                 Ok(Ending::Broken)
             }
             Err(Wrong::Fault(fault)) => Err(format!("broke off: {fault:?}")),
