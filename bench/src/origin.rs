@@ -139,6 +139,11 @@ impl Outages {
     pub(crate) fn count(&self) -> usize {
         lock(&self.shared.outages).len()
     }
+
+    /// Counts a time in which the machine let nobody run as an outage: timeouts that ran out then are nobody's fault.
+    pub(crate) fn note(&self, from: Instant, to: Instant) {
+        lock(&self.shared.outages).push((from, Some(to)));
+    }
 }
 
 /// A poisoned lock means that a thread of the driver died; its data are still whole.

@@ -8,7 +8,7 @@ mod tally;
 mod viewer;
 
 use crate::aspis::{Aspis, sum};
-use crate::origin::Origin;
+use crate::origin::{Origin, Outages};
 use crate::process::{self, Server};
 use crate::random::Random;
 use crate::wait;
@@ -16,7 +16,7 @@ use shared::Meeting;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tally::Tally;
@@ -47,6 +47,8 @@ const FLAGS: &[&str] = &[
     "--drain-timeout",
     "10s",
 ];
+/// A machine that lets a thread sleep so much longer than it wanted may let the timeouts above run out on both sides.
+const STARVED: Duration = Duration::from_millis(700);
 /// The memory limit above; what the process may have beside it, which is its size at the start and the allocator's slack; and what it may
 /// have for each viewer: buffers of both sides.
 const MEMORY: u64 = 128 << 20;
@@ -111,6 +113,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let end = start + options.length;
     let resident = Mutex::new(Vec::new());
     let over = AtomicBool::new(false);
+    let starved = AtomicUsize::new(0);
     thread::scope(|scope| {
         let viewers: Vec<_> = (1..=options.viewers)
             .map(|number| {
@@ -122,6 +125,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
             .collect();
         scope.spawn(|| restarts(&origin, options.seed, &over, end, &tally));
         scope.spawn(|| samples(&product.server, &over, &resident));
+        scope.spawn(|| starved.fetch_add(starvation(&outages, &over), Ordering::SeqCst));
         for viewer in viewers {
             if viewer.join().is_err() {
                 tally.fault("driver", "a viewer's thread panicked".into());
@@ -146,12 +150,13 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     if options.only.is_empty() && took > Duration::from_secs(60) && meeting.collapsed() == 0 {
         tally.fault("driver", "no answer was collapsed".into());
     }
+    let starved = starved.into_inner();
     println!(
-        "soak of {:.0} s, seed {}, {} viewers, {} origin restarts, {} origin requests",
+        "soak of {:.0} s, seed {}, {} viewers, {} origin restarts, {starved} pauses of the machine, {} origin requests",
         took.as_secs_f64(),
         options.seed,
         options.viewers,
-        outages.count(),
+        outages.count() - starved,
         held(&origin).requests()
     );
     tally.print();
@@ -167,7 +172,7 @@ fn viewer<'t>(
     seed: u64,
     number: u64,
     (tally, meeting): (&'t Tally, &'t Meeting),
-    outages: crate::origin::Outages,
+    outages: Outages,
 ) -> Viewer<'t> {
     let random = Random::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(number));
     Viewer { address, seed, random, tally, outages, next_id: number << 32, scenarios: Vec::new(), meeting }
@@ -188,6 +193,21 @@ fn restarts(origin: &Mutex<Origin>, seed: u64, over: &AtomicBool, end: Instant, 
             return;
         }
     }
+}
+
+/// Notes until the end when the machine let nobody run for long; returns how often.
+fn starvation(outages: &Outages, over: &AtomicBool) -> usize {
+    let nap = Duration::from_millis(20);
+    let mut count = 0;
+    while !over.load(Ordering::SeqCst) {
+        let start = Instant::now();
+        wait::pause(nap);
+        if start.elapsed() > nap + STARVED {
+            outages.note(start, Instant::now());
+            count += 1;
+        }
+    }
+    count
 }
 
 /// Notes resident memory until the end.
