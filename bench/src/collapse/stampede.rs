@@ -3,8 +3,9 @@
 use super::crowd::{self, Ask, Seen};
 use super::script::{Answer, Script};
 use super::{Figure, Stage, metric};
+use crate::aspis::Aspis;
 use crate::content::Content;
-use crate::process;
+use crate::{process, wait};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,7 +42,9 @@ pub(super) fn ten_thousand(stage: &Stage) -> io::Result<Vec<Figure>> {
     figures.push(Figure::at_most(what, mib(outcome.growth), mib(most), "MiB"));
     // One body with its head and its rounding, which is all that is kept.
     let most = mib(crowd.size as u64 + STORED_SLACK);
-    figures.push(Figure::at_most("stored afterwards", mib(outcome.stored as u64), most, "MiB"));
+    let stored = mib(outcome.stored as u64);
+    figures.push(Figure::at_most("stored afterwards", stored, most, "MiB"));
+    figures.push(Figure::at_least("the same", stored, mib(crowd.size as u64), "MiB"));
     Ok(figures)
 }
 
@@ -100,10 +103,20 @@ impl Crowd {
             first: first.duration_since(start).as_secs_f64(),
             server_cpu: used.0.as_secs_f64(),
             driver_cpu: used.1.as_secs_f64(),
-            stored: metric(&product, "aspis_cache_body_bytes")?,
+            stored: stored(&product)?,
             seen,
         })
     }
+}
+
+/// Returns the content bytes that are stored; the gauge follows within a second or so.
+fn stored(product: &Aspis) -> io::Result<f64> {
+    let mut bytes = Ok(0.0);
+    wait::until(Duration::from_secs(3), || {
+        bytes = metric(product, "aspis_cache_body_bytes");
+        !matches!(bytes, Ok(0.0))
+    });
+    bytes
 }
 
 impl Outcome {
