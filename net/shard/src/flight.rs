@@ -13,7 +13,7 @@ use aspis_cache::stored::StoredMeta;
 use aspis_exchange::collapse::{Answer, FlightId, Outcome, Shared};
 use aspis_exchange::origin_request::{self, Preconditions};
 use aspis_exchange::response_head::{joined_fields, joined_head, stored_fields};
-use aspis_exchange::{Action, Conditions, Event, Exchange, OriginFailure, Role, Stored, ViewerFacts};
+use aspis_exchange::{Action, Conditions, Event, Exchange, OriginFailure, Role, ViewerFacts};
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
 use aspis_wire::request::{RequestHead, parse_request};
@@ -26,6 +26,7 @@ use crate::origin::{NoBody, OriginBody, OriginRequest, OriginResponse};
 use crate::owner::Arrived;
 use crate::resume::Retry;
 use crate::shard::Shard;
+use crate::storing::view_of;
 
 /// One fetch, before it is sent.
 pub(crate) struct Flight {
@@ -92,12 +93,8 @@ impl Work<'_> {
             let mut slots = FieldSlots::new();
             let parsed = parse_response(&response.head, &mut slots, &shard.head_limits, Method::Get);
             let Ok(Some(head)) = parsed else { return Err(OriginFailure::Invalid) };
-            let view = flight.stored.as_ref().map(|stored| Stored {
-                meta: &stored.meta,
-                head: &stored.head,
-                len: stored.body.published(),
-            });
-            let event = Event::OriginHead { head: &head, request: self.request, stored: view };
+            let stored = flight.stored.as_deref().map(view_of);
+            let event = Event::OriginHead { head: &head, request: self.request, stored };
             return Ok(match exchange.step(&shard.behavior, event, shard.now()) {
                 Action::Forward(again) => {
                     conditions = again.conditions;

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use aspis_cache::key::{self, PART_SUFFIX, SEPARATOR};
 use aspis_cache::range;
-use aspis_cache::reuse::{self, Reuse};
 use aspis_cache::vary;
 use aspis_exchange::collapse::{Asked, Collapse, FlightId, Limits, Outcome, Place, Wants};
 use aspis_exchange::{Collapsing, Conditions, Role, ViewerFacts};
@@ -136,10 +135,7 @@ impl Shard {
         let mut collapse = self.owner.collapse.borrow_mut();
         let is_fresh = |id| {
             let arriving = self.owner.arriving.borrow();
-            let arrived = arriving.get(id);
-            arrived.is_some_and(|arrived| {
-                matches!(reuse::reuse(&arrived.stored.meta, now.wall), Reuse::Fresh { .. })
-            })
+            arriving.get(id).is_some_and(|arrived| arrived.stored.meta.is_fresh(now.wall))
         };
         match collapse.ask(asked, waiter.clone(), now) {
             Place::Attach(id, _) if !is_fresh(&id) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aspis_cache::key::{self, PART_SUFFIX};
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary;
-use aspis_exchange::response_head;
+use aspis_exchange::{Stored, response_head};
 use aspis_storage::mapping::body::Body;
 use aspis_storage::response::{Parts, StoredResponse};
 use aspis_telemetry::Counter;
@@ -158,4 +158,9 @@ pub(crate) fn primary_of(stored: &StoredResponse) -> u128 {
         (None, Some(_)) => key::hash(&stored.key[..stored.key.len() - PART_SUFFIX.len()]),
         (None, None) => stored.hash,
     }
+}
+
+/// A stored response as the machine looks at it.
+pub(crate) fn view_of(stored: &StoredResponse) -> Stored<'_> {
+    Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() }
 }

@@ -41,9 +41,9 @@ use crate::limits::{DEPOSIT_LEN_MAX, LINGER};
 use crate::log::{Answered, Ended};
 use crate::origin::{LentBody, OriginBody, OriginRequest, OriginResponse};
 use crate::shard::Shard;
+use crate::storing::view_of;
 use crate::viewer::body::{BodyFault, ViewerBody};
 use crate::viewer::relay::{Delimiter, Relay, RelayFailure};
-use crate::viewer::shared::view_of;
 use crate::viewer::stored::Material;
 use crate::viewer::{Viewer, tunnel};
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 use aspis_cache::range;
 use aspis_exchange::response_head::error::refusal_status;
 use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
-use aspis_exchange::{Action, Event, Exchange, ResultType, Stored, ViewerFacts};
+use aspis_exchange::{Action, Event, Exchange, ResultType, ViewerFacts};
 use aspis_runtime::{Close, SocketId, Source};
 use aspis_storage::replica::ReplicaTable;
 use aspis_storage::response::StoredResponse;
@@ -27,6 +27,7 @@ use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
 use crate::log::{Answered, Ended};
 use crate::owner::Refresh;
 use crate::shard::Shard;
+use crate::storing::view_of;
 use crate::viewer::exchange::{self, Parked};
 use crate::viewer::relay::BodySource;
 use crate::viewer::stored::Material;
@@ -336,8 +337,8 @@ impl Shard {
         stored: &Arc<StoredResponse>,
         head_buffer: &mut Vec<u8>,
     ) -> Sent {
-        let view = Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() };
-        let action = exchange.step(&self.behavior, Event::Found { stored: view, head }, self.now());
+        let event = Event::Found { stored: view_of(stored), head };
+        let action = exchange.step(&self.behavior, event, self.now());
         let keep_alive = head.keep_alive && !self.draining.get();
         match action {
             Action::RespondStored { age, ttl, send_body } => {

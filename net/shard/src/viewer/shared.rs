@@ -9,8 +9,8 @@ use std::sync::Arc;
 use aspis_cache::range::ByteRange;
 use aspis_exchange::response_head::{self, StoredReply, ViewerFraming, stored_fields};
 use aspis_exchange::{
-    Action, AnswerKind, Arriving, Collapsing, Content, Event, Forward, OriginFailure, Role, Stored,
-    StoredAnswer, Variant,
+    Action, AnswerKind, Arriving, Collapsing, Content, Event, Forward, OriginFailure, Role, StoredAnswer,
+    Variant,
 };
 use aspis_runtime::future::yield_now;
 use aspis_storage::mapping::body::BodyState;
@@ -26,7 +26,7 @@ use crate::fill::{FillView, Reader, Reading};
 use crate::limits::ASKS_MAX;
 use crate::owner::Refresh;
 use crate::resume::Retry;
-use crate::storing::primary_of;
+use crate::storing::{primary_of, view_of};
 
 /// What a reply leads to.
 enum Next {
@@ -287,11 +287,6 @@ impl Work<'_> {
         }
         self.relayed(relayed, sending)
     }
-}
-
-/// A stored response as the machine looks at it.
-pub(super) fn view_of(stored: &StoredResponse) -> Stored<'_> {
-    Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() }
 }
 
 impl crate::shard::Shard {
