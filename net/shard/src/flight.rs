@@ -126,17 +126,8 @@ impl Work<'_> {
         let (shard, flight) = (self.shard, self.flight);
         let fields: Vec<Field<'_>> =
             flight.stored.as_ref().map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
-        let preconditions = match (conditions, &flight.stored) {
-            (Conditions::Stored, Some(stored)) => {
-                Preconditions::Of(Validators::of(&fields, stored.meta.generated_at))
-            }
-            (Conditions::Rest, Some(stored)) => {
-                let etag = Validators::of(&fields, stored.meta.generated_at).strong_etag();
-                Preconditions::Rest { from: stored.body.published(), etag }
-            }
-            (Conditions::Viewer, _) => Preconditions::Range,
-            _ => Preconditions::None,
-        };
+        let preconditions =
+            preconditions(conditions, flight.stored.as_deref(), &fields, Preconditions::Range);
         let mut interim = |raw: &[u8]| {
             if let Some(leader) = &flight.leader {
                 shard.reply(leader, Reply::Interim(raw.into()));
@@ -297,6 +288,26 @@ fn lead_reply(raw: &Option<Arc<[u8]>>, view: &Rc<FillView>, arrived: &Arrived, c
             reading: view.lend(core),
         },
         None => arrived.reply(core, Role::Lead),
+    }
+}
+
+/// The preconditions of a request to the origin. `fields` are those of what is stored; `viewers` are the viewer's as far as they go on.
+pub(crate) fn preconditions<'f>(
+    conditions: Conditions,
+    stored: Option<&StoredResponse>,
+    fields: &[Field<'f>],
+    viewers: Preconditions<'f>,
+) -> Preconditions<'f> {
+    match (conditions, stored) {
+        (Conditions::Viewer, _) => viewers,
+        (Conditions::Stored, Some(stored)) => {
+            Preconditions::Of(Validators::of(fields, stored.meta.generated_at))
+        }
+        (Conditions::Rest, Some(stored)) => {
+            let etag = Validators::of(fields, stored.meta.generated_at).strong_etag();
+            Preconditions::Rest { from: stored.body.published(), etag }
+        }
+        (Conditions::Stored | Conditions::Rest, None) | (Conditions::None, _) => Preconditions::None,
     }
 }
 

@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use aspis_cache::conditional::Validators;
 use aspis_cache::range::ByteRange;
 use aspis_cache::status::Stored as Kept;
 use aspis_cache::stored::StoredMeta;
@@ -24,7 +23,7 @@ use aspis_exchange::response_head::{
     self, ErrorAnswer, OriginAnswer, ViewerFraming, joined_fields, joined_head, stored_fields,
 };
 use aspis_exchange::{
-    Action, Collapsing, Conditions, Content, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Role,
+    Action, Collapsing, Content, Event, Exchange, Forward, FoundChange, Now, OriginFailure, Role,
     StoredAnswer, ViewerFacts, invalidation,
 };
 use aspis_runtime::Close;
@@ -37,6 +36,7 @@ use aspis_wire::response::{ResponseHead, parse_response};
 use aspis_wire::{Field, FieldSlots, HeadLimits};
 
 use crate::fill::{self, FillView, Filling, Flying, Reader};
+use crate::flight::preconditions;
 use crate::limits::{DEPOSIT_LEN_MAX, LINGER};
 use crate::log::{Answered, Ended};
 use crate::origin::{LentBody, OriginBody, OriginRequest, OriginResponse};
@@ -229,17 +229,8 @@ impl Work<'_> {
         let found = self.stored();
         let fields: Vec<Field<'_>> =
             found.as_ref().map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
-        let preconditions = match (forward.conditions, &found) {
-            (Conditions::Viewer, _) => Preconditions::Viewer,
-            (Conditions::Stored, Some(stored)) => {
-                Preconditions::Of(Validators::of(&fields, stored.meta.generated_at))
-            }
-            (Conditions::Rest, Some(stored)) => {
-                let etag = Validators::of(&fields, stored.meta.generated_at).strong_etag();
-                Preconditions::Rest { from: stored.body.published(), etag }
-            }
-            (Conditions::Stored | Conditions::Rest, None) | (Conditions::None, _) => Preconditions::None,
-        };
+        let preconditions =
+            preconditions(forward.conditions, found.as_deref(), &fields, Preconditions::Viewer);
         origin_request::write_as(
             self.head,
             self.head.method,
