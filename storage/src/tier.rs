@@ -4,7 +4,6 @@
 //! a response is found only by its full key, while it is live; it has a complete body; whatever leaves the index is marked gone;
 //! each entry's fixed cost is charged as index for as long as it is there.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -21,12 +20,13 @@ use crate::mapping::body::{BodyState, BodyWriter, Tail};
 use crate::parts::PartsTable;
 use crate::policy::{Handle, Policy, S3Fifo};
 use crate::response::StoredResponse;
+use crate::table::{Placed, Table};
 use crate::vary::VaryTable;
 
 /// One core's part of the cache in memory.
 #[derive(Debug)]
 pub struct RamTier<P = S3Fifo> {
-    index: HashMap<u128, Entry, PassThrough>,
+    index: Table<Entry>,
     /// For each URI that varies: by what, and which variants are stored.
     vary: VaryTable,
     /// For each URI of which parts are stored: which ranges they are, and where they stand.
@@ -42,12 +42,27 @@ pub struct RamTier<P = S3Fifo> {
     len: u64,
     /// Of those, the bytes of the arena.
     payload: u64,
+    round: Round,
+}
+
+/// A walk over all entries by their positions.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    next: u32,
+    /// Where the last one was when the round began; later ones are newcomers.
+    end: u32,
 }
 
 #[derive(Debug)]
 struct Entry {
     response: Arc<StoredResponse>,
     handle: Handle,
+}
+
+impl Placed for Entry {
+    fn place(&self) -> u128 {
+        self.response.place()
+    }
 }
 
 /// Why a response was not taken in; it is handed back.
@@ -68,14 +83,14 @@ pub const fn object_len_max(capacity: u64) -> u64 {
 
 impl<P: Policy> RamTier<P> {
     /// Bytes charged for each entry, besides its place among the expiries if it has one: its place in the index and the policy's part, each at worst, just after a table doubled.
-    pub const ENTRY_COST: u64 = ((size_of::<(u128, Entry)>() + 1) * 16 / 7) as u64 + P::ENTRY_COST;
+    pub const ENTRY_COST: u64 = Table::<Entry>::ENTRY_COST + P::ENTRY_COST;
 
     /// Makes an empty tier over an arena; the budget is asked when something is inserted.
     pub fn new(arena: Arena, budget: Arc<Budget>) -> RamTier<P> {
         let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
         let capacity = arena.capacity().min(budget.limit());
         RamTier {
-            index: HashMap::default(),
+            index: Table::new(),
             vary: VaryTable::new(&budget),
             parts: PartsTable::new(&budget),
             policy: P::new(capacity),
@@ -86,12 +101,13 @@ impl<P: Policy> RamTier<P> {
             charge,
             len: 0,
             payload: 0,
+            round: Round::default(),
         }
     }
 
     /// Returns the live response stored under exactly this key, and counts a use of it; of several parts the latest.
     pub fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
-        let entry = self.index.get(&hash).or_else(|| self.latest_part(hash, key))?;
+        let entry = self.index.get(hash).or_else(|| self.latest_part(hash, key))?;
         Self::used(entry, key)
     }
 
@@ -109,12 +125,12 @@ impl<P: Policy> RamTier<P> {
         if !self.has_parts() {
             return None;
         }
-        Self::used(self.index.get(&self.parts.find(hash, key, wanted)?)?, key)
+        Self::used(self.index.get(self.parts.find(hash, key, wanted)?)?, key)
     }
 
     /// Returns all parts stored under exactly this key, oldest first; all of one representation.
     pub fn parts(&self, hash: u128, key: &[u8]) -> impl Iterator<Item = &Arc<StoredResponse>> {
-        self.parts.places(hash, key).filter_map(|place| self.index.get(&place)).map(|entry| &entry.response)
+        self.parts.places(hash, key).filter_map(|place| self.index.get(place)).map(|entry| &entry.response)
     }
 
     /// Tells whether what a newcomer would push out was received later than it: the response under its key, or for a part that of its
@@ -122,7 +138,7 @@ impl<P: Policy> RamTier<P> {
     pub fn holds_newer(&self, newcomer: &StoredResponse) -> bool {
         let others = newcomer.meta.part.map(|part| self.parts.places_of_others(newcomer, part));
         let places = std::iter::once(newcomer.place()).chain(others.into_iter().flatten());
-        let entries = places.filter_map(|place| self.index.get(&place)).map(|entry| &entry.response);
+        let entries = places.filter_map(|place| self.index.get(place)).map(|entry| &entry.response);
         entries
             .filter(|held| held.key == newcomer.key && held.is_live())
             .any(|held| held.meta.received_at > newcomer.meta.received_at)
@@ -173,13 +189,13 @@ impl<P: Policy> RamTier<P> {
         self.payload += response.body.charged_len();
         let handle = self.policy.insert(place, len, before);
         self.expiries.insert(&response);
-        self.index.insert(place, Entry { response, handle });
+        self.index.insert(Entry { response, handle });
         Ok(replaced)
     }
 
     /// Removes the response stored under exactly this key, or all parts, and returns it or one of them, gone.
     pub fn remove(&mut self, hash: u128, key: &[u8]) -> Option<Arc<StoredResponse>> {
-        if self.index.get(&hash).is_some_and(|entry| *entry.response.key == *key) {
+        if self.index.get(hash).is_some_and(|entry| *entry.response.key == *key) {
             return self.take(hash);
         }
         let parts: Vec<u128> = self.parts.places(hash, key).collect();
@@ -199,6 +215,28 @@ impl<P: Policy> RamTier<P> {
         before - self.index.len()
     }
 
+    /// Goes on with a round over all that is stored: looks at `count_max` places at most, and lets those responses go for which `keep` is
+    /// false.
+    ///
+    /// True with the call that ends a round: `keep` was asked about everything that was stored when the round began and did not leave on
+    /// its own. The next call begins the next round. What comes or goes between calls does not hold a round up; newcomers may be
+    /// asked about or not.
+    pub fn sweep(&mut self, count_max: usize, keep: &mut dyn FnMut(&Arc<StoredResponse>) -> bool) -> bool {
+        if self.round.next == 0 {
+            self.round.end = self.index.end();
+        }
+        let until =
+            self.round.end.min(self.round.next.saturating_add(count_max.try_into().unwrap_or(u32::MAX)));
+        for position in self.round.next..until {
+            if self.index.at(position).is_some_and(|entry| !keep(&entry.response)) {
+                self.take_at(position);
+            }
+        }
+        let is_through = until == self.round.end;
+        self.round.next = if is_through { 0 } else { until };
+        is_through
+    }
+
     /// Tells whether any stored response is a part, so that one may be there for a URI without a whole one.
     pub fn has_parts(&self) -> bool {
         !self.parts.is_empty()
@@ -209,7 +247,7 @@ impl<P: Policy> RamTier<P> {
         if !self.has_parts() {
             return None;
         }
-        self.index.get(&self.parts.places(hash, key).last()?)
+        self.index.get(self.parts.places(hash, key).last()?)
     }
 
     fn remove_parts(&mut self, primary: &[u8]) {
@@ -284,16 +322,18 @@ impl<P: Policy> RamTier<P> {
 
     /// Removes everything.
     pub fn clear(&mut self) {
-        for (_, entry) in self.index.drain() {
+        for entry in self.index.values() {
             entry.response.mark_gone();
             self.policy.remove(entry.handle, 0);
         }
+        self.index.clear();
         self.charge.shrink(self.charge.bytes());
         self.expiries.clear();
         self.vary.clear();
         self.parts.clear();
         self.len = 0;
         self.payload = 0;
+        self.round = Round::default();
     }
 
     /// Returns how many responses are stored.
@@ -303,7 +343,7 @@ impl<P: Policy> RamTier<P> {
 
     /// Tells whether nothing is stored.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.index.len() == 0
     }
 
     /// Returns the bytes charged for the stored responses, without the index.
@@ -351,10 +391,10 @@ impl<P: Policy> RamTier<P> {
             return self.take(hash);
         }
         let index = &self.index;
-        let take_uses = &mut |hash| index.get(&hash).map_or(0, |entry: &Entry| entry.response.take_uses());
+        let take_uses = &mut |hash| index.get(hash).map_or(0, |entry: &Entry| entry.response.take_uses());
         let hash = self.policy.evict(take_uses)?;
-        let entry = self.index.remove(&hash).expect("the policy knows exactly what is in the index");
-        Some(self.leave(entry))
+        let entry = self.index.find(hash).and_then(|position| self.index.remove(position));
+        Some(self.leave(entry.expect("the policy knows exactly what is in the index")))
     }
 
     fn take(&mut self, place: u128) -> Option<Arc<StoredResponse>> {
@@ -362,7 +402,11 @@ impl<P: Policy> RamTier<P> {
     }
 
     fn take_with_standing(&mut self, place: u128) -> Option<(Arc<StoredResponse>, P::Standing)> {
-        let entry = self.index.remove(&place)?;
+        self.take_at(self.index.find(place)?)
+    }
+
+    fn take_at(&mut self, position: u32) -> Option<(Arc<StoredResponse>, P::Standing)> {
+        let entry = self.index.remove(position)?;
         let before = self.policy.remove(entry.handle, entry.response.take_uses());
         Some((self.leave(entry), before))
     }
@@ -420,5 +464,7 @@ impl Hasher for Folded {
 mod expiry_tests;
 #[cfg(test)]
 mod part_tests;
+#[cfg(test)]
+mod sweep_tests;
 #[cfg(test)]
 mod tests;
