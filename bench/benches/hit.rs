@@ -145,8 +145,12 @@ fn hit(criterion: &mut Criterion) {
                 unreachable!("a plain GET is looked up")
             };
             let response = tier.lookup(hash, &buffer).expect("the key was inserted");
-            let stored =
-                Stored { meta: &response.meta, head: &response.head, len: response.body.published() };
+            let stored = Stored {
+                meta: &response.meta,
+                head: &response.head,
+                len: response.body.published(),
+                fresh_until: response.fresh_until(),
+            };
             let Action::RespondStored { age, ttl, .. } =
                 exchange.step(&behavior, Event::Found { stored, head: &head }, NOW)
             else {

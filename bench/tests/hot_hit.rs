@@ -81,7 +81,12 @@ fn serve(behavior: &Behavior, shelf: Shelf<'_>, key: &mut Vec<u8>, out: &mut [u8
         hash = variant;
     }
     let found = shelf.lookup(hash, key).expect("it is stored");
-    let stored = Stored { meta: &found.meta, head: &found.head, len: found.body.published() };
+    let stored = Stored {
+        meta: &found.meta,
+        head: &found.head,
+        len: found.body.published(),
+        fresh_until: found.fresh_until(),
+    };
     let Action::RespondStored { age, ttl, .. } =
         exchange.step(behavior, Event::Found { stored, head: &head }, NOW)
     else {

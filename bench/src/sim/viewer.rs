@@ -139,7 +139,12 @@ pub(crate) fn parsed_answer<'b, 'h>(
 
 /// What was found, as the machine looks at it.
 pub(crate) fn view(stored: &StoredResponse) -> Stored<'_> {
-    Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() }
+    Stored {
+        meta: &stored.meta,
+        head: &stored.head,
+        len: stored.body.published(),
+        fresh_until: stored.fresh_until(),
+    }
 }
 
 impl World {

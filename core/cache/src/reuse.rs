@@ -103,8 +103,15 @@ pub enum Reuse {
 /// Decides whether a stored response is fresh at wall second `now` (RFC 9111 §4.2).
 #[inline]
 pub fn reuse(meta: &StoredMeta, now: u64) -> Reuse {
+    reuse_until(meta, u64::MAX, now)
+}
+
+/// The same for a response whose freshness ended at wall second `ended_at`, unless its facts end it before: a soft invalidation does that.
+#[inline]
+pub fn reuse_until(meta: &StoredMeta, ended_at: u64, now: u64) -> Reuse {
     let age = current_age(meta, now);
-    let ttl = i64::from(meta.lifetime) - i64::from(age);
+    let left = ended_at.min(i64::MAX as u64) as i64 - now as i64;
+    let ttl = (i64::from(meta.lifetime) - i64::from(age)).min(left);
     if ttl > 0 { Reuse::Fresh { age, ttl } } else { Reuse::Stale { age, ttl } }
 }
 
@@ -197,6 +204,10 @@ mod tests {
         assert_eq!(reuse(&meta, 150), Reuse::Stale { age: 60, ttl: 0 });
         assert_eq!(reuse(&meta, 160), Reuse::Stale { age: 70, ttl: -10 });
         assert_eq!(reuse(&meta, 50), Reuse::Fresh { age: 10, ttl: 50 });
+        assert_eq!(reuse_until(&meta, 120, 119), Reuse::Fresh { age: 29, ttl: 1 });
+        assert_eq!(reuse_until(&meta, 120, 120), Reuse::Stale { age: 30, ttl: 0 });
+        assert_eq!(reuse_until(&meta, 120, 127), Reuse::Stale { age: 37, ttl: -7 }, "stale since then");
+        assert_eq!(reuse_until(&meta, 170, 160), Reuse::Stale { age: 70, ttl: -10 }, "it was over before");
     }
 
     /// Rule 15, RFC 5861, T-26, T-29.

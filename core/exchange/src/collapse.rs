@@ -11,6 +11,8 @@
 //! Invariants:
 //! - At most one flight can be joined for a selected key (C-1, C-3), and two keys are the same only if all their bytes are.
 //! - A doomed flight is never joined: what it brings may be older than the invalidation that came after it.
+//! - A flight and a mark carry the number of the newest invalidation rule that was there when their origin request was sent. The driver, who has
+//!   the rules, looks at the number before anybody joins, and closes what a newer rule concerns (I-22).
 //! - Each waiter is answered once, by `settle`, or goes by `leave` or `retain_followers`; all that wait together are as many as the limit says (C-11: they wait
 //!   no longer than the flight's attempts, since every flight is settled).
 //! - Marks are as many as the limit says. They go by hash alone: a false one costs a fetch of its own, never a wrong answer.
@@ -143,8 +145,21 @@ pub struct Collapse<W> {
     marks: Marks,
 }
 
+/// A flight that an asker would join, before it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joinable {
+    /// Which one.
+    pub flight: FlightId,
+    /// The rule number that was current when its request was sent.
+    pub number: u64,
+    /// Its head is there.
+    pub arriving: bool,
+}
+
 #[derive(Debug)]
 struct Flight<W> {
+    /// The rule number that was current when the request was sent; none was, as long as nobody says.
+    number: u64,
     primary: u128,
     selected: u128,
     key: Box<[u8]>,
@@ -221,6 +236,34 @@ impl<W> Collapse<W> {
         }
     }
 
+    /// Notes the number of the newest invalidation rule at the moment when a flight's request is sent; again with each further attempt.
+    pub fn sent(&mut self, flight: FlightId, number: u64) {
+        if let Some(flight) = self.flights.get_mut(&flight.0) {
+            flight.number = flight.number.max(number);
+        }
+    }
+
+    /// Returns the rule number of a flight; `None` if it is over.
+    pub fn number(&self, flight: FlightId) -> Option<u64> {
+        self.flights.get(&flight.0).map(|flight| flight.number)
+    }
+
+    /// Returns which flight one who asks would join, so that the driver can hold it against newer rules first and [`Collapse::close`] it.
+    pub fn joinable(&self, asked: &Asked<'_>) -> Option<Joinable> {
+        let Standing::Flight(number) = self.standing(asked) else { return None };
+        let flight = self.flights.get(&number)?;
+        Some(Joinable {
+            flight: FlightId(number),
+            number: flight.number,
+            arriving: flight.arriving.is_some(),
+        })
+    }
+
+    /// Returns the least rule number of the flights whose head is due.
+    pub fn oldest_number(&self) -> Option<u64> {
+        self.flights.values().filter(|flight| flight.arriving.is_none()).map(|flight| flight.number).min()
+    }
+
     /// Gives a flight the key of the variant that its response turned out to be, so that those who ask for that one attach.
     ///
     /// For flights that began under the primary key, before anybody knew that the URI varies; before they are settled. Who asks for the
@@ -253,7 +296,7 @@ impl<W> Collapse<W> {
         }
         let (leader, followers) = (flight.leader.take(), std::mem::take(&mut flight.followers));
         self.waiting -= usize::from(leader.is_some()) + followers.len();
-        let (primary, doomed) = (flight.primary, flight.doomed);
+        let (primary, doomed, sent) = (flight.primary, flight.doomed, flight.number);
         let (to_leader, to_followers) = outcome.answers();
         match outcome {
             Outcome::Kept { names, shared } => self.arrive(number, names, shared),
@@ -263,7 +306,7 @@ impl<W> Collapse<W> {
         if !doomed && to_leader == Answer::Lead {
             match to_followers {
                 Answer::Follow => self.marks.lift(primary),
-                Answer::Alone => self.marks.set(primary, now.millis),
+                Answer::Alone => self.marks.set(primary, sent, now.millis),
                 _ => {}
             }
         }
@@ -343,9 +386,20 @@ impl<W> Collapse<W> {
         }
     }
 
-    /// Marks a primary key: for a while each request for it goes to the origin by itself (C-13).
-    pub fn mark(&mut self, primary: u128, now: Now) {
-        self.marks.set(primary, now.millis);
+    /// Marks a primary key because of an answer whose request was sent at that rule number: for a while each request for it goes to the
+    /// origin by itself (C-13).
+    pub fn mark(&mut self, primary: u128, number: u64, now: Now) {
+        self.marks.set(primary, number, now.millis);
+    }
+
+    /// Returns the rule number of a mark that holds, so that the driver can hold it against newer rules and [`Collapse::lift_mark`] it.
+    pub fn mark_number(&self, primary: u128, now: Now) -> Option<u64> {
+        self.marks.number(primary, now.millis)
+    }
+
+    /// Returns until which millisecond a mark holds.
+    pub fn marked_until(&self, primary: u128, now: Now) -> Option<u64> {
+        self.marks.until(primary, now.millis)
     }
 
     /// Takes a mark away.
@@ -385,6 +439,7 @@ impl<W> Collapse<W> {
             older.newer = Some(number);
         }
         let flight = Flight {
+            number: 0,
             primary: asked.primary,
             selected: asked.selected,
             key: asked.key.into(),

@@ -302,7 +302,7 @@ impl Exchange {
         now: Now,
     ) -> Action {
         let reason = ForwardReason::Partial;
-        let reused = reuse::reuse(stored.meta, now.wall);
+        let reused = stored.reuse(now.wall);
         let (Reuse::Fresh { age, ttl }, Some(part), true) = (reused, stored.meta.part, facts.takes_parts())
         else {
             return self.forward(facts, reason, Conditions::Viewer, now);
@@ -339,7 +339,7 @@ impl Exchange {
         head: &RequestHead<'_, '_>,
         now: Now,
     ) -> Action {
-        match reuse::reuse(stored.meta, now.wall) {
+        match stored.reuse(now.wall) {
             Reuse::Fresh { age, ttl } if facts.is_plain() => {
                 self.answered(ResultType::Hit, stored.meta.status);
                 Action::RespondStored { age, ttl, send_body: facts.method != MethodKind::Head }

@@ -76,7 +76,7 @@ impl Talk {
         (talk.meta, talk.head, talk.exchange) = (meta, head, Exchange::new());
         talk.request = format!("{method} /x HTTP/1.1\nHost: a\n{fields}\n");
         talk.ask(at(later));
-        let stored = Stored { meta: &talk.meta, head: &talk.head, len: LEN };
+        let stored = Stored { meta: &talk.meta, head: &talk.head, len: LEN, fresh_until: u64::MAX };
         let action = with_request(&talk.request, |head| {
             talk.exchange.step(&talk.behavior, Event::Found { stored, head }, at(later))
         });
@@ -109,7 +109,7 @@ impl Talk {
     fn origin(&mut self, response: &str, later: u64) -> Action {
         with_request(&self.request, |request| {
             with_response(response, request.method.as_str(), |head| {
-                let stored = Stored { meta: &self.meta, head: &self.head, len: LEN };
+                let stored = Stored { meta: &self.meta, head: &self.head, len: LEN, fresh_until: u64::MAX };
                 let event = Event::OriginHead { head, request, stored: Some(stored) };
                 let action = self.exchange.step(&self.behavior, event, at(later));
                 if let Action::Freshen { store: Some(meta), .. } = action {

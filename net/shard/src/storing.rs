@@ -162,5 +162,10 @@ pub(crate) fn primary_of(stored: &StoredResponse) -> u128 {
 
 /// A stored response as the machine looks at it.
 pub(crate) fn view_of(stored: &StoredResponse) -> Stored<'_> {
-    Stored { meta: &stored.meta, head: &stored.head, len: stored.body.published() }
+    Stored {
+        meta: &stored.meta,
+        head: &stored.head,
+        len: stored.body.published(),
+        fresh_until: stored.fresh_until(),
+    }
 }

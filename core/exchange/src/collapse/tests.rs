@@ -111,11 +111,11 @@ fn what_is_not_shared_releases_the_followers_and_leaves_a_mark() {
 #[test]
 fn a_shared_response_lifts_the_mark() {
     let (mut collapse, flight) = flying(0);
-    collapse.mark(1, at(0));
+    collapse.mark(1, 0, at(0));
     assert_eq!(collapse.ask(get(1, b"a"), 1, at(1)), Place::Alone(1), "nobody waits while the mark holds");
     collapse.settle(flight, kept(""), at(2));
     assert!(!collapse.is_marked(1, at(3)));
-    collapse.mark(1, at(4));
+    collapse.mark(1, 0, at(4));
     assert_eq!(
         collapse.ask(get(1, b"a"), 1, at(5)),
         Place::Attach(flight, 1),
@@ -123,6 +123,43 @@ fn a_shared_response_lifts_the_mark() {
     );
     collapse.lift_mark(1);
     assert!(!collapse.is_marked(1, at(6)));
+}
+
+/// I-22: who would join sees the number under which the flight's request went out, and a closed flight is joined by nobody.
+#[test]
+fn a_flight_tells_its_number_before_it_is_joined() {
+    let (mut collapse, flight) = flying(1);
+    assert_eq!(collapse.number(flight), Some(0), "nobody said that it was sent");
+    collapse.sent(flight, 7);
+    let joinable = Joinable { flight, number: 7, arriving: false };
+    assert_eq!(collapse.joinable(&get(1, b"a")), Some(joinable));
+    assert_eq!((collapse.joinable(&get(1, b"b")), collapse.oldest_number()), (None, Some(7)));
+    collapse.close(flight);
+    assert_eq!(collapse.joinable(&get(1, b"a")), None);
+    let Place::Lead(next) = collapse.ask(get(1, b"a"), 5, at(1)) else {
+        panic!("the closed one is not joined")
+    };
+    collapse.sent(next, 9);
+    assert_eq!(collapse.oldest_number(), Some(7), "it still flies");
+    assert_eq!(collapse.settle(flight, kept(""), at(2)).len(), 2, "who was there is answered");
+    assert!(!collapse.is_doomed(flight), "whether it is stored the rules say");
+    assert_eq!(collapse.oldest_number(), Some(9), "what arrives has a number of its own");
+    assert_eq!(collapse.joinable(&get(1, b"a")).map(|joinable| joinable.flight), Some(next));
+    collapse.end(flight);
+    assert_eq!(collapse.number(flight), None);
+}
+
+/// The number of a flight's last attempt counts: what comes is the answer to that.
+#[test]
+fn a_mark_has_the_number_of_the_attempt_that_was_answered() {
+    let (mut collapse, flight) = flying(0);
+    collapse.sent(flight, 3);
+    collapse.sent(flight, 5);
+    collapse.settle(flight, Outcome::Passed { status: 200 }, at(10));
+    assert_eq!(collapse.mark_number(1, at(11)), Some(5));
+    assert_eq!((collapse.marked_until(1, at(11)), collapse.mark_number(1, at(1010))), (Some(1010), None));
+    collapse.lift_mark(1);
+    assert_eq!(collapse.mark_number(1, at(11)), None);
 }
 
 #[test]
@@ -218,7 +255,7 @@ fn doomed_flights_are_not_joined() {
     let Place::Lead(variant) = collapse.ask(get(1, b"a\nvariant"), 10, at(0)) else { panic!() };
     let Place::Lead(other) = collapse.ask(get(2, b"b"), 20, at(0)) else { panic!() };
     collapse.settle(variant, kept("accept"), at(1));
-    collapse.mark(1, at(1));
+    collapse.mark(1, 0, at(1));
     collapse.invalidate(1);
     assert!(collapse.is_doomed(flight) && collapse.is_doomed(variant) && !collapse.is_doomed(other));
     assert!(!collapse.is_marked(1, at(2)));
@@ -533,7 +570,7 @@ fn step(
             flight.waiters.retain(|waiter| waiter % modulus != 0);
         }
         Operation::Mark { primary } => {
-            collapse.mark(u128::from(primary), at(*millis));
+            collapse.mark(u128::from(primary), 0, at(*millis));
             model.marked[usize::from(primary)] = Some(until);
         }
         Operation::Pass { millis: passed } => *millis += passed,

@@ -4,6 +4,7 @@
 //! borrow, actions are plain values.
 
 use aspis_cache::range::ByteRange;
+use aspis_cache::reuse::{Reuse, reuse_until};
 use aspis_cache::status::ForwardReason;
 use aspis_cache::stored::StoredMeta;
 use aspis_wire::request::RequestHead;
@@ -21,6 +22,16 @@ pub struct Stored<'e> {
     pub head: &'e [u8],
     /// The length of its complete content.
     pub len: u64,
+    /// The wall second at which it stopped being fresh, unless its facts end that before: an invalidation may have (soft rules).
+    pub fresh_until: u64,
+}
+
+impl Stored<'_> {
+    /// Tells whether it is fresh at wall second `now`.
+    #[inline]
+    pub fn reuse(&self, now: u64) -> Reuse {
+        reuse_until(self.meta, self.fresh_until, now)
+    }
 }
 
 /// A response whose fetch was shared, as the machine looks at it. Its content may still be coming.

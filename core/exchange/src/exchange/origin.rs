@@ -192,7 +192,7 @@ impl Exchange {
         request: &RequestHead<'_, '_>,
         now: Now,
     ) -> Option<StoredAnswer> {
-        let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = reuse::reuse(stored.meta, now.wall);
+        let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = stored.reuse(now.wall);
         // A part alone answers no request for the whole.
         let refused = facts.guarded || stored.meta.part.is_some();
         if refused || !reuse::serves_on_error(behavior, stored.meta, age, ttl) {

@@ -80,7 +80,7 @@ impl Run {
         self.stored = Some(*meta);
         let mut slots = FieldSlots::new();
         let head = parse_request(self.text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
-        let stored = Stored { meta, head: &self.stored_head, len: 100 };
+        let stored = Stored { meta, head: &self.stored_head, len: 100, fresh_until: u64::MAX };
         self.exchange.step(&self.behavior, Event::Found { stored, head: &head }, at(wall))
     }
 
@@ -102,7 +102,12 @@ impl Run {
         let request = parse_request(self.text.as_bytes(), &mut request_slots, &limits).unwrap().unwrap();
         let method = Method::from_text(&self.method);
         let head = parse_response(text.as_bytes(), &mut slots, &limits, method).unwrap().unwrap();
-        let stored = self.stored.as_ref().map(|meta| Stored { meta, head: &self.stored_head, len: 100 });
+        let stored = self.stored.as_ref().map(|meta| Stored {
+            meta,
+            head: &self.stored_head,
+            len: 100,
+            fresh_until: u64::MAX,
+        });
         let event = Event::OriginHead { head: &head, request: &request, stored };
         self.exchange.step(&self.behavior, event, now)
     }
@@ -111,7 +116,12 @@ impl Run {
         let mut slots = FieldSlots::new();
         let request =
             parse_request(self.text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
-        let stored = self.stored.as_ref().map(|meta| Stored { meta, head: &self.stored_head, len: 100 });
+        let stored = self.stored.as_ref().map(|meta| Stored {
+            meta,
+            head: &self.stored_head,
+            len: 100,
+            fresh_until: u64::MAX,
+        });
         let event = Event::OriginFailed { failure, role: Role::Lead, request: &request, stored };
         self.exchange.step(&self.behavior, event, NOW)
     }
@@ -128,7 +138,12 @@ impl Run {
         let mut slots = FieldSlots::new();
         let request =
             parse_request(self.text.as_bytes(), &mut slots, &HeadLimits::default()).unwrap().unwrap();
-        let stored = self.stored.as_ref().map(|meta| Stored { meta, head: &self.stored_head, len: 100 });
+        let stored = self.stored.as_ref().map(|meta| Stored {
+            meta,
+            head: &self.stored_head,
+            len: 100,
+            fresh_until: u64::MAX,
+        });
         self.exchange.step(
             &self.behavior,
             Event::OriginErred { status, role: Role::Collapsed, request: &request, stored },

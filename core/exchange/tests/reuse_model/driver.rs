@@ -43,7 +43,7 @@ struct Item {
 
 impl Item {
     fn view(&self) -> Stored<'_> {
-        Stored { meta: &self.meta, head: &self.head, len: self.body.len() as u64 }
+        Stored { meta: &self.meta, head: &self.head, len: self.body.len() as u64, fresh_until: u64::MAX }
     }
 
     fn version(&self) -> u64 {
