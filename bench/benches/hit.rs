@@ -73,6 +73,7 @@ fn tier(behavior: &Behavior) -> (RamTier, Vec<(u128, Vec<u8>)>) {
             meta: META,
             body,
             invalidation: 0,
+            tags: Box::default(),
             variant: None,
         };
         let response = StoredResponse::new(parts, &budget).expect("the budget has room");

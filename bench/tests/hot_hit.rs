@@ -139,6 +139,7 @@ fn allocations(kept: Kept) -> [u64; 2] {
         meta,
         body,
         invalidation: 0,
+        tags: Box::default(),
         variant,
     };
     let stored = StoredResponse::new(parts, &budget).expect("the budget has room");

@@ -5,6 +5,7 @@
 //!   It is the only part of the crate that may use `unsafe`.
 //! - [`passage`] carries what is not stored from one writer to many readers through a window of bounded size.
 //! - [`response`] is what a key leads to: key, head, facts for reuse, body and a few atomics.
+//! - [`rules`] holds it against what the operator invalidated.
 //! - [`tier`] is one core's index of stored responses; [`policy`] decides what leaves when room is needed and
 //!   nothing is of no more use.
 //! - [`shards`] says which core owns a key; [`replica`] is what a core keeps at hand of what others own.
@@ -24,6 +25,7 @@ pub mod passage;
 pub mod policy;
 pub mod replica;
 pub mod response;
+pub mod rules;
 pub mod shards;
 mod table;
 pub mod tier;

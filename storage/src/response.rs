@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use aspis_cache::invalidation::tags;
 use aspis_cache::range::ByteRange;
 use aspis_cache::stored::{Part, StoredMeta};
 use aspis_wire::fields;
@@ -32,6 +33,8 @@ pub struct Parts {
     pub body: Arc<Body>,
     /// The invalidation number that was current when the origin request was sent.
     pub invalidation: u64,
+    /// The hashes of its tags (I-17).
+    pub tags: Box<[u64]>,
     /// Of which URI it is a variant, and by which request fields; `None` if its key is the primary one.
     pub variant: Option<VariantOf>,
 }
@@ -41,7 +44,8 @@ impl Parts {
     pub fn charged_len(&self) -> u64 {
         let names_len = self.variant.as_ref().map_or(0, |variant| variant.names.len());
         let records = size_of::<StoredResponse>() + size_of::<Body>();
-        (self.key.len() + self.head.len() + names_len + records) as u64
+        let tags_len = size_of_val(&*self.tags);
+        (self.key.len() + self.head.len() + tags_len + names_len + records) as u64
     }
 }
 
@@ -69,6 +73,8 @@ pub struct StoredResponse {
     pub meta: StoredMeta,
     /// The content.
     pub body: Arc<Body>,
+    /// The hashes of its tags (I-17).
+    pub tags: Box<[u64]>,
     /// Of which URI it is a variant; `None` if its key is the primary one.
     pub variant: Option<VariantOf>,
     fresh_until: AtomicU64,
@@ -87,7 +93,7 @@ impl StoredResponse {
     /// Key, head and the record itself are charged as heads; `None` when the budget refuses.
     pub fn new(parts: Parts, budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
         let charge = budget.reserve(Purpose::Heads, parts.charged_len())?;
-        let Parts { hash, key, head, meta, body, invalidation, variant } = parts;
+        let Parts { hash, key, head, meta, body, invalidation, tags, variant } = parts;
         let can_be_validated = names_a_validator(&head);
         Some(Arc::new(StoredResponse {
             hash,
@@ -95,6 +101,7 @@ impl StoredResponse {
             head,
             meta,
             body,
+            tags,
             variant,
             fresh_until: AtomicU64::new(meta.fresh_until()),
             invalidation: AtomicU64::new(invalidation),
@@ -119,15 +126,18 @@ impl StoredResponse {
     }
 
     /// Returns the number up to which this response was held against the invalidation rules.
+    ///
+    /// Who reads it also sees the end of freshness that those rules brought.
+    #[inline]
     pub fn invalidation(&self) -> u64 {
-        self.invalidation.load(Ordering::Relaxed)
+        self.invalidation.load(Ordering::Acquire)
     }
 
-    /// Notes that no rule up to `number` concerns this response.
+    /// Notes that the rules up to `number` have done to this response what they do.
     pub fn raise_invalidation(&self, number: u64) {
         // The load first: on a hot response that is up to date nothing is written to the shared line.
         if self.invalidation() < number {
-            self.invalidation.fetch_max(number, Ordering::Relaxed);
+            self.invalidation.fetch_max(number, Ordering::AcqRel);
         }
     }
 
@@ -200,6 +210,11 @@ impl StoredResponse {
     }
 }
 
+/// Reads the tags of a serialised head (I-17); `extra_header` is the operator's own field for them.
+pub fn tags_of(head: &[u8], extra_header: Option<&str>) -> Box<[u64]> {
+    tags::of_fields(field_lines(head), extra_header)
+}
+
 /// Looks for ETag or Last-Modified in a serialised head; in doubt there is one.
 fn names_a_validator(head: &[u8]) -> bool {
     field_lines(head)
@@ -247,14 +262,16 @@ mod tests {
             ..StoredMeta::PLAIN
         };
         let (key, head) = (b"key".to_vec().into(), b"HTTP/1.1 200 OK\r\n".to_vec().into());
-        StoredResponse::new(Parts { hash: 7, key, head, meta, body, invalidation: 5, variant: None }, budget)
+        let tags = tags_of(b"HTTP/1.1 200 OK\r\nxkey: a b\r\nCache-Tag: c\r\n", None);
+        let parts = Parts { hash: 7, key, head, meta, body, invalidation: 5, tags, variant: None };
+        StoredResponse::new(parts, budget)
     }
 
     #[test]
-    fn key_head_and_records_are_charged_as_heads_until_the_last_handle_goes() {
+    fn key_head_tags_and_records_are_charged_as_heads_until_the_last_handle_goes() {
         let budget = Budget::new(10_000);
         let one = response(&budget).unwrap();
-        let own = (3 + 17 + size_of::<StoredResponse>() + size_of::<Body>()) as u64;
+        let own = (3 + 17 + 3 * 8 + size_of::<StoredResponse>() + size_of::<Body>()) as u64;
         assert_eq!((budget.used(Purpose::Heads), one.charged_len()), (own, own + 512));
         let other = Arc::clone(&one);
         drop(one);

@@ -397,7 +397,8 @@ impl World {
         let wall = self.clock().wall;
         self.cores[core].tier.note_time(wall);
         self.cores[core].tier.make_room(need);
-        let parts = Parts { hash, key: key.into(), head, meta, body, invalidation: 0, variant };
+        let parts =
+            Parts { hash, key: key.into(), head, meta, body, invalidation: 0, tags: Box::default(), variant };
         let stored = StoredResponse::new(parts, &self.budget);
         self.counts.add(Count::ShortOfMemory, u64::from(stored.is_none()));
         stored

@@ -11,6 +11,7 @@ pub mod directives;
 pub mod freshen;
 pub mod freshness;
 pub mod invalidate;
+pub mod invalidation;
 pub mod key;
 pub mod range;
 pub mod request_directives;

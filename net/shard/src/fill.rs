@@ -11,6 +11,7 @@ pub(crate) use view::{FillView, Fills, Reader, Reading, SharedFill};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aspis_cache::invalidation::tags;
 use aspis_cache::key::PART_SUFFIX;
 use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary::{self, Varies};
@@ -134,6 +135,7 @@ pub(crate) fn prepare(
     let prefix_len = filling.prefix.map_or(0, |prefix| prefix.published());
     let length = origin.as_ref()?.length().map(|length| length + prefix_len);
     let mut writer = Body::writer(&shard.arena, length);
+    let lines = filling.head.fields.iter().map(|field| (field.name.as_bytes(), field.value));
     let parts = Parts {
         hash: if key.len() > filling.key.1.len() { aspis_cache::key::hash(&key) } else { filling.key.0 },
         key: key.into(),
@@ -141,6 +143,7 @@ pub(crate) fn prepare(
         meta: filling.meta,
         body: Arc::clone(writer.body()),
         invalidation: filling.invalidation,
+        tags: tags::of_fields(lines, None),
         variant,
     };
     let stored = shard.stored_response(parts)?;

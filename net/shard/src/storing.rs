@@ -10,7 +10,7 @@ use aspis_cache::stored::StoredMeta;
 use aspis_cache::vary;
 use aspis_exchange::{Stored, response_head};
 use aspis_storage::mapping::body::Body;
-use aspis_storage::response::{Parts, StoredResponse};
+use aspis_storage::response::{Parts, StoredResponse, tags_of};
 use aspis_telemetry::Counter;
 use aspis_wire::response::ResponseHead;
 
@@ -53,6 +53,7 @@ impl Shard {
             meta: filled.meta,
             body,
             invalidation: filled.invalidation(),
+            tags: filled.tags.clone(),
             variant: filled.variant.clone(),
         };
         match self.stored_response(parts) {
@@ -132,6 +133,11 @@ impl Shard {
         let meta = meta.unwrap_or(stored.meta);
         let mut head = Vec::with_capacity(stored.head.len() + 256);
         response_head::write_freshened(&self.behavior, &stored.head, &meta, update, self.now(), &mut head);
+        // I-19: those that it was stored with, where a 304 does not name others.
+        let tags = match tags_of(&head, None) {
+            none if none.is_empty() => stored.tags.clone(),
+            tags => tags,
+        };
         let parts = Parts {
             hash: stored.hash,
             key: stored.key.clone(),
@@ -139,6 +145,7 @@ impl Shard {
             meta,
             body: Arc::clone(&stored.body),
             invalidation,
+            tags,
             variant: stored.variant.clone(),
         };
         self.stored_response(parts)

@@ -27,7 +27,16 @@ impl Maker {
         let body = Arc::clone(writer.body());
         writer.complete();
         let (key, head) = (key.into(), [0; 9].into());
-        let parts = Parts { hash, key, head, meta: StoredMeta::PLAIN, body, invalidation: 0, variant };
+        let parts = Parts {
+            hash,
+            key,
+            head,
+            meta: StoredMeta::PLAIN,
+            body,
+            invalidation: 0,
+            tags: Box::default(),
+            variant,
+        };
         StoredResponse::new(parts, &self.budget).unwrap()
     }
 

@@ -234,6 +234,7 @@ fn parts_leave_with_the_whole_a_variant_a_removal_and_an_invalidation() {
         meta: StoredMeta::PLAIN,
         body,
         invalidation: 0,
+        tags: Box::default(),
         variant: Some(variant),
     };
     assert!(tier.insert(StoredResponse::new(parts, &budget).unwrap()).is_ok());

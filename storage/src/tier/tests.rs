@@ -58,7 +58,10 @@ pub(super) fn response_of(
     let budget = Arc::clone(&tier.budget);
     let make = |body: &Arc<Body>| {
         let (key, head, body) = (key.into(), head.into(), Arc::clone(body));
-        StoredResponse::new(Parts { hash, key, head, meta, body, invalidation: 0, variant: None }, &budget)
+        StoredResponse::new(
+            Parts { hash, key, head, meta, body, invalidation: 0, tags: Box::default(), variant: None },
+            &budget,
+        )
     };
     make(&body).or_else(|| if tier.make_room(1000) { make(&body) } else { None })
 }
@@ -139,7 +142,16 @@ fn only_complete_bodies_are_taken_in() {
     let mut writer = Body::writer(tier.arena(), None);
     assert_eq!(writer.append(b"part"), 4);
     let (key, head, body) = (key(1).into(), [0; 9].into(), Arc::clone(writer.body()));
-    let parts = Parts { hash: hash(1), key, head, meta: META, body, invalidation: 0, variant: None };
+    let parts = Parts {
+        hash: hash(1),
+        key,
+        head,
+        meta: META,
+        body,
+        invalidation: 0,
+        tags: Box::default(),
+        variant: None,
+    };
     let response = StoredResponse::new(parts, &budget).unwrap();
     let Err(Refused::NotComplete(response)) = tier.insert(response) else {
         panic!("a filling body was taken in")
