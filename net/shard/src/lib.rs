@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod asking;
+mod backlog;
 mod boot;
 mod fill;
 mod flight;

@@ -8,6 +8,15 @@ pub(crate) const INBOX_LEN_MAX: usize = 128 * 1024;
 /// Bytes queued to a viewer above which no further pipelined request is answered until they are sent.
 pub(crate) const QUEUED_LEN_MAX: u64 = 256 * 1024;
 
+/// Requests of one connection that are answered in one turn; the others wait for the next, behind those of other connections.
+pub(crate) const REQUESTS_PER_TURN: u32 = 32;
+
+/// Connections that waited for a turn and are served in it.
+pub(crate) const QUEUED_VIEWERS_PER_TURN: usize = 4;
+
+/// Viewers that are looked at in one turn of a sweep.
+pub(crate) const SWEPT_PER_TURN: usize = 256;
+
 /// Bytes that a task queues to a viewer before it waits for the queue to drain.
 pub(crate) const SEND_WINDOW: u64 = 256 * 1024;
 

@@ -84,6 +84,16 @@ pub(crate) enum Message {
     SweepReplicas,
 }
 
+impl Message {
+    /// Whether a request may depend on it that was received after it was posted.
+    pub(crate) fn changes_the_store(&self) -> bool {
+        matches!(
+            self,
+            Message::Invalidate { .. } | Message::Deposit(_) | Message::Replace { .. } | Message::Forget(_)
+        )
+    }
+}
+
 impl From<CapMessage> for Message {
     fn from(message: CapMessage) -> Self {
         Message::Cap(message)

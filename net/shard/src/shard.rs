@@ -26,9 +26,10 @@ use aspis_wire::limits::HeadLimits;
 use slab::Slab;
 
 use crate::asking::{Asks, Waiter};
+use crate::backlog::Backlog;
 use crate::fill::Fills;
 use crate::limits::{
-    LIMBO_SHARE, LINGER, MAIL_PER_TURN, MAILBOX_LEN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN,
+    LIMBO_SHARE, LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN,
     SWEEP_INTERVAL,
 };
 use crate::messages::Message;
@@ -73,11 +74,12 @@ pub(crate) struct Shard {
     /// Reused for cache keys and for heads that are sent with a larger body.
     pub(crate) scratch: RefCell<Scratch>,
     viewers: RefCell<Vec<Option<Rc<Viewer>>>>,
+    pub(crate) backlog: Backlog,
     viewer_count: Cell<usize>,
     /// Where the viewers of all cores are counted.
     places: Arc<Places>,
     listeners: RefCell<Vec<ListenerId>>,
-    mail: Receiver<Message>,
+    pub(crate) mail: Receiver<Message>,
     post: Post<Message>,
     pub(crate) cores: usize,
     outbox: RefCell<VecDeque<(usize, Message)>>,
@@ -139,6 +141,7 @@ impl Shard {
             log: parts.log.map(RefCell::new),
             scratch: RefCell::new(Scratch::default()),
             viewers: RefCell::new(Vec::new()),
+            backlog: Backlog::default(),
             viewer_count: Cell::new(0),
             places: parts.places,
             listeners: RefCell::new(Vec::new()),
@@ -285,9 +288,9 @@ impl Shard {
         }
     }
 
-    fn drain_mail(&self, count_max: usize) {
+    pub(crate) fn drain_mail(&self, count_max: usize) {
         for _ in 0..count_max {
-            let Some(message) = self.mail.pop() else { return };
+            let Some(message) = self.backlog.next_mail(&self.mail) else { return };
             self.counters.add(Counter::CoreMails, 1);
             match message {
                 Message::Addresses(addresses) => self.origin.set_addresses(addresses),
@@ -345,6 +348,11 @@ impl Shard {
         self.viewers.borrow().iter().flatten().cloned().collect()
     }
 
+    /// Looks at the viewers, by the slots of their sockets.
+    pub(crate) fn with_viewers<T>(&self, look: impl FnOnce(&[Option<Rc<Viewer>>]) -> T) -> T {
+        look(&self.viewers.borrow())
+    }
+
     /// Arms the sweep if something may have a deadline. An idle core without connections arms nothing.
     fn arm_sweep(&self) {
         // Viewers, kept origin connections and those that linger, whose number the metrics show, are all sockets.
@@ -354,18 +362,12 @@ impl Shard {
         }
     }
 
-    /// Ends connections whose deadline has passed, closes idle origin connections, ships the log.
+    /// Begins to look for connections whose deadline has passed, closes idle origin connections, ships the log.
     fn sweep(&self) {
         self.origin.sweep();
         self.ring_limbo();
         self.show_levels();
-        let now = self.ring.now_millis();
-        for viewer in self.all_viewers() {
-            if viewer.deadline.get() == Deadline::None || now < viewer.deadline_at.get() {
-                continue;
-            }
-            self.end_late(&viewer, now);
-        }
+        self.backlog.begin_sweep();
         self.flush_log();
     }
 
@@ -484,9 +486,9 @@ impl Handler for Shard {
     }
 
     fn on_receive(&self, socket: SocketId, bytes: &[u8]) {
-        // Mail first: an invalidation posted by another core must act before a request that its answer caused.
+        // Mail that changes the store first: an invalidation posted by another core must act before a request that its answer caused.
         if !self.mail.is_empty() {
-            self.drain_mail(MAILBOX_LEN);
+            self.handle_urgent_mail();
         }
         if let Some(viewer) = self.viewer(socket) {
             self.received(&viewer, bytes);
@@ -506,7 +508,8 @@ impl Handler for Shard {
                 // A reset that met a send shows here as an end: whether the viewer is still there the sends tell, if need be later.
                 self.ring.notify_sent(socket);
             }
-            (ReceiveEnd::Eof, ViewerState::Leaving) => {}
+            // It is looked at again behind the requests that are there.
+            (ReceiveEnd::Eof, ViewerState::Queued | ViewerState::Leaving) => {}
             (ReceiveEnd::Error(_), _) => self.lose(&viewer),
         }
     }
@@ -517,7 +520,7 @@ impl Handler for Shard {
             _ if result.is_err() => self.lose(&viewer),
             ViewerState::Stalled => self.resume(&viewer),
             ViewerState::Leaving => self.close_viewer(&viewer, Close::Linger(LINGER)),
-            ViewerState::ExpectProxyHeader | ViewerState::Idle | ViewerState::Busy => {}
+            ViewerState::ExpectProxyHeader | ViewerState::Idle | ViewerState::Busy | ViewerState::Queued => {}
         }
     }
 
@@ -531,15 +534,18 @@ impl Handler for Shard {
 
     fn on_turn(&self) -> bool {
         self.drain_mail(MAIL_PER_TURN);
+        self.serve_queued();
+        self.sweep_viewers();
         self.flush_outbox();
         // What readers on this or other cores dropped goes back to the arena, a little each turn.
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
         // A message for a full mailbox must not wait until something else wakes this core.
-        !self.mail.is_empty() || !self.outbox.borrow().is_empty() || !self.replicas_swept.get()
+        let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
+        mail || !self.replicas_swept.get() || self.backlog.waits()
     }
 
     fn has_mail(&self) -> bool {
-        !self.mail.is_empty()
+        !self.mail.is_empty() || self.backlog.has_mail()
     }
 }

@@ -7,6 +7,7 @@
 //! Idle --complete head, fresh hit--> Idle                 (no task, the bytes leave with the turn)
 //! Idle --complete head, anything else--> Busy --answered--> Idle | closed
 //! Idle --too many bytes queued--> Stalled --queue sent--> Idle
+//! Idle --enough answered in this turn--> Queued --next turn--> Idle
 //! any  --last answer queued--> Leaving --queue sent--> closed
 //! ```
 //! Invariant: only the task of a `Busy` connection sends on it and takes from its inbox.
@@ -14,6 +15,7 @@
 mod body;
 mod exchange;
 mod hot;
+mod inbox;
 mod pace;
 mod relay;
 mod shared;
@@ -26,6 +28,8 @@ use std::rc::Rc;
 
 use aspis_runtime::SocketId;
 use aspis_runtime::sync::Notify;
+
+use self::inbox::Inbox;
 
 /// The address that a viewer on a Unix socket gets in logs and forwarding fields.
 const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -41,6 +45,8 @@ pub(crate) enum ViewerState {
     Busy,
     /// Requests wait until the answers before them are sent.
     Stalled,
+    /// Requests wait for the next turn, because this one has answered enough of them.
+    Queued,
     /// The last answer is on its way; the connection ends behind it.
     Leaving,
 }
@@ -69,7 +75,9 @@ pub(crate) struct Viewer {
     /// What the connection is doing.
     pub(crate) state: Cell<ViewerState>,
     /// Received and not used yet.
-    pub(crate) inbox: RefCell<Vec<u8>>,
+    pub(crate) inbox: RefCell<Inbox>,
+    /// The last turn in which it was answered, and how often in that.
+    pub(crate) answered: Cell<(u64, u32)>,
     /// Something changed for the task of a busy connection: bytes, the end, or a reset.
     pub(crate) changed: Notify,
     /// The viewer will send nothing more; it may still read.
@@ -102,7 +110,8 @@ impl Viewer {
             address: Cell::new(address.unwrap_or(LOCAL)),
             trusted: Cell::new(trusted),
             state: Cell::new(state),
-            inbox: RefCell::new(Vec::new()),
+            inbox: RefCell::default(),
+            answered: Cell::new((0, 0)),
             changed: Notify::new(),
             ended: Cell::new(false),
             gone: Cell::new(false),

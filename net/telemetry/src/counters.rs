@@ -69,6 +69,7 @@ counters! {
     Monotonic "viewer_connections_moved" "Connections that the core that accepted them handed to a core with fewer." { ViewerConnectionsMoved [] }
     Gauge "viewer_connections_open" "Connections open towards viewers." { ViewerConnectionsOpen [] }
     Monotonic "viewer_connections_refused" "Connections closed at once because --max-connections was reached." { ViewerConnectionsRefusedLimit [] }
+    Monotonic "viewer_turns_full" "Times that a connection had more requests at hand than one turn answers, so that they waited for the next." { ViewerTurnsFull [] }
     Monotonic "viewer_timeouts" "Viewer connections ended because the viewer was too slow, by what was waited for." {
         ViewerTimeoutHead ["phase" = "head"]
         ViewerTimeoutBody ["phase" = "body"]

@@ -127,7 +127,7 @@ impl ViewerBody {
                 used
             }
         };
-        inbox.drain(..used);
+        inbox.consume(used);
         self.whole.set(matches!(self.missing, Missing::Nothing));
         self.taken += bytes.len() as u64;
         Ok(bytes)

@@ -125,20 +125,25 @@ impl Shard {
     pub(crate) fn received(&self, viewer: &Rc<Viewer>, bytes: &[u8]) {
         self.counters.add(Counter::ViewerBytesReceived, bytes.len() as u64);
         match viewer.state.get() {
-            ViewerState::Busy | ViewerState::Stalled => {
+            ViewerState::Busy | ViewerState::Stalled | ViewerState::Queued => {
                 let mut inbox = viewer.inbox.borrow_mut();
-                inbox.extend_from_slice(bytes);
+                inbox.extend(bytes);
                 if inbox.len() > INBOX_LEN_MAX && !viewer.paused.replace(true) {
                     self.ring.pause_receive(viewer.socket);
                 }
                 drop(inbox);
                 viewer.changed.notify_all();
             }
-            ViewerState::Idle if viewer.inbox.borrow().is_empty() => self.serve(viewer, bytes),
+            ViewerState::Idle if viewer.inbox.borrow().is_empty() => {
+                let used = self.serve(viewer, bytes);
+                if !viewer.is_ending() && used < bytes.len() {
+                    viewer.inbox.borrow_mut().extend(&bytes[used..]);
+                }
+                self.served(viewer);
+            }
             ViewerState::Idle | ViewerState::ExpectProxyHeader => {
-                let mut inbox = viewer.inbox.take();
-                inbox.extend_from_slice(bytes);
-                self.serve_inbox(viewer, inbox);
+                viewer.inbox.borrow_mut().extend(bytes);
+                self.serve_inbox(viewer);
             }
             ViewerState::Leaving => {}
         }
@@ -148,9 +153,8 @@ impl Shard {
     pub(crate) fn resume(&self, viewer: &Rc<Viewer>) {
         viewer.state.set(ViewerState::Idle);
         viewer.expect(Deadline::Idle, self.ring.now_millis() + self.idle_timeout());
-        let inbox = viewer.inbox.take();
-        if !inbox.is_empty() {
-            self.serve_inbox(viewer, inbox);
+        if !viewer.inbox.borrow().is_empty() {
+            self.serve_inbox(viewer);
         }
         match viewer.state.get() {
             ViewerState::Idle
@@ -159,7 +163,7 @@ impl Shard {
                 self.close_viewer(viewer, Close::Linger(LINGER));
             }
             // A task waits for the viewer's bytes, or wants to know that it left.
-            ViewerState::Idle | ViewerState::Busy => self.unpause(viewer),
+            ViewerState::Idle | ViewerState::Busy | ViewerState::Queued => self.unpause(viewer),
             ViewerState::ExpectProxyHeader | ViewerState::Stalled | ViewerState::Leaving => {}
         }
     }
@@ -172,28 +176,36 @@ impl Shard {
         }
     }
 
-    fn serve_inbox(&self, viewer: &Rc<Viewer>, inbox: Vec<u8>) {
-        let start = if viewer.state.get() == ViewerState::ExpectProxyHeader {
+    /// The same with what is in the inbox, which nobody else looks at meanwhile.
+    fn serve_inbox(&self, viewer: &Rc<Viewer>) {
+        let mut inbox = viewer.inbox.take();
+        if viewer.state.get() == ViewerState::ExpectProxyHeader {
             match self.read_proxy_header(viewer, &inbox) {
-                Some(start) => start,
+                Some(len) => inbox.consume(len),
                 None => {
                     *viewer.inbox.borrow_mut() = inbox;
                     return;
                 }
             }
-        } else {
-            0
-        };
-        self.serve(viewer, &inbox[start..]);
+        }
+        inbox.consume(self.serve(viewer, &inbox));
+        if !viewer.is_ending() {
+            *viewer.inbox.borrow_mut() = inbox;
+        }
+        self.served(viewer);
     }
 
-    /// Answers the requests in `bytes` as far as that needs no waiting; the rest goes to the inbox.
-    fn serve(&self, viewer: &Rc<Viewer>, bytes: &[u8]) {
+    /// Answers the requests in `bytes` as far as that needs no waiting and this turn allows; returns the bytes that it used.
+    fn serve(&self, viewer: &Rc<Viewer>, bytes: &[u8]) -> usize {
         let started = Instant::now();
         let mut at = 0;
         while at < bytes.len() && viewer.state.get() == ViewerState::Idle {
             if self.ring.queued_len(viewer.socket) > QUEUED_LEN_MAX {
                 self.stall(viewer);
+                break;
+            }
+            if !self.backlog.may_answer(viewer) {
+                self.enqueue(viewer);
                 break;
             }
             let mut slots = FieldSlots::new();
@@ -215,17 +227,16 @@ impl Shard {
                 Ok(None) => break,
                 Err(error) => {
                     self.refuse(viewer, None, refusal_status(&self.behavior, error), started);
-                    return;
+                    break;
                 }
             }
         }
-        if viewer.is_ending() {
-            return;
-        }
-        if at < bytes.len() {
-            viewer.inbox.borrow_mut().extend_from_slice(&bytes[at..]);
-        }
-        if viewer.state.get() == ViewerState::Idle {
+        at
+    }
+
+    /// What is left of the bytes is in the inbox: sets what the connection waits for.
+    fn served(&self, viewer: &Viewer) {
+        if !viewer.is_ending() && viewer.state.get() == ViewerState::Idle {
             self.wait_for_viewer(viewer);
         }
     }

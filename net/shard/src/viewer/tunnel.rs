@@ -62,7 +62,7 @@ impl Drop for OpenTunnel<'_> {
 
 async fn to_origin(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel) -> End {
     loop {
-        let bytes = std::mem::take(&mut *viewer.inbox.borrow_mut());
+        let bytes = viewer.inbox.borrow_mut().take_bytes();
         if !bytes.is_empty() {
             if tunnel.write(bytes).await.is_err() {
                 return End::Broken;
