@@ -25,6 +25,25 @@ pub const LINGER_DRAIN_LEN_MAX: u64 = 1024 * 1024;
 /// Times that woken tasks are run within one turn before the ring is looked at again.
 pub const YIELD_COUNT_MAX: u32 = 4;
 
+/// Woken tasks that run at once. The others wait in the order in which they were woken: a crowd that waited for the same
+/// thing must not hold the core while bytes of viewers arrive.
+pub const TASKS_PER_YIELD: usize = 16;
+
+/// Completions that one turn looks at; the others come first in the next. A response that was composed leaves with its turn.
+pub const COMPLETIONS_PER_TURN: usize = 256;
+
+/// Connections that one turn takes from its listeners, so that a flood of them does not hold up those that are served.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+/// Accepted connections that wait for their turn; what comes beyond is taken at once, because each holds a descriptor.
+pub const ACCEPTS_WAITING_MAX: usize = 1024;
+
+/// How often a busy core measures how late it looks at what happens.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Completions since the last measurement that make a core a busy one. A core that is asked little must not wake for it.
+pub const PROBE_COMPLETIONS: usize = 64;
+
 /// The executor never leaves its tasks to look at its own rings: nothing of ours is in them.
 ///
 /// It must not: glommio 0.9 takes a preempt timer that fired between its look at the rings and its first task for "nothing is

@@ -29,7 +29,7 @@ use crate::send::{Pending, Source, SourceSend};
 use crate::slots::{Key, Slots};
 use crate::socket::{Close, Listener, ListenerId, Peer, Quiet, ReceiveEnd, Socket, SocketId};
 use crate::stats::RingStats;
-use crate::task::Tasks;
+use crate::task::{self, Tasks};
 use crate::timer::{Due, Wheel};
 
 /// What a core does with its sockets' events.
@@ -49,6 +49,11 @@ pub trait Handler: 'static {
     /// Called each turn before the submission: drains mail and does a bounded slice of background work. True means
     /// that there is more to do and the core must not sleep.
     fn on_turn(&self) -> bool;
+    /// A turn was that long, in microseconds: from one look at what happened to the next, or to its end where the core may have slept.
+    fn on_turn_end(&self, _micros: u64) {}
+    /// A timer came that late, in milliseconds: so long waits whatever happens until this core looks at it. Called every
+    /// [`crate::limits::PROBE_INTERVAL`] or so while the core is busy.
+    fn on_late(&self, _millis: u64) {}
     /// Whether mail waits. Asked after the asleep flag was raised, so that no post is slept over.
     fn has_mail(&self) -> bool;
 }
@@ -178,10 +183,10 @@ impl Inner {
         })
     }
 
-    pub(crate) fn refresh_clock(&self) -> u64 {
-        let now = self.epoch.elapsed().as_millis() as u64;
-        self.turn_millis.set(now);
-        now
+    pub(crate) fn set_clock(&self, now: Instant) {
+        let millis = now.saturating_duration_since(self.epoch).as_millis() as u64;
+        self.turn_millis.set(millis);
+        task::set_now(millis);
     }
 
     /// Wakes tasks and drops foreign memory that waited until nothing was borrowed.
@@ -404,7 +409,7 @@ impl Ring {
         .await
     }
 
-    /// Runs a task on this core. It starts within this turn.
+    /// Runs a task on this core. It starts within this turn, behind those that were woken before.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         Tasks::spawn(&self.inner.tasks, future);
     }
@@ -412,6 +417,11 @@ impl Ring {
     /// Returns how many tasks are alive.
     pub fn live_tasks(&self) -> usize {
         self.inner.tasks.live_count()
+    }
+
+    /// Returns how long the task has waited that is to run next, in milliseconds; 0 if none is runnable.
+    pub fn task_wait_millis(&self) -> u64 {
+        task::first_waits().unwrap_or(0)
     }
 
     /// Returns how many sockets are alive, closing ones included.

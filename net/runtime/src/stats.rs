@@ -17,6 +17,10 @@ pub struct RingStats {
     pub completions: u64,
     /// Turns handed to the executor so that woken tasks run.
     pub yields: u64,
+    /// Tasks that ran because they were woken, or began.
+    pub tasks_run: u64,
+    /// The most of them at once.
+    pub tasks_run_max: u64,
     /// Ring timeouts that fired.
     pub ticks: u64,
     /// Wakes by other threads.
@@ -37,4 +41,13 @@ pub struct RingStats {
     pub owned_sends: u64,
     /// Gather sends, each of one head and some pieces of a body.
     pub gather_sends: u64,
+}
+
+impl RingStats {
+    /// The executor runs so many tasks now.
+    pub(crate) fn yielded(&mut self, tasks: u64) {
+        self.yields += 1;
+        self.tasks_run += tasks;
+        self.tasks_run_max = self.tasks_run_max.max(tasks);
+    }
 }

@@ -1,47 +1,85 @@
 //! Tasks: futures on the core's executor whose wakes the ring knows of.
 //!
 //! The ring sleeps in the kernel, not in the executor, so it must know that a task became runnable. Each task is
-//! polled with a waker of ours that sets a flag of the thread before it wakes the executor's task. Whatever the future
-//! inside uses to wake itself, the flag is set. Wakers must be woken on the core's own thread; other threads use a
-//! mailbox.
+//! polled with a waker of ours that puts it into a line of the thread; the turn hands the front of the line to the executor,
+//! so that a crowd that is woken at once runs in portions, in the order in which it was woken. Wakers must be woken on the
+//! core's own thread; other threads use a mailbox.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::slots::{Key, Slots};
 
 thread_local! {
-    /// A task of this thread became runnable since the executor last had its turn.
-    static WOKE_ANY: Cell<bool> = const { Cell::new(false) };
+    /// The tasks of this thread that became runnable, and when.
+    static LINE: RefCell<VecDeque<(u64, Runnable)>> = const { RefCell::new(VecDeque::new()) };
+    /// Milliseconds as of the beginning of this turn.
+    static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Returns whether a task became runnable, and forgets it.
-pub(crate) fn take_woke_any() -> bool {
-    WOKE_ANY.replace(false)
+/// A task that the executor does not know to be runnable.
+enum Runnable {
+    /// It has not run yet.
+    New(Rc<Tasks>, Key),
+    Woken(Arc<Tracker>),
+}
+
+/// Notes the time of this turn.
+pub(crate) fn set_now(millis: u64) {
+    NOW.set(millis);
+}
+
+fn line_up(runnable: Runnable) {
+    LINE.with_borrow_mut(|line| line.push_back((NOW.get(), runnable)));
+}
+
+/// Hands the first tasks of the line to the executor; returns how many.
+pub(crate) fn release(count_max: usize) -> usize {
+    for count in 0..count_max {
+        // Taken out first: what a task brings about may be that another one is woken.
+        let Some((_, runnable)) = LINE.with_borrow_mut(VecDeque::pop_front) else { return count };
+        match runnable {
+            Runnable::New(tasks, key) => {
+                glommio::spawn_local(Task { tasks, key, waker: None }).detach();
+            }
+            Runnable::Woken(tracker) => {
+                tracker.is_in_line.store(false, Ordering::Relaxed);
+                tracker.executor.wake_by_ref();
+            }
+        }
+    }
+    count_max
+}
+
+/// Returns how long the first task of the line has waited, in milliseconds; `None` if no task is runnable.
+pub(crate) fn first_waits() -> Option<u64> {
+    LINE.with_borrow(|line| line.front().map(|(since, _)| NOW.get().saturating_sub(*since)))
 }
 
 struct Tracker {
     executor: Waker,
+    /// Atomic because a waker must be good for any thread, although this one is used on its own only.
+    is_in_line: AtomicBool,
 }
 
 impl Wake for Tracker {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        if !self.is_in_line.swap(true, Ordering::Relaxed) {
+            line_up(Runnable::Woken(self));
+        }
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        WOKE_ANY.set(true);
-        self.executor.wake_by_ref();
+        if !self.is_in_line.swap(true, Ordering::Relaxed) {
+            line_up(Runnable::Woken(Arc::clone(self)));
+        }
     }
-}
-
-/// Returns whether a task is runnable.
-pub(crate) fn woke_any() -> bool {
-    WOKE_ANY.get()
 }
 
 type Boxed = Pin<Box<dyn Future<Output = ()>>>;
@@ -55,11 +93,10 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Hands a task to the executor of this thread.
+    /// Puts a task into the line of this thread.
     pub(crate) fn spawn(tasks: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
         let key = tasks.futures.borrow_mut().insert(Some(Box::pin(future)));
-        WOKE_ANY.set(true);
-        glommio::spawn_local(Task { tasks: tasks.clone(), key, waker: None }).detach();
+        line_up(Runnable::New(tasks.clone(), key));
     }
 
     pub(crate) fn live_count(&self) -> usize {
@@ -89,7 +126,8 @@ impl Future for Task {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let task = &mut *self;
         if !task.waker.as_ref().is_some_and(|(tracker, _)| tracker.executor.will_wake(context.waker())) {
-            let tracker = Arc::new(Tracker { executor: context.waker().clone() });
+            let tracker =
+                Arc::new(Tracker { executor: context.waker().clone(), is_in_line: AtomicBool::new(false) });
             task.waker = Some((tracker.clone(), Waker::from(tracker)));
         }
         let (_, waker) = task.waker.as_ref().expect("made above");

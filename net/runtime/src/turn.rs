@@ -4,11 +4,16 @@
 //! 1. The composed sends are queued and everything queued is submitted; the core sleeps in the same call if nothing
 //!    is left to do, no mail waits and no task is runnable.
 //! 2. Completions are collected. Failed small sends first: every other one is done, and its bytes are free.
-//! 3. All other completions in order, then timers, then calls that waited until nothing was borrowed.
-//! 4. The handler's `on_turn`; woken tasks run, again while they wake others (at most four times).
+//! 3. Other completions in order, new connections behind what those that are here bring, then timers.
+//! 4. The handler's `on_turn`; calls that waited until nothing was borrowed; woken tasks run, again while they wake others.
 //!
-//! A tick is armed only while a timer is due some day or a task is alive. An idle core sleeps without one.
+//! Each of these takes a bounded number (`limits.rs`); what is left makes the next turn begin without sleep, so nothing
+//! that one peer does keeps a core from looking at the others.
+//!
+//! A tick is armed only while a timer is due some day, a task is alive, or the core is busy. An idle core sleeps without
+//! one. How late a tick is looked at is how long anything waits: the handler is told.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Waker;
@@ -18,13 +23,16 @@ use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
 use crate::bind;
-use crate::limits::{ACCEPT_RETRY, LONG_TURN, STOP_WAIT, YIELD_COUNT_MAX};
+use crate::limits::{
+    ACCEPT_RETRY, ACCEPTS_PER_TURN, ACCEPTS_WAITING_MAX, COMPLETIONS_PER_TURN, LONG_TURN, PROBE_COMPLETIONS,
+    PROBE_INTERVAL, STOP_WAIT, TASKS_PER_YIELD, YIELD_COUNT_MAX,
+};
 use crate::op::{Kind, parse_user_data, plain, user_data};
 use crate::receive::Received;
 use crate::ring::{Event, Handler, Inner, State, duration_millis};
 use crate::slots::Key;
 use crate::socket::{ListenerId, Peer, SocketId};
-use crate::task::{take_woke_any, woke_any};
+use crate::task;
 use crate::timer::Due;
 
 impl State {
@@ -151,27 +159,35 @@ enum More {
 struct Turn<H> {
     inner: Rc<Inner>,
     handler: Rc<H>,
-    completions: Vec<cqueue::Entry>,
+    /// Collected and not looked at, but for those of listeners.
+    completions: VecDeque<cqueue::Entry>,
+    /// Those of listeners.
+    accepts: VecDeque<cqueue::Entry>,
     due: Vec<Due>,
     tick_max: u64,
+    /// When this turn looked at what happened.
+    looked_at: Instant,
+    /// Completions since the last tick.
+    since_tick: usize,
 }
 
 /// Runs turns until [`crate::Ring::stop`].
 pub(crate) async fn run<H: Handler>(inner: Rc<Inner>, handler: Rc<H>, tick_max: Duration) {
     let tick_max = duration_millis(tick_max).max(1);
-    let mut turn = Turn { inner, handler, completions: Vec::new(), due: Vec::new(), tick_max };
+    let mut turn = Turn::new(inner, handler, tick_max);
     let mut more = More::Work;
     let _leak = LeakOnPanic(turn.inner.clone());
     while !turn.inner.stopping.get() {
         turn.submit_and_wait(more);
-        let started = Instant::now();
-        turn.inner.refresh_clock();
+        turn.look(more);
         turn.reap();
         turn.fire_timers();
         let on_turn = turn.handler.on_turn();
         let tasks = turn.run_tasks().await;
-        more = if on_turn || tasks == More::Work { More::Work } else { More::Nothing };
-        turn.count(started.elapsed());
+        more = if on_turn || tasks == More::Work || turn.has_left() { More::Work } else { More::Nothing };
+        if more == More::Nothing {
+            turn.count(turn.looked_at.elapsed());
+        }
     }
     turn.shut_down().await;
 }
@@ -188,15 +204,49 @@ impl Drop for LeakOnPanic {
 }
 
 impl<H: Handler> Turn<H> {
+    fn new(inner: Rc<Inner>, handler: Rc<H>, tick_max: u64) -> Self {
+        Turn {
+            inner,
+            handler,
+            completions: VecDeque::new(),
+            accepts: VecDeque::new(),
+            due: Vec::new(),
+            tick_max,
+            looked_at: Instant::now(),
+            since_tick: 0,
+        }
+    }
+
+    /// Reads the clock. A turn that went on without sleep ends here, with what the kernel did for it.
+    fn look(&mut self, more: More) {
+        let now = Instant::now();
+        if more == More::Work {
+            self.count(now - self.looked_at);
+        }
+        self.looked_at = now;
+        self.inner.set_clock(now);
+    }
+
+    /// Whether completions wait for the next turn.
+    fn has_left(&self) -> bool {
+        !self.completions.is_empty() || !self.accepts.is_empty()
+    }
+
     fn submit_and_wait(&mut self, more: More) {
         let mut state = self.inner.state.borrow_mut();
         state.buffers.publish();
         let awaited = state.push_turn_sends();
         let mut want = u32::from(more == More::Nothing && !awaited);
+        let is_busy = self.since_tick >= PROBE_COMPLETIONS;
+        if is_busy {
+            state.arm_tick(self.inner.turn_millis.get(), Some(duration_millis(PROBE_INTERVAL)));
+        }
         if want > 0 {
             state.arm_doorbell();
-            let tick_max = (self.inner.tasks.live_count() > 0).then_some(self.tick_max);
-            state.arm_tick(self.inner.turn_millis.get(), tick_max);
+            if !is_busy {
+                let tick_max = (self.inner.tasks.live_count() > 0).then_some(self.tick_max);
+                state.arm_tick(self.inner.turn_millis.get(), tick_max);
+            }
             if let Some(doorbell) = &state.doorbell {
                 doorbell.fall_asleep();
             }
@@ -216,22 +266,29 @@ impl<H: Handler> Turn<H> {
         {
             let mut state = self.inner.state.borrow_mut();
             state.collect();
-            std::mem::swap(&mut state.completions, &mut self.completions);
-            for completion in &self.completions {
+            let mut completions = std::mem::take(&mut state.completions);
+            self.since_tick += completions.len();
+            for completion in completions.drain(..) {
                 let (kind, key) = parse_user_data(completion.user_data());
-                if kind == Kind::SendTurn {
-                    state.turn_send_failed(key, completion.result());
+                match kind {
+                    Kind::SendTurn => state.turn_send_failed(key, completion.result()),
+                    Kind::Accept => self.accepts.push_back(completion),
+                    _ => self.completions.push_back(completion),
                 }
             }
+            state.completions = completions;
             state.finish_turn_sends();
         }
         self.inner.settle();
-        let completions = std::mem::take(&mut self.completions);
-        for completion in &completions {
-            self.complete(completion);
+        for _ in 0..COMPLETIONS_PER_TURN {
+            let Some(completion) = self.completions.pop_front() else { break };
+            self.complete(&completion);
         }
-        self.completions = completions;
-        self.completions.clear();
+        let accepts = ACCEPTS_PER_TURN.max(self.accepts.len().saturating_sub(ACCEPTS_WAITING_MAX));
+        for _ in 0..accepts {
+            let Some(completion) = self.accepts.pop_front() else { break };
+            self.complete(&completion);
+        }
         self.inner.settle();
     }
 
@@ -250,9 +307,11 @@ impl<H: Handler> Turn<H> {
             Kind::Operation => self.inner.state.borrow_mut().operated(key, result),
             Kind::Tick => {
                 let mut state = self.inner.state.borrow_mut();
-                if state.tick_armed.is_some_and(|(number, _)| number == key.slot) {
-                    state.tick_armed = None;
+                if let Some((_, at)) = state.tick_armed.take_if(|(number, _)| *number == key.slot) {
                     state.stats.ticks += 1;
+                    drop(state);
+                    self.since_tick = 0;
+                    self.handler.on_late(self.inner.turn_millis.get().saturating_sub(at));
                 }
             }
             Kind::Doorbell => {
@@ -309,29 +368,34 @@ impl<H: Handler> Turn<H> {
         if self.inner.state.borrow().events.is_empty() { More::Nothing } else { More::Work }
     }
 
-    /// Makes waiting calls and gives woken tasks their turn, until neither brings about more or the turn is long
-    /// enough.
+    /// Makes waiting calls and gives the tasks that were woken first their turn, until neither brings about more or the turn
+    /// is long enough.
     async fn run_tasks(&mut self) -> More {
         for _ in 0..YIELD_COUNT_MAX {
             let calls = self.call_waiting();
             self.inner.settle();
-            if !take_woke_any() {
+            let count = task::release(TASKS_PER_YIELD);
+            if count == 0 {
                 return calls;
             }
-            self.inner.state.borrow_mut().stats.yields += 1;
+            self.inner.state.borrow_mut().stats.yielded(count as u64);
             glommio::executor().yield_now().await;
         }
-        // What is left is looked at by the next turn, which does not sleep before it. The wake flag stays up.
+        // What is left is looked at by the next turn, which does not sleep before it.
         self.inner.settle();
         let calls = !self.inner.state.borrow().events.is_empty();
-        if calls || woke_any() { More::Work } else { More::Nothing }
+        if calls || task::first_waits().is_some() { More::Work } else { More::Nothing }
     }
 
     fn count(&self, length: Duration) {
-        let stats = &mut self.inner.state.borrow_mut().stats;
-        stats.turns += 1;
-        stats.long_turns += u64::from(length > LONG_TURN);
-        stats.turn_micros_max = stats.turn_micros_max.max(length.as_micros() as u64);
+        let micros = length.as_micros() as u64;
+        {
+            let stats = &mut self.inner.state.borrow_mut().stats;
+            stats.turns += 1;
+            stats.long_turns += u64::from(length > LONG_TURN);
+            stats.turn_micros_max = stats.turn_micros_max.max(micros);
+        }
+        self.handler.on_turn_end(micros);
     }
 
     /// Ends everything: tasks see their operations cancelled and then are dropped, sockets are closed, and the
@@ -350,6 +414,7 @@ impl<H: Handler> Turn<H> {
         loop {
             self.inner.settle();
             for _ in 0..YIELD_COUNT_MAX {
+                task::release(usize::MAX);
                 glommio::executor().yield_now().await;
             }
             self.inner.tasks.drop_all();
@@ -376,8 +441,10 @@ impl<H: Handler> Turn<H> {
     fn reap_last(&mut self) {
         let mut state = self.inner.state.borrow_mut();
         state.collect();
-        let completions = std::mem::take(&mut state.completions);
-        for completion in &completions {
+        let collected = std::mem::take(&mut state.completions);
+        // Failed sends of those that waited were dealt with when they were collected.
+        let waiting = self.completions.drain(..).chain(self.accepts.drain(..));
+        for completion in waiting.chain(collected) {
             let (kind, key) = parse_user_data(completion.user_data());
             let (result, flags) = (completion.result(), completion.flags());
             match kind {

@@ -29,8 +29,7 @@ use crate::asking::{Asks, Waiter};
 use crate::backlog::Backlog;
 use crate::fill::Fills;
 use crate::limits::{
-    LIMBO_SHARE, LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN,
-    SWEEP_INTERVAL,
+    LIMBO_SHARE, LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL,
 };
 use crate::messages::Message;
 use crate::origin::OriginClient;

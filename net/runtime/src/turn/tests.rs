@@ -132,13 +132,13 @@ impl Bench {
         let inner = Inner::new(state);
         let handler = Rc::new(Recorder { inner: inner.clone(), models: RefCell::default() });
         let ring = Ring { inner: inner.clone() };
-        let turn = Turn { inner, handler, completions: Vec::new(), due: Vec::new(), tick_max: 50 };
+        let turn = Turn::new(inner, handler, 50);
         Bench { turn, ring, chance: Chance::new(!seed), alive: Rc::new(()), salt: 0 }
     }
 
     fn turn(&mut self) {
         self.turn.submit_and_wait(More::Work);
-        self.turn.inner.refresh_clock();
+        self.turn.inner.set_clock(Instant::now());
         self.turn.reap();
         self.turn.fire_timers();
         self.turn.call_waiting();

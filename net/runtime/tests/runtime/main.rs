@@ -4,6 +4,7 @@
 // Clippy's allow-unwrap-in-tests knows test functions only, not their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod fairness;
 mod harness;
 mod lifetime;
 mod receiving;
