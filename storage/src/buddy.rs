@@ -5,8 +5,9 @@
 //! a free block are linked. So taking and freeing cost at most one step per order, whatever the arena's size.
 //!
 //! Invariants: a unit is free in at most one bitmap; two free buddies never stand beside each other unmerged; `free_units`
-//! counts the set bits times their sizes. Regions are used in the order of their numbers, so an arena that never filled leaves
-//! its far regions untouched. Blocks need not keep their power of two: the units behind a block's end go back at once.
+//! counts the set bits times their sizes. Only units that were opened can be free: the arena opens them in the order of their
+//! numbers, as it has memory for them, so one that never filled leaves its far regions untouched. Blocks need not keep their power
+//! of two: the units behind a block's end go back at once.
 
 use crate::limits::{BLOCK_LEN_MAX, BLOCK_LEN_MIN};
 
@@ -14,7 +15,7 @@ use crate::limits::{BLOCK_LEN_MAX, BLOCK_LEN_MIN};
 pub(crate) const REGION_UNITS: u32 = (BLOCK_LEN_MAX / BLOCK_LEN_MIN) as u32;
 
 /// Orders of blocks: one unit up to a whole region.
-const ORDER_COUNT: usize = REGION_UNITS.ilog2() as usize + 1;
+pub(crate) const ORDER_COUNT: usize = REGION_UNITS.ilog2() as usize + 1;
 
 /// The order of a whole region.
 const ORDER_MAX: usize = ORDER_COUNT - 1;
@@ -66,6 +67,8 @@ pub(crate) enum Fit {
 pub(crate) struct Buddy {
     regions: Vec<Region>,
     region_count_max: usize,
+    /// How many units were opened, from the first on.
+    opened_units: u64,
     /// The first region with a free block, per order.
     heads: [u32; ORDER_COUNT],
     /// Bit k is set when `heads[k]` is a region.
@@ -88,25 +91,59 @@ impl Buddy {
         region_count * size_of::<Region>()
     }
 
-    /// Makes an allocator over `region_count` free regions.
+    /// Makes an allocator over `region_count` regions, none of which is open.
     pub(crate) fn new(region_count: usize) -> Buddy {
         Buddy {
             regions: Vec::with_capacity(region_count),
             region_count_max: region_count,
+            opened_units: 0,
             heads: [NO_REGION; ORDER_COUNT],
             orders_free: 0,
-            free_units: region_count as u64 * u64::from(REGION_UNITS),
+            free_units: 0,
         }
     }
 
-    /// Returns how many units are free.
+    /// Returns how many units are open and free.
     pub(crate) fn free_units(&self) -> u64 {
         self.free_units
     }
 
-    /// Returns how many regions were ever used.
-    pub(crate) fn region_count_used(&self) -> usize {
-        self.regions.len()
+    /// Returns how many units were opened.
+    pub(crate) fn opened_units(&self) -> u64 {
+        self.opened_units
+    }
+
+    /// Returns the order of the largest free block.
+    pub(crate) fn largest_free(&self) -> Option<u32> {
+        self.orders_free.checked_ilog2()
+    }
+
+    /// Returns how many units [`Buddy::open`] would open of `units_max`: a power of two, as much as has a place side by side.
+    pub(crate) fn next_open(&self, units_max: u32) -> u32 {
+        let rest = self.region_count_max as u64 * u64::from(REGION_UNITS) - self.opened_units;
+        if rest == 0 || units_max == 0 {
+            return 0;
+        }
+        let at = (self.opened_units % u64::from(REGION_UNITS)) as u32;
+        // The largest block that may begin there, and that is not more than wanted.
+        let aligned = if at == 0 { REGION_UNITS } else { 1 << at.trailing_zeros() };
+        aligned.min(1 << units_max.min(REGION_UNITS).ilog2())
+    }
+
+    /// Opens units that were never used, free from now on; as many as [`Buddy::next_open`] says.
+    pub(crate) fn open(&mut self, units: u32) {
+        debug_assert!(units.is_power_of_two() && units == self.next_open(units));
+        let unit = self.opened_units as u32;
+        if unit.is_multiple_of(REGION_UNITS) {
+            self.regions.push(Region {
+                free: [0; WORD_START[ORDER_COUNT]],
+                summary: [0; ORDER_COUNT],
+                previous: [NO_REGION; ORDER_COUNT],
+                next: [NO_REGION; ORDER_COUNT],
+            });
+        }
+        self.opened_units += u64::from(units);
+        self.free(Span { unit, units });
     }
 
     /// Takes `units` units, 1 to a region's; with [`Fit::Part`] perhaps fewer, but as many side by side as there are.
@@ -145,8 +182,7 @@ impl Buddy {
     fn take_order(&mut self, order: usize) -> Option<u32> {
         let large_enough = self.orders_free >> order;
         if large_enough == 0 {
-            self.open_region()?;
-            return self.take_order(order);
+            return None;
         }
         let from = order + large_enough.trailing_zeros() as usize;
         let region = self.heads[from];
@@ -169,22 +205,6 @@ impl Buddy {
             order += 1;
         }
         self.mark_free(region, order, index);
-    }
-
-    /// Adds a region that was never used, wholly free; its units were counted from the start.
-    fn open_region(&mut self) -> Option<()> {
-        if self.regions.len() == self.region_count_max {
-            return None;
-        }
-        let region = self.regions.len() as u32;
-        self.regions.push(Region {
-            free: [0; WORD_START[ORDER_COUNT]],
-            summary: [0; ORDER_COUNT],
-            previous: [NO_REGION; ORDER_COUNT],
-            next: [NO_REGION; ORDER_COUNT],
-        });
-        self.mark_free(region, ORDER_MAX, 0);
-        Some(())
     }
 
     fn mark_free(&mut self, region: u32, order: usize, index: u32) {

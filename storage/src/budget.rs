@@ -1,8 +1,10 @@
 //! Decides whether memory may be used, by one limit over all cores.
 //!
-//! Everybody who keeps bytes asks first: the arena for blocks, stored responses for heads, the tier for its index, shards for
-//! connections and TLS. The control thread reads the figures and exports them by purpose. Invariants: the total never passes
-//! the limit, not even for a moment; every byte taken is given back exactly once, because a [`Charge`] does so when it is dropped.
+//! Everybody who keeps bytes asks first: the arena for what the kernel gives it, stored responses for heads, the tier for its index.
+//! What cannot be refused, because it is there already when it is known (a viewer's bytes, a task that waits), is noted by its core in
+//! the same turn instead, and whoever asks afterwards is refused until it fits again. The control thread reads the figures, compares
+//! them with what the kernel says, and withholds the difference. Invariants: what is taken never passes the limit, not even for a
+//! moment; every byte taken is given back exactly once, because a [`Charge`] does so when it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +17,8 @@ pub enum Purpose {
     Payload,
     /// Blocks that were dropped but that their arena's owner has not taken back yet.
     Limbo,
+    /// Memory that the kernel gave to arenas and that no block uses now.
+    ArenaFree,
     /// Keys, response heads and the records that hold them.
     Heads,
     /// Indexes, block tables, eviction queues and remembered keys.
@@ -23,8 +27,12 @@ pub enum Purpose {
     Replicas,
     /// Buffers of fills that are not part of a body: origin heads, receive windows.
     Fills,
-    /// Buffers and state of viewers' and origins' connections.
+    /// Viewers' and origins' connections, what they sent and nobody took yet, and what is queued to them.
     Connections,
+    /// Requests that wait: their heads, tasks and places among those who wait for a fetch.
+    Requests,
+    /// Buffers that cores receive into and compose answers in.
+    Turns,
     /// State of TLS sessions on both sides.
     Tls,
     /// Mailboxes between cores.
@@ -35,14 +43,17 @@ pub enum Purpose {
 
 impl Purpose {
     /// Every purpose once, in the order of the export.
-    pub const ALL: [Purpose; 10] = [
+    pub const ALL: [Purpose; 13] = [
         Purpose::Payload,
         Purpose::Limbo,
+        Purpose::ArenaFree,
         Purpose::Heads,
         Purpose::Index,
         Purpose::Replicas,
         Purpose::Fills,
         Purpose::Connections,
+        Purpose::Requests,
+        Purpose::Turns,
         Purpose::Tls,
         Purpose::Mailboxes,
         Purpose::Logs,
@@ -53,11 +64,14 @@ impl Purpose {
         match self {
             Purpose::Payload => "payload",
             Purpose::Limbo => "limbo",
+            Purpose::ArenaFree => "arena_free",
             Purpose::Heads => "heads",
             Purpose::Index => "index",
             Purpose::Replicas => "replicas",
             Purpose::Fills => "fills",
             Purpose::Connections => "connections",
+            Purpose::Requests => "requests",
+            Purpose::Turns => "turns",
             Purpose::Tls => "tls",
             Purpose::Mailboxes => "mailboxes",
             Purpose::Logs => "logs",
@@ -69,6 +83,10 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
+    /// What content leaves to all others.
+    headroom: u64,
+    /// What the control thread found in use without being charged.
+    withheld: Counter,
     total: Counter,
     used: [Counter; Purpose::ALL.len()],
 }
@@ -81,7 +99,13 @@ struct Counter(AtomicU64);
 impl Budget {
     /// Makes a budget of `limit` bytes of which nothing is taken.
     pub fn new(limit: u64) -> Arc<Budget> {
-        Arc::new(Budget { limit, total: Counter::default(), used: Default::default() })
+        Self::with_headroom(limit, 0)
+    }
+
+    /// Makes a budget of which content leaves at least `headroom` bytes to all others.
+    pub fn with_headroom(limit: u64, headroom: u64) -> Arc<Budget> {
+        let (withheld, total) = (Counter::default(), Counter::default());
+        Arc::new(Budget { limit, headroom, withheld, total, used: Default::default() })
     }
 
     /// Takes `bytes` for `purpose`, or `None` when the limit would be passed.
@@ -94,7 +118,7 @@ impl Budget {
         self.used[purpose as usize].0.load(Ordering::Relaxed)
     }
 
-    /// Returns how many bytes are taken altogether; never more than the limit.
+    /// Returns how many bytes are taken or noted altogether.
     pub fn used_total(&self) -> u64 {
         self.total.0.load(Ordering::Relaxed)
     }
@@ -106,18 +130,58 @@ impl Budget {
 
     /// Returns how many bytes could be taken now, if nobody else were asking.
     pub fn available(&self) -> u64 {
-        self.limit - self.used_total()
+        self.in_force().saturating_sub(self.used_total())
+    }
+
+    /// Returns how many bytes of those content may take.
+    pub fn available_for_content(&self) -> u64 {
+        self.available().saturating_sub(self.headroom)
+    }
+
+    /// Returns how many bytes content leaves to all others.
+    pub fn headroom(&self) -> u64 {
+        self.headroom
+    }
+
+    /// Withholds so much of the limit from now on; the control thread does, for memory that is in use and nobody charged.
+    pub fn withhold(&self, bytes: u64) {
+        self.withheld.0.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns how much of the limit is withheld.
+    pub fn withheld(&self) -> u64 {
+        self.withheld.0.load(Ordering::Relaxed)
+    }
+
+    fn in_force(&self) -> u64 {
+        self.limit.saturating_sub(self.withheld())
     }
 
     /// Takes `bytes` without a guard; the arena, whose blocks are the guards, gives them back.
     pub(crate) fn take(&self, purpose: Purpose, bytes: u64) -> bool {
-        let within_limit = |total: u64| total.checked_add(bytes).filter(|total| *total <= self.limit);
+        self.take_leaving(purpose, bytes, 0)
+    }
+
+    /// Takes `bytes` for content: only where the headroom stays free.
+    pub(crate) fn take_for_content(&self, purpose: Purpose, bytes: u64) -> bool {
+        self.take_leaving(purpose, bytes, self.headroom)
+    }
+
+    fn take_leaving(&self, purpose: Purpose, bytes: u64, left: u64) -> bool {
+        let most = self.in_force().saturating_sub(left);
+        let within_limit = |total: u64| total.checked_add(bytes).filter(|total| *total <= most);
         // Relaxed everywhere: these are counts, and no other memory is published through them.
         if self.total.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within_limit).is_err() {
             return false;
         }
         self.used[purpose as usize].0.fetch_add(bytes, Ordering::Relaxed);
         true
+    }
+
+    /// Notes `bytes` that are in use already, even over the limit: hiding them would help nobody.
+    fn note(&self, purpose: Purpose, bytes: u64) {
+        self.total.0.fetch_add(bytes, Ordering::Relaxed);
+        self.used[purpose as usize].0.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Gives back what [`Budget::take`] took.
@@ -158,6 +222,15 @@ impl Charge {
             self.bytes += more;
         }
         taken
+    }
+
+    /// Makes this charge hold exactly `bytes`, even over the limit: for what is in use already and cannot be refused.
+    pub fn set(&mut self, bytes: u64) {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.budget.note(self.purpose, more),
+            None => self.budget.give(self.purpose, self.bytes - bytes),
+        }
+        self.bytes = bytes;
     }
 
     /// Gives `less` bytes back, at most all that is held.
@@ -202,6 +275,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_use_already_is_noted_over_the_limit_and_keeps_others_out() {
+        let budget = Budget::new(100);
+        let mut noted = budget.reserve(Purpose::Requests, 0).unwrap();
+        noted.set(130);
+        assert_eq!((noted.bytes(), budget.used_total(), budget.available()), (130, 130, 0));
+        assert!(budget.reserve(Purpose::Heads, 1).is_none());
+        noted.set(99);
+        assert!(budget.reserve(Purpose::Heads, 1).is_some());
+        drop(noted);
+        assert_eq!(budget.used_total(), 0);
+    }
+
+    #[test]
+    fn content_leaves_the_headroom_and_what_is_withheld() {
+        let budget = Budget::with_headroom(100, 30);
+        assert!(
+            !budget.take_for_content(Purpose::ArenaFree, 71)
+                && budget.take_for_content(Purpose::ArenaFree, 70)
+        );
+        assert_eq!((budget.available(), budget.available_for_content()), (30, 0));
+        budget.withhold(20);
+        assert!(budget.reserve(Purpose::Heads, 11).is_none());
+        let heads = budget.reserve(Purpose::Heads, 10).unwrap();
+        budget.withhold(50);
+        assert_eq!(budget.available(), 0, "more is in use than is left");
+        drop(heads);
+        budget.withhold(0);
+        assert_eq!((budget.available(), budget.limit()), (30, 100));
+        budget.give(Purpose::ArenaFree, 70);
+    }
+
+    #[test]
     fn purposes_are_listed_once_and_named_apart() {
         for (position, purpose) in Purpose::ALL.into_iter().enumerate() {
             assert_eq!(purpose as usize, position);
@@ -234,7 +339,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_order_of_charges_adds_up(steps in prop::collection::vec((0usize..10, 0u64..400, any::<bool>()), 1..200)) {
+        fn any_order_of_charges_adds_up(steps in prop::collection::vec((0usize..Purpose::ALL.len(), 0u64..400, any::<bool>()), 1..200)) {
             let budget = Budget::new(1000);
             let mut held: Vec<Charge> = Vec::new();
             for (which, bytes, drop_one) in steps {

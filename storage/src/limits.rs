@@ -20,8 +20,14 @@ pub const DRAIN_COUNT_PER_ALLOCATION: usize = 64;
 /// Most returned blocks that an allocation takes back when it would fail otherwise: about 0.2 ms of work.
 pub const DRAIN_COUNT_UNDER_PRESSURE: usize = 4096;
 
-/// Times that an allocation which may be a part asks the budget, while other cores take from it.
+/// Times that an arena which has more memory come asks the budget for it, while other cores take from it.
 pub const BUDGET_ATTEMPTS: usize = 4;
+
+/// Bytes of the smallest free block that is given back to the kernel: a page.
+pub const GIVE_UP_LEN_MIN: usize = 4096;
+
+/// Bytes that are given back at least when memory is needed for something else than content, so that it is not one system call each time.
+pub const GIVE_UP_LEN: u64 = 256 * 1024;
 
 /// Blocks of a body that are listed in the body itself; more of them take a directory on the heap.
 pub const BODY_BLOCKS_INLINE: usize = 4;
@@ -78,3 +84,5 @@ const _: () = assert!(PASSAGE_LEAD_LEN >= 2 * PASSAGE_CHUNK_LEN_MAX as u64);
 const _: () = assert!(REPLICA_WAYS <= 8);
 // A returned block carries the return stack's link in its own first bytes.
 const _: () = assert!(BLOCK_LEN_MIN >= 16);
+// What is given up is whole blocks of the buddy.
+const _: () = assert!(GIVE_UP_LEN_MIN.is_power_of_two() && GIVE_UP_LEN_MIN >= BLOCK_LEN_MIN);

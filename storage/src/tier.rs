@@ -13,7 +13,7 @@ use aspis_cache::range::ByteRange;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::expiry::Expiries;
 use crate::limits::{
-    BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, OBJECT_RESERVE_SHARE,
+    BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, GIVE_UP_LEN, OBJECT_RESERVE_SHARE,
 };
 use crate::mapping::arena::Arena;
 use crate::mapping::body::{BodyState, BodyWriter, Tail};
@@ -179,7 +179,7 @@ impl<P: Policy> RamTier<P> {
             self.take(place);
         }
         let cost = Self::cost(&response);
-        let charged = self.charge.grow(cost) || (self.make_room(cost) && self.charge.grow(cost));
+        let charged = self.charge.grow(cost) || (self.make_room_beside(cost) && self.charge.grow(cost));
         if !charged {
             self.forget(&response);
             return Err(Refused::NoMemory(response));
@@ -266,9 +266,8 @@ impl<P: Policy> RamTier<P> {
         }
     }
 
-    /// Evicts until `bytes` more, rounded up to whole units, can be allocated, and tells whether they can.
+    /// Evicts until `bytes` more of content, rounded up to whole units, can be allocated, and tells whether they can.
     ///
-    /// A long list of blocks may need a little more for its directory, so a caller whose next attempt brings nothing gives up.
     /// About `bytes` of content and a bounded number of them leave in one call: those that sends still hold free nothing
     /// yet, and evicting others instead would empty the cache without helping. A caller that is told `false` serves uncached.
     pub fn make_room(&mut self, bytes: u64) -> bool {
@@ -282,10 +281,29 @@ impl<P: Policy> RamTier<P> {
                 break;
             }
             let Some(response) = self.evict() else { break };
-            // Heads and index are freed as well, but only payload helps the arena.
+            // Heads and index are freed as well, and let the arena have more, but only content is there for certain.
             evicted_len += response.body.charged_len();
         }
         self.has_room(bytes)
+    }
+
+    /// Evicts until the budget has `bytes` for anything but content, and tells whether it has.
+    ///
+    /// Free memory of the arena is given up for it, some more than needed, so that it is not for each head anew. Bounded as
+    /// [`RamTier::make_room`] is.
+    pub fn make_room_beside(&mut self, bytes: u64) -> bool {
+        let (mut evicted_len, bound) = (0, bytes.saturating_mul(2).max(2 * GIVE_UP_LEN));
+        for _ in 0..EVICTION_COUNT_PER_CALL {
+            if self.has_room_beside(bytes) {
+                return true;
+            }
+            if evicted_len >= bound {
+                break;
+            }
+            let Some(response) = self.evict() else { break };
+            evicted_len += response.charged_len();
+        }
+        self.has_room_beside(bytes)
     }
 
     /// Lends the next room of a fill, after evicting for it if need be; `None` when memory is short all the same.
@@ -298,9 +316,12 @@ impl<P: Policy> RamTier<P> {
         }
         // A list of many blocks needs room for itself as well.
         let listed = writer.directory_len_max();
-        if !self.make_room(missing + listed) {
+        if listed > 0 {
+            self.make_room_beside(listed);
+        }
+        if !self.make_room(missing) {
             // A smaller block will do too, if there is one.
-            self.make_room(BLOCK_LEN_MIN as u64 + listed);
+            self.make_room(BLOCK_LEN_MIN as u64);
         }
         writer.tail(len_max)
     }
@@ -317,7 +338,8 @@ impl<P: Policy> RamTier<P> {
     /// A caller who asks first does not empty the tier for an object that running fills and readers of others leave no room for.
     pub fn could_hold(&self, len: u64) -> bool {
         let in_use = self.arena.filling_len() + self.limbo();
-        len <= self.arena.free_len() || len.saturating_add(in_use) <= object_len_max(self.arena.capacity())
+        len <= self.arena.obtainable_len()
+            || len.saturating_add(in_use) <= object_len_max(self.arena.reachable_len())
     }
 
     /// Removes everything.
@@ -374,10 +396,20 @@ impl<P: Policy> RamTier<P> {
         Some(response)
     }
 
-    /// Tells whether both the budget and the arena have `bytes`, after taking back what was dropped if need be.
+    /// Tells whether content of `bytes` can be allocated, after taking back what was dropped if need be.
     fn has_room(&self, bytes: u64) -> bool {
-        let fits = || self.budget.available() >= bytes && self.arena.free_len() >= bytes;
+        let fits = || self.arena.obtainable_len() >= bytes;
         fits() || (self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE) > 0 && fits())
+    }
+
+    /// Tells whether the budget has `bytes`, after giving up free memory of the arena if need be.
+    fn has_room_beside(&self, bytes: u64) -> bool {
+        let missing = || bytes.saturating_sub(self.budget.available());
+        if missing() > 0 {
+            self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE);
+            self.arena.give_up(missing().max(GIVE_UP_LEN));
+        }
+        missing() == 0
     }
 
     /// Returns what is charged as index for an entry.

@@ -396,7 +396,7 @@ impl World {
         let need = (key.len() + head.len() + 2048) as u64;
         let wall = self.clock().wall;
         self.cores[core].tier.note_time(wall);
-        self.cores[core].tier.make_room(need);
+        self.cores[core].tier.make_room_beside(need);
         let parts =
             Parts { hash, key: key.into(), head, meta, body, invalidation: 0, tags: Box::default(), variant };
         let stored = StoredResponse::new(parts, &self.budget);

@@ -18,7 +18,7 @@ use aspis_storage::replica::ReplicaTable;
 use aspis_storage::tier::object_len_max;
 use aspis_telemetry::{CoreCounters, CoreHistograms, LogBuffer, LogSender};
 
-use crate::limits::MAILBOX_LEN;
+use crate::limits::{MAILBOX_LEN, headroom};
 use crate::messages::Message;
 use crate::origin::{OriginClient, OriginSettings, OriginShared};
 use crate::places::Places;
@@ -94,7 +94,7 @@ pub struct Shards {
 pub fn start(boot: Boot) -> Result<Shards, StartError> {
     let cores = boot.cores.len();
     let (mailboxes, post) = mailbox::channel::<Message>(cores, MAILBOX_LEN);
-    let budget = Budget::new(boot.memory);
+    let budget = Budget::with_headroom(boot.memory, headroom(boot.memory));
     let arena_len = (boot.memory - boot.memory / OVERHEAD_SHARE) / cores as u64;
     let arena_len = usize::try_from(arena_len).unwrap_or(usize::MAX);
     let object_len_max = boot.settings.object_size_max.min(object_len_max(arena_len as u64));

@@ -88,3 +88,17 @@ pub(crate) const REPLICAS_PER_TURN: usize = 2048;
 
 /// Memory of evicted responses that replicas may hold, as a part of the limit, before all cores let go of them.
 pub(crate) const LIMBO_SHARE: u64 = 100;
+
+/// The part of the limit that content leaves to all others, so that what cannot wait for an eviction need not.
+const HEADROOM_SHARE: u64 = 64;
+
+/// But at least this much.
+const HEADROOM_LEN_MIN: u64 = 512 * 1024;
+
+/// And at most this much.
+const HEADROOM_LEN_MAX: u64 = 64 * 1024 * 1024;
+
+/// The memory that content leaves to all others under a limit.
+pub(crate) fn headroom(limit: u64) -> u64 {
+    (limit / HEADROOM_SHARE).clamp(HEADROOM_LEN_MIN, HEADROOM_LEN_MAX)
+}

@@ -218,7 +218,7 @@ impl Shard {
         let mut store = self.store.borrow_mut();
         store.note_time(self.ring.wall_seconds());
         let before = store.len();
-        store.make_room(bytes);
+        store.make_room_beside(bytes);
         self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
     }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 /// Checks every invariant of the allocator against the spans that are out.
 fn check(buddy: &Buddy, taken: &[Span]) {
-    let unit_count = buddy.regions.len() * REGION_UNITS as usize;
+    let unit_count = buddy.opened_units() as usize;
     let mut owner = vec![0u8; unit_count];
     let mut mark = |unit: usize, units: usize| {
         for slot in &mut owner[unit..unit + units] {
@@ -45,13 +45,19 @@ fn check(buddy: &Buddy, taken: &[Span]) {
         }
     }
     assert!(owner.iter().all(|mark| *mark == 1), "a unit is lost");
-    let untouched = (buddy.region_count_max - buddy.regions.len()) as u64 * u64::from(REGION_UNITS);
-    assert_eq!(buddy.free_units(), free + untouched);
+    assert_eq!(buddy.free_units(), free);
+}
+
+/// A buddy whose regions are all open.
+fn open(region_count: usize) -> Buddy {
+    let mut buddy = Buddy::new(region_count);
+    (0..region_count).for_each(|_| buddy.open(REGION_UNITS));
+    buddy
 }
 
 #[test]
 fn a_region_splits_into_exact_lengths_and_merges_back() {
-    let mut buddy = Buddy::new(1);
+    let mut buddy = open(1);
     let odd = buddy.take(4095, Fit::Whole).unwrap();
     let last = buddy.take(1, Fit::Whole).unwrap();
     assert_eq!((odd.unit, last.unit, buddy.free_units()), (0, 4095, 0));
@@ -65,7 +71,7 @@ fn a_region_splits_into_exact_lengths_and_merges_back() {
 
 #[test]
 fn a_part_is_the_largest_that_is_left() {
-    let mut buddy = Buddy::new(1);
+    let mut buddy = open(1);
     let first = buddy.take(2048, Fit::Whole).unwrap();
     let second = buddy.take(1024, Fit::Whole).unwrap();
     assert_eq!(buddy.take(1500, Fit::Whole), None);
@@ -75,15 +81,20 @@ fn a_part_is_the_largest_that_is_left() {
 }
 
 #[test]
-fn regions_are_opened_only_when_the_used_ones_cannot_serve() {
-    let mut buddy = Buddy::new(8);
-    let spans: Vec<Span> = (0..4).map(|_| buddy.take(1000, Fit::Whole).unwrap()).collect();
-    assert_eq!(buddy.region_count_used(), 1);
-    spans.into_iter().for_each(|span| buddy.free(span));
-    buddy.take(REGION_UNITS, Fit::Whole).unwrap();
-    assert_eq!(buddy.region_count_used(), 1);
-    buddy.take(1, Fit::Whole).unwrap();
-    assert_eq!(buddy.region_count_used(), 2);
+fn nothing_is_free_before_it_is_opened_in_blocks_that_lie_side_by_side() {
+    let mut buddy = Buddy::new(2);
+    assert_eq!((buddy.take(1, Fit::Part), buddy.largest_free()), (None, None));
+    for (wanted, opened) in [(100, 64), (4096, 64), (4096, 128), (255, 128), (7, 4), (4096, 4)] {
+        assert_eq!(buddy.next_open(wanted), opened);
+        buddy.open(opened);
+        check(&buddy, &[]);
+    }
+    assert_eq!((buddy.opened_units(), buddy.free_units()), (392, 392));
+    while buddy.next_open(REGION_UNITS) > 0 {
+        buddy.open(buddy.next_open(REGION_UNITS));
+    }
+    assert_eq!((buddy.opened_units(), buddy.next_open(1)), (2 * u64::from(REGION_UNITS), 0));
+    assert_eq!(buddy.take(REGION_UNITS, Fit::Whole).map(|span| span.units), Some(REGION_UNITS), "merged");
 }
 
 /// One step: take so many units, or free the n-th span, perhaps in two parts.
@@ -97,7 +108,7 @@ proptest! {
 
     #[test]
     fn any_order_of_steps_keeps_the_invariants(steps in prop::collection::vec(step(), 1..120)) {
-        let mut buddy = Buddy::new(3);
+        let mut buddy = open(3);
         let mut taken: Vec<Span> = Vec::new();
         for (units, which, flag) in steps {
             if units > 0 {

@@ -4,47 +4,59 @@
 //! themselves, so dropping never allocates, waits or touches the owner's tables; the owner takes the stack back when it allocates
 //! or is idle. Until then the bytes are charged as limbo.
 //!
-//! Invariants: every byte that is out is charged to the budget, to `payload` while a block lives and to `limbo` until it is
-//! taken back; a block's bytes are reached by its owner only; the mapping lives as long as the last block.
+//! Invariants: every byte that the kernel may have given is charged to the budget: to `payload` while a block lives, to `limbo` until
+//! it is taken back, and to `arena_free` until another block uses it or it is given up (`residence.rs`); a block's bytes are reached by
+//! its owner only; the mapping lives as long as the last block.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
+use super::residence::Residence;
 use super::watch::Watch;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::buddy::{Buddy, Fit, Span};
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::{
-    ARENA_LEN_MAX, BLOCK_LEN_MAX, BLOCK_LEN_MIN, BUDGET_ATTEMPTS, DRAIN_COUNT_PER_ALLOCATION,
-    DRAIN_COUNT_UNDER_PRESSURE,
+    ARENA_LEN_MAX, BLOCK_LEN_MAX, BLOCK_LEN_MIN, DRAIN_COUNT_PER_ALLOCATION, DRAIN_COUNT_UNDER_PRESSURE,
+    GIVE_UP_LEN_MIN,
 };
 
 /// The owner's handle of an arena; clones stay on the owner's thread.
 #[derive(Clone, Debug)]
 pub struct Arena {
-    owner: Rc<Owner>,
+    pub(super) owner: Rc<Owner>,
 }
 
 /// What only the owner's thread touches.
 #[derive(Debug)]
-struct Owner {
-    buddy: RefCell<Buddy>,
+pub(super) struct Owner {
+    pub(super) buddy: RefCell<Buddy>,
+    /// Which of the opened units the kernel has back.
+    pub(super) residence: RefCell<Residence>,
     /// Returned spans that were taken from the stack but not freed yet.
     pending: Cell<Link>,
     /// Bytes of bodies whose writer has not ended them.
     filling: Cell<u64>,
-    memory: Arc<Memory>,
+    pub(super) memory: Arc<Memory>,
     _tables: Charge,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let free = self.buddy.get_mut().free_units() * BLOCK_LEN_MIN as u64;
+        self.memory.budget.give(Purpose::ArenaFree, free);
+    }
 }
 
 impl Arena {
     /// Maps `capacity` bytes, rounded up to whole 2 MiB regions; the kernel gives pages when they are first touched.
     ///
-    /// The tables of the regions, 0.06 % of the capacity, are charged at once. Fails when the kernel or the budget refuses.
+    /// The tables of the regions, 0.06 % of the capacity, are charged at once, the rest as the kernel gives it. Fails when the kernel or
+    /// the budget refuses.
     pub fn new(capacity: usize, budget: Arc<Budget>) -> io::Result<Arena> {
         if capacity == 0 || capacity > ARENA_LEN_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "an arena is 1 byte to 2 TiB"));
@@ -58,6 +70,7 @@ impl Arena {
         Ok(Arena {
             owner: Rc::new(Owner {
                 buddy: RefCell::new(Buddy::new(region_count)),
+                residence: RefCell::default(),
                 pending: Cell::new(Link::NONE),
                 filling: Cell::new(0),
                 memory: Arc::new(memory),
@@ -88,13 +101,38 @@ impl Arena {
             link = next;
         }
         owner.pending.set(link);
-        owner.memory.leave_limbo(freed);
+        if freed > 0 {
+            owner.memory.limbo.fetch_sub(freed, Ordering::Relaxed);
+            self.budget().convert(Purpose::Limbo, Purpose::ArenaFree, freed);
+        }
         freed
     }
 
     /// Returns how many bytes could be taken by blocks, were the budget without end.
     pub fn free_len(&self) -> u64 {
-        self.owner.buddy.borrow().free_units() * BLOCK_LEN_MIN as u64
+        self.capacity() - self.out_len()
+    }
+
+    /// Returns how many bytes could be taken by blocks as the budget is now.
+    pub fn obtainable_len(&self) -> u64 {
+        self.reachable_len() - self.out_len()
+    }
+
+    /// Returns how many bytes blocks could hold altogether as the budget is now.
+    pub fn reachable_len(&self) -> u64 {
+        let more = self.budget().available_for_content() & !(GIVE_UP_LEN_MIN as u64 - 1);
+        (self.resident_len() + more).min(self.capacity())
+    }
+
+    /// Returns how many bytes the kernel may have given, at most: those of blocks, of limbo, and free ones.
+    pub fn resident_len(&self) -> u64 {
+        let opened = self.owner.buddy.borrow().opened_units();
+        (opened - self.owner.residence.borrow().away_units()) * BLOCK_LEN_MIN as u64
+    }
+
+    /// Returns how many bytes are not free: those of blocks and of limbo.
+    fn out_len(&self) -> u64 {
+        self.resident_len() - self.owner.buddy.borrow().free_units() * BLOCK_LEN_MIN as u64
     }
 
     /// Returns the size of the mapping.
@@ -115,12 +153,7 @@ impl Arena {
     /// Returns how many bytes are held by anybody: blocks and bodies, filling or not, but not what was dropped.
     pub fn held_len(&self) -> u64 {
         // What is dropped just now is counted as limbo before it is on the stack, so the difference is never too large.
-        (self.capacity() - self.free_len()).saturating_sub(self.limbo_len())
-    }
-
-    /// Returns the bytes of the regions that were ever used: the most that the kernel can have given.
-    pub fn touched_len_max(&self) -> u64 {
-        (self.owner.buddy.borrow().region_count_used() * BLOCK_LEN_MAX) as u64
+        self.out_len().saturating_sub(self.limbo_len())
     }
 
     /// Returns the budget that blocks are charged to.
@@ -144,30 +177,24 @@ impl Arena {
         self.take_charged(units, fit)
     }
 
-    /// Takes from the buddy and the budget; a part is as large as both allow.
+    /// Takes from what is resident and free, else has more of it; a part is as large as arena and budget allow.
     fn take_charged(&self, units: u32, fit: Fit) -> Option<Span> {
         let mut buddy = self.owner.buddy.borrow_mut();
-        let mut units = units;
-        // Other cores take from the budget too, so a part that fitted a moment ago may not; no need to try for ever.
-        for _ in 0..BUDGET_ATTEMPTS {
-            let span = buddy.take(units, fit)?;
-            if self.budget().take(Purpose::Payload, span.len() as u64) {
-                return Some(span);
+        let span = match buddy.take(units, Fit::Whole) {
+            Some(span) => span,
+            None => {
+                self.bring(&mut buddy, units);
+                buddy.take(units, fit)?
             }
-            buddy.free(span);
-            let affordable = self.budget().available() / BLOCK_LEN_MIN as u64;
-            if fit == Fit::Whole || affordable == 0 {
-                return None;
-            }
-            units = u64::from(units).min(affordable) as u32;
-        }
-        None
+        };
+        self.budget().convert(Purpose::ArenaFree, Purpose::Payload, span.len() as u64);
+        Some(span)
     }
 
     /// Frees a span, or a part of one, that nobody else can reach; on the owner's thread there is no need for the stack.
     pub(super) fn free(&self, span: Span) {
         self.owner.buddy.borrow_mut().free(span);
-        self.budget().give(Purpose::Payload, span.len() as u64);
+        self.budget().convert(Purpose::Payload, Purpose::ArenaFree, span.len() as u64);
     }
 
     /// Counts a block that a body's writer took.
@@ -374,19 +401,35 @@ impl Memory {
         Some((Span { unit, units: returned.units }, Link(returned.next)))
     }
 
-    fn leave_limbo(&self, len: u64) {
-        if len > 0 {
-            self.limbo.fetch_sub(len, Ordering::Relaxed);
-            self.budget.give(Purpose::Limbo, len);
+    /// Wishes for huge pages in a region, or for none: a kernel that does not grant it costs speed, or the exactness of the account.
+    pub(super) fn wish_huge(&self, region: usize, wish: Advice) {
+        if cfg!(not(loom)) {
+            let _ = self.map.advise_range(wish, self.base + region * BLOCK_LEN_MAX, BLOCK_LEN_MAX);
         }
+    }
+
+    /// Gives the memory of free units back to the kernel; they read as zeros when they are used again. False if the kernel refuses.
+    pub(super) fn give_to_kernel(&self, span: Span) -> bool {
+        let offset = span.unit as usize * BLOCK_LEN_MIN;
+        assert!(offset + span.len() <= self.len, "a span lies inside its arena");
+        if cfg!(loom) {
+            return true;
+        }
+        // JUSTIFICATION: the only way to shrink what is resident without unmapping what others point into.
+        // SAFETY: the bytes of the span become zeros. The caller took it from the buddy, so no block, body or tail has it and nobody
+        // borrows it (rule 1 of the module); it is inside the mapping, as was just checked.
+        // Test: `what_is_given_up_is_zero_when_it_comes_back`.
+        let given = unsafe {
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.base + offset, span.len())
+        };
+        given.is_ok()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // Blocks that came back after their owner was gone; the mapping goes with them.
-        let limbo = self.limbo.load(Ordering::Relaxed);
-        self.leave_limbo(limbo);
+        self.budget.give(Purpose::Limbo, self.limbo.load(Ordering::Relaxed));
     }
 }
 
@@ -418,6 +461,7 @@ mod tests {
         let out: u64 = blocks.iter().map(|block| block.as_ref().len() as u64).sum();
         assert_eq!(budget.used(Purpose::Payload), out);
         assert_eq!(arena.free_len(), arena.capacity() - out);
+        assert_eq!(budget.used(Purpose::ArenaFree), arena.resident_len() - out);
     }
 
     #[test]
@@ -446,12 +490,15 @@ mod tests {
         let tables = budget.used_total();
         let block = arena.allocate(1000).unwrap();
         assert_eq!((budget.used(Purpose::Payload), budget.used(Purpose::Limbo)), (1024, 0));
+        let taken = budget.used_total();
+        assert_eq!(taken, tables + 2 * MIB as u64, "the kernel gives a huge page at once");
         drop(block);
         assert_eq!((budget.used(Purpose::Payload), budget.used(Purpose::Limbo)), (0, 1024));
-        assert_eq!((arena.limbo_len(), budget.used_total()), (1024, tables + 1024));
+        assert_eq!((arena.limbo_len(), budget.used_total()), (1024, taken));
         assert_eq!(arena.drain(10), 1024);
-        assert_eq!((arena.limbo_len(), budget.used_total()), (0, tables));
+        assert_eq!((arena.limbo_len(), budget.used_total()), (0, taken));
         assert_eq!(arena.free_len(), arena.capacity());
+        assert_eq!(budget.used(Purpose::ArenaFree), 2 * MIB as u64);
     }
 
     #[test]
@@ -476,11 +523,11 @@ mod tests {
 
     #[test]
     fn the_budget_stops_an_arena_that_still_has_room() {
-        let budget = Budget::new(Buddy::table_len(1) as u64 + 1024);
+        let budget = Budget::new(Buddy::table_len(1) as u64 + 4096);
         let arena = Arena::new(2 * MIB, Arc::clone(&budget)).unwrap();
-        let held = arena.allocate(1024).unwrap();
+        let held = arena.allocate(4096).unwrap();
         assert!(arena.allocate(1).is_none());
-        assert_eq!(arena.free_len(), arena.capacity() - 1024);
+        assert_eq!(arena.free_len(), arena.capacity() - 4096);
         drop(held);
         assert!(arena.allocate(1).is_some());
     }
@@ -530,7 +577,8 @@ mod tests {
             drop(senders);
         });
         while arena.drain(100) > 0 {}
-        assert_eq!((budget.used_total(), arena.limbo_len()), (tables, 0));
+        let free = budget.used(Purpose::ArenaFree);
+        assert_eq!((budget.used_total() - free, arena.limbo_len()), (tables, 0));
         assert_eq!(arena.free_len(), arena.capacity());
         assert!(arena.allocate(BLOCK_LEN_MAX).is_some(), "all merged back");
     }

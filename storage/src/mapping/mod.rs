@@ -14,4 +14,5 @@
 
 pub mod arena;
 pub mod body;
+mod residence;
 mod watch;

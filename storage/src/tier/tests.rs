@@ -63,7 +63,7 @@ pub(super) fn response_of(
             &budget,
         )
     };
-    make(&body).or_else(|| if tier.make_room(1000) { make(&body) } else { None })
+    make(&body).or_else(|| if tier.make_room_beside(1000) { make(&body) } else { None })
 }
 
 pub(super) fn store(tier: &mut RamTier, number: u128, len: u64) -> bool {
@@ -242,12 +242,51 @@ fn pinned_responses_do_not_make_room_empty_the_tier() {
 fn an_entry_that_the_budget_refuses_is_handed_back() {
     let (mut tier, budget) = tier(2 * MIB, 8 * MIB);
     let response = response(&mut tier, hash(1), &key(1), 10).unwrap();
+    tier.arena().give_up(u64::MAX);
     let rest = budget.reserve(Purpose::Connections, budget.available()).unwrap();
     let Err(Refused::NoMemory(response)) = tier.insert(response) else {
         panic!("there was no room for the entry")
     };
     drop(rest);
     assert!(tier.insert(response).is_ok());
+}
+
+#[test]
+fn content_makes_room_for_others_without_a_whole_region_free() {
+    let (mut tier, budget) = tier(4 * MIB, 5 * MIB);
+    for number in 0..200 {
+        assert!(store(&mut tier, number, 30_000));
+    }
+    assert!(tier.arena().resident_len() == 4 * MIB && tier.arena().free_len() < 60_000);
+    // Larger than what arena and limit leave beside each other: half of the content goes, and its memory with it.
+    assert!(budget.available() < 2 * MIB);
+    while !tier.make_room_beside(3 * MIB) {}
+    let others = budget.reserve(Purpose::Connections, 3 * MIB).unwrap();
+    assert!(tier.arena().resident_len() < 2 * MIB + 600_000, "{} resident", tier.arena().resident_len());
+    assert!(tier.len() > 40, "{} are left", tier.len());
+    // The tier goes on with what it has, full as before.
+    for number in 200..400 {
+        assert!(store(&mut tier, number, 30_000));
+    }
+    assert!(budget.used_total() <= budget.limit() && tier.arena().obtainable_len() < 100_000);
+    drop(others);
+    for number in 400..600 {
+        assert!(store(&mut tier, number, 30_000));
+    }
+    assert!(tier.arena().free_len() < 60_000, "what the others left is content again");
+}
+
+#[test]
+fn content_leaves_the_headroom_to_others() {
+    let budget = Budget::with_headroom(5 * MIB, MIB);
+    let arena = Arena::new(5 * MIB as usize, Arc::clone(&budget)).unwrap();
+    let mut tier: RamTier = RamTier::new(arena, Arc::clone(&budget));
+    for number in 0..200 {
+        assert!(store(&mut tier, number, 50_000));
+    }
+    // Heads take of it, and content makes way for the next.
+    assert!(budget.used(Purpose::Payload) + budget.used(Purpose::ArenaFree) <= 4 * MIB);
+    assert!(budget.used(Purpose::Payload) > 3 * MIB, "{}", budget.used(Purpose::Payload));
 }
 
 #[test]
@@ -262,6 +301,8 @@ fn memory_returns_to_zero_after_a_clear() {
     assert!(!pinned.is_live() && tier.is_empty() && tier.bytes() == 0);
     drop(pinned);
     while tier.arena().drain(1000) > 0 {}
+    assert_eq!(budget.used_total(), empty + tier.arena().resident_len());
+    tier.arena().give_up(u64::MAX);
     assert_eq!((budget.used_total(), tier.arena().free_len()), (empty, tier.arena().capacity()));
     assert!(store(&mut tier, 1, 100), "a cleared tier is used again");
 }
@@ -364,6 +405,7 @@ proptest! {
         tier.clear();
         drop((pins, others));
         while tier.arena().drain(1000) > 0 {}
+        tier.arena().give_up(u64::MAX);
         prop_assert_eq!((budget.used_total(), tier.arena().free_len()), (empty, tier.arena().capacity()));
     }
 }
