@@ -13,7 +13,8 @@ use aspis_cache::range::ByteRange;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::expiry::Expiries;
 use crate::limits::{
-    BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, GIVE_UP_LEN, OBJECT_RESERVE_SHARE,
+    BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, GIVE_UP_KEPT_SHARE, GIVE_UP_LEN,
+    OBJECT_RESERVE_SHARE,
 };
 use crate::mapping::arena::Arena;
 use crate::mapping::body::{BodyState, BodyWriter, Tail};
@@ -289,12 +290,14 @@ impl<P: Policy> RamTier<P> {
 
     /// Evicts until the budget has `bytes` for anything but content, and tells whether it has.
     ///
-    /// Free memory of the arena is given up for it, some more than needed, so that it is not for each head anew. Bounded as
+    /// Free memory of the arena is given up for it, some more than needed, so that it is not for each head anew; but first what an
+    /// arena that is full has free between its blocks stays, since the next object would want it back. Bounded as
     /// [`RamTier::make_room`] is.
     pub fn make_room_beside(&mut self, bytes: u64) -> bool {
         let (mut evicted_len, bound) = (0, bytes.saturating_mul(2).max(2 * GIVE_UP_LEN));
         for _ in 0..EVICTION_COUNT_PER_CALL {
-            if self.has_room_beside(bytes) {
+            let kept = self.arena.resident_len() / GIVE_UP_KEPT_SHARE;
+            if self.has_room_beside(bytes, kept) {
                 return true;
             }
             if evicted_len >= bound {
@@ -303,7 +306,7 @@ impl<P: Policy> RamTier<P> {
             let Some(response) = self.evict() else { break };
             evicted_len += response.charged_len();
         }
-        self.has_room_beside(bytes)
+        self.has_room_beside(bytes, 0)
     }
 
     /// Lends the next room of a fill, after evicting for it if need be; `None` when memory is short all the same.
@@ -402,12 +405,13 @@ impl<P: Policy> RamTier<P> {
         fits() || (self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE) > 0 && fits())
     }
 
-    /// Tells whether the budget has `bytes`, after giving up free memory of the arena if need be.
-    fn has_room_beside(&self, bytes: u64) -> bool {
+    /// Tells whether the budget has `bytes`, after giving up free memory of the arena beyond `kept` if need be.
+    fn has_room_beside(&self, bytes: u64, kept: u64) -> bool {
         let missing = || bytes.saturating_sub(self.budget.available());
         if missing() > 0 {
             self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE);
-            self.arena.give_up(missing().max(GIVE_UP_LEN));
+            let spare = self.arena.resident_free_len().saturating_sub(kept);
+            self.arena.give_up(missing().max(GIVE_UP_LEN).min(spare));
         }
         missing() == 0
     }

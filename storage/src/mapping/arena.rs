@@ -130,9 +130,14 @@ impl Arena {
         (opened - self.owner.residence.borrow().away_units()) * BLOCK_LEN_MIN as u64
     }
 
+    /// Returns how many bytes the kernel gave that no block uses.
+    pub fn resident_free_len(&self) -> u64 {
+        self.owner.buddy.borrow().free_units() * BLOCK_LEN_MIN as u64
+    }
+
     /// Returns how many bytes are not free: those of blocks and of limbo.
     fn out_len(&self) -> u64 {
-        self.resident_len() - self.owner.buddy.borrow().free_units() * BLOCK_LEN_MIN as u64
+        self.resident_len() - self.resident_free_len()
     }
 
     /// Returns the size of the mapping.
