@@ -11,6 +11,7 @@ mod content;
 mod floor;
 mod http;
 mod idle;
+mod instructions;
 mod miss;
 mod origin;
 mod plan;
@@ -81,6 +82,13 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             flags: arguments.get_many::<String>("flags").into_iter().flatten().cloned().collect(),
             assert: arguments.get_flag("assert"),
         }),
+        "instructions" => instructions::run(&instructions::Options {
+            aspis,
+            stored: arguments.get_one::<PathBuf>("stored").cloned().unwrap_or_default(),
+            lower: arguments.get_flag("lower"),
+            profiles: arguments.get_one::<PathBuf>("profiles").cloned(),
+        })
+        .map(held),
         "idle" => idle::run(Duration::from_secs(number(arguments, "seconds")), aspis.as_deref()).map(held),
         "miss-latency" => miss::run(number(arguments, "count") as usize, aspis.as_deref()).map(held),
         "stream" => stream::run(size(arguments), aspis.as_deref()),
@@ -156,6 +164,33 @@ fn command() -> Command {
                 .about("Measures the CPU share of a server that nobody asks anything")
                 .arg(number_flag("seconds", "S", "10", "Length of the measurement", 1..=3600))
                 .arg(assert_flag("Fails when it is over the bound"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("instructions")
+                .about("Counts the instructions of a hot hit in user mode, under valgrind")
+                .arg(
+                    Arg::new("stored")
+                        .long("stored")
+                        .value_name("FILE")
+                        .default_value("bench/instructions.txt")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("The numbers that may only fall"),
+                )
+                .arg(
+                    Arg::new("lower")
+                        .long("lower")
+                        .action(ArgAction::SetTrue)
+                        .help("Stores what was counted where it is lower"),
+                )
+                .arg(
+                    Arg::new("profiles")
+                        .long("profiles")
+                        .value_name("DIR")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Keeps callgrind's files there, for callgrind_annotate"),
+                )
+                .arg(assert_flag("Fails when a number is more than 1 % over the stored one"))
                 .arg(aspis_flag()),
         )
         .subcommand(

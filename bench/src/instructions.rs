@@ -1,0 +1,265 @@
+//! How many instructions a hot hit takes in user mode, held against stored numbers that may only fall.
+//!
+//! The real binary serves under callgrind, ring, driver and all: one run per workload, and one with next to no hits, whose difference is what
+//! the hits cost. Counts of instructions hardly depend on the machine and not on its neighbours, so that one percent shows. They say nothing
+//! of caches and of the kernel: that is `compare`'s.
+//!
+//! Valgrind lets one thread run at a time and does not let go of that right while the core sleeps in its ring. So whatever needs another
+//! thread, which is the start and the end of the server, is helped along by connections that wake the core.
+
+use crate::http::{Fault, Flow, Framing, Reader};
+use crate::origin::Origin;
+use crate::plan::{Kind, Plan};
+use crate::process::{Scratch, Server, find_aspis, find_program, free_port};
+use crate::wait;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Hits of each workload that every run begins with.
+const WARM_COUNT: usize = 64;
+/// Hits that are counted.
+const HIT_COUNT: usize = 8192;
+/// A count may be above the stored one by this share, and should be stored anew when it is below by as much.
+const TOLERANCE: f64 = 0.01;
+/// A server that hangs under valgrind is given up and started again.
+const ATTEMPTS: usize = 3;
+/// The server may take so long to end.
+const END: Duration = Duration::from_secs(20);
+/// How often a sleeping core is woken so that other threads run.
+const PULSE: Duration = Duration::from_millis(100);
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) aspis: Option<String>,
+    /// The file of the stored numbers.
+    pub(crate) stored: PathBuf,
+    /// Stores what was counted where it is lower.
+    pub(crate) lower: bool,
+    /// Keeps callgrind's files there.
+    pub(crate) profiles: Option<PathBuf>,
+}
+
+/// Requests of one kind, so many in one piece.
+struct Workload {
+    name: &'static str,
+    size: u64,
+    fields: &'static str,
+    pipelined: usize,
+}
+
+/// As long as what a browser sends.
+const BROWSER: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36\r\n\
+    Accept: image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
+    Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\nReferer: http://bench/index.html\r\nConnection: keep-alive\r\nSec-Fetch-Dest: image\r\n\
+    Sec-Fetch-Mode: no-cors\r\nSec-Fetch-Site: same-origin\r\nCookie: session=0123456789abcdef; theme=dark\r\n";
+
+const WORKLOADS: [Workload; 4] = [
+    Workload { name: "one-in-a-turn", size: 1024, fields: "", pipelined: 1 },
+    Workload { name: "sixteen-in-a-turn", size: 1024, fields: "", pipelined: 16 },
+    Workload { name: "from-a-browser", size: 1024, fields: BROWSER, pipelined: 1 },
+    Workload { name: "of-64-KiB", size: 64 * 1024, fields: "", pipelined: 1 },
+];
+
+/// Counts all workloads; false when one takes more than its stored number allows.
+pub(crate) fn run(options: &Options) -> io::Result<bool> {
+    let valgrind = find_program("valgrind")
+        .ok_or_else(|| io::Error::other("valgrind is not installed; it counts the instructions"))?;
+    let aspis = find_aspis(options.aspis.as_deref())?;
+    let scratch = Scratch::new()?;
+    let folder = options.profiles.as_deref().unwrap_or(scratch.path());
+    fs::create_dir_all(folder)?;
+    let origin = Origin::start()?;
+    let play = |name: &str, counted: Option<&Workload>| {
+        let file = folder.join(format!("{name}.callgrind"));
+        attempt(|| count(&valgrind, &aspis, origin.address(), &file, counted))
+    };
+    let base = play("start", None)?;
+    let mut stored = read(&options.stored)?;
+    let mut held = true;
+    println!("| hit | instructions | stored | change |\n|---|---|---|---|");
+    for workload in &WORKLOADS {
+        let total = play(workload.name, Some(workload))?;
+        let each = total.saturating_sub(base) as f64 / HIT_COUNT as f64;
+        let before = stored.get(workload.name).copied();
+        let change = before.map_or(0.0, |before| each / before - 1.0);
+        let shown = before.map_or("none".to_owned(), |before| format!("{before:.0}"));
+        println!("| {} | {each:.0} | {shown} | {:+.2} % |", workload.name, change * 100.0);
+        held &= before.is_some() && change <= TOLERANCE;
+        if before.is_none_or(|before| each < before) {
+            stored.insert(workload.name.to_owned(), each);
+        }
+    }
+    let file = options.stored.display();
+    if options.lower {
+        write(&options.stored, &stored)?;
+        println!("\nWhat is lower is stored in {file}.");
+    } else {
+        println!("\nA change may add {} % to a number of {file}.", TOLERANCE * 100.0);
+        println!(
+            "Store lower ones: `aspis-bench instructions --lower`, with the release binary of the plain profile."
+        );
+        println!(
+            "A higher one is written there by hand, and the change that does it says what the instructions buy."
+        );
+    }
+    Ok(held)
+}
+
+fn attempt(mut once: impl FnMut() -> io::Result<u64>) -> io::Result<u64> {
+    for _ in 1..ATTEMPTS {
+        match once() {
+            Ok(count) => return Ok(count),
+            Err(error) => eprintln!("once more: {error}"),
+        }
+    }
+    once()
+}
+
+/// Returns the instructions of a whole run of the server: start, warm-up, the hits of one workload, end.
+fn count(
+    valgrind: &Path,
+    aspis: &Path,
+    origin: SocketAddr,
+    file: &Path,
+    counted: Option<&Workload>,
+) -> io::Result<u64> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let profile = format!("--callgrind-out-file={}", file.display());
+    let (program, origin) = (aspis.display().to_string(), format!("http://{origin}"));
+    let listen = address.to_string();
+    let arguments = [
+        "--tool=callgrind",
+        "--fair-sched=yes",
+        &profile,
+        &program,
+        "serve",
+        "--origin",
+        &origin,
+        "--listen",
+        &listen,
+        "--admin",
+        "127.0.0.1:0",
+        "--cores",
+        "1",
+        "--memory",
+        "64MiB",
+    ];
+    let mut server = Server::start("aspis", valgrind, &arguments.map(str::to_owned), None)?;
+    pulsing(address, || server.announced("admin listening on "))?;
+    play(address, counted).map_err(|fault| io::Error::other(format!("{fault:?}")))?;
+    pulsing(address, || server.terminate(END))?.ok_or_else(|| io::Error::other("the server did not end"))?;
+    collected(&fs::read_to_string(file)?).ok_or_else(|| io::Error::other("callgrind counted nothing"))
+}
+
+/// Wakes the core now and then while `wait` waits for another thread of the server.
+fn pulsing<T>(address: SocketAddr, wait: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                drop(TcpStream::connect(address));
+                wait::pause(PULSE);
+            }
+        });
+        let waited = wait();
+        done.store(true, Ordering::Release);
+        waited
+    })
+}
+
+/// Warms every workload and plays the hits of one.
+fn play(address: SocketAddr, counted: Option<&Workload>) -> Result<(), Fault> {
+    let stream = TcpStream::connect(address).map_err(|_| Fault::Reset)?;
+    stream.set_nodelay(true).map_err(|_| Fault::Reset)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(|_| Fault::Reset)?;
+    let mut reader = Reader::new(stream);
+    for workload in &WORKLOADS {
+        ask(&mut reader, workload, 1)?;
+        // What was just stored is a hit from the next request on.
+        (0..WARM_COUNT / workload.pipelined)
+            .try_for_each(|_| ask(&mut reader, workload, workload.pipelined))?;
+    }
+    let Some(workload) = counted else { return Ok(()) };
+    (0..HIT_COUNT / workload.pipelined).try_for_each(|_| ask(&mut reader, workload, workload.pipelined))
+}
+
+/// Sends `count` requests in one piece and reads the answers.
+fn ask(reader: &mut Reader, workload: &Workload, count: usize) -> Result<(), Fault> {
+    let plan = Plan { kind: Kind::Fresh, size: workload.size, seed: 1, id: workload.size };
+    let request = format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n{}\r\n", workload.fields).repeat(count);
+    reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
+    for _ in 0..count {
+        let head = reader.head()?;
+        let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, _| Flow::Continue)?;
+        if head.status()? != 200 || length != plan.size {
+            return Err(Fault::Malformed(format!("{}, {length} bytes", head.start_line)));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the total of a callgrind file.
+fn collected(text: &str) -> Option<u64> {
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")))?;
+    total.trim().parse().ok()
+}
+
+/// Reads the stored numbers: a name and a count in each line; none where there is no such file.
+fn read(file: &Path) -> io::Result<BTreeMap<String, f64>> {
+    let text = match fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text?,
+    };
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| {
+            let (name, count) = line.split_once(' ').unwrap_or((line, ""));
+            let count = count.trim().parse();
+            count
+                .map(|count| (name.to_owned(), count))
+                .map_err(|_| io::Error::other(format!("no count: {line:?}")))
+        })
+        .collect()
+}
+
+fn write(file: &Path, stored: &BTreeMap<String, f64>) -> io::Result<()> {
+    let mut text = String::from(
+        "# Instructions in user mode per hot hit, as `aspis-bench instructions` counts them. They may only fall.\n",
+    );
+    for (name, count) in stored {
+        text.push_str(&format!("{name} {count:.0}\n"));
+    }
+    fs::write(file, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_read() {
+        assert_eq!(collected("events: Ir\nfn=(1) main\n+3 14\n\ntotals: 899822862\n"), Some(899_822_862));
+        assert_eq!(collected("events: Ir\nsummary: 12\n"), Some(12));
+        assert_eq!(collected("events: Ir\n"), None);
+    }
+
+    #[test]
+    fn stored_numbers_survive_a_round_trip_and_nonsense_is_an_error() {
+        let scratch = Scratch::new().unwrap();
+        let file = scratch.path().join("instructions");
+        assert!(read(&file).unwrap().is_empty());
+        let numbers = BTreeMap::from([("a".to_owned(), 12.0), ("b".to_owned(), 3456.0)]);
+        write(&file, &numbers).unwrap();
+        assert_eq!(read(&file).unwrap(), numbers);
+        fs::write(&file, "a many\n").unwrap();
+        assert!(read(&file).is_err());
+    }
+}
