@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use aspis_config::{Raw, check};
 use aspis_runtime::bind;
-use aspis_shard::{Boot, Shards};
+use aspis_shard::{Boot, Invalidations, Shards};
 use aspis_storage::shards::owner_core;
 use aspis_wire::Scheme;
 
@@ -76,6 +76,7 @@ fn start(origin: SocketAddr, cores: usize) -> (Shards, SocketAddr) {
         cores: vec![None; cores],
         origin_tls: None,
         log: None,
+        invalidations: Invalidations::default(),
     })
     .expect("the shards start");
     shards.set_addresses(Arc::from([origin]));

@@ -216,6 +216,38 @@ impl<P: Policy> RamTier<P> {
         before - self.index.len()
     }
 
+    /// Returns what is stored under exactly this primary key: the response, the parts, or the variants.
+    pub fn of_uri(&self, hash: u128, key: &[u8]) -> impl Iterator<Item = &Arc<StoredResponse>> {
+        self.places_of_uri(hash, key)
+            .into_iter()
+            .filter_map(|place| self.index.get(place))
+            .map(|entry| &entry.response)
+    }
+
+    /// Lets those responses under exactly this primary key go for which `keep` is false, variants and parts too, and returns how many
+    /// that were. What the URI varies by is forgotten with its last variant.
+    pub fn retain_uri(
+        &mut self,
+        hash: u128,
+        key: &[u8],
+        keep: &mut dyn FnMut(&Arc<StoredResponse>) -> bool,
+    ) -> usize {
+        let mut places = self.places_of_uri(hash, key);
+        places.retain(|place| self.index.get(*place).is_some_and(|entry| !keep(&entry.response)));
+        places.into_iter().filter_map(|place| self.take(place)).count()
+    }
+
+    fn places_of_uri(&self, primary: u128, key: &[u8]) -> Vec<u128> {
+        let whole = self.index.get(primary).filter(|entry| *entry.response.key == *key).map(|_| primary);
+        let mut places: Vec<u128> =
+            whole.into_iter().chain(self.vary.variants(primary, key).iter().copied()).collect();
+        if self.has_parts() {
+            let key = [key, PART_SUFFIX].concat();
+            places.extend(self.parts.places(hash(&key), &key));
+        }
+        places
+    }
+
     /// Goes on with a round over all that is stored: looks at `count_max` places at most, and lets those responses go for which `keep` is
     /// false.
     ///

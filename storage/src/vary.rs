@@ -51,6 +51,14 @@ impl VaryTable {
         (*rule.key == *key).then_some(&*rule.names)
     }
 
+    /// Returns the hashes of the variants of exactly this primary key, oldest first.
+    pub fn variants(&self, primary: u128, key: &[u8]) -> &[u128] {
+        match self.rules.get(&primary) {
+            Some(rule) if *rule.key == *key => &rule.variants,
+            _ => &[],
+        }
+    }
+
     /// Notes a variant and returns those that have to leave for it: all of another rule, or the oldest of too many.
     ///
     /// `None` when the budget has no room for the rule.

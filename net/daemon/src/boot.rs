@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aspis_config::{AccessLog, AdminAddress, Raw, Settings};
-use aspis_shard::{Boot, Shards};
+use aspis_shard::{Boot, Invalidations, Shards};
 use aspis_storage::budget::{Budget, Purpose};
 use aspis_telemetry::LogSender;
 use listenfd::ListenFd;
@@ -121,6 +121,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
         cores: cpus.iter().copied().map(Some).collect(),
         origin_tls,
         log,
+        invalidations: Invalidations::default(),
     })
     .map_err(failed)?;
     tracing::info!("{} core(s), {} MiB, origin {}", cpus.len(), memory >> 20, settings.origin);

@@ -53,6 +53,8 @@ pub(crate) enum Reply {
     Alone,
     /// Too many wait.
     Full,
+    /// What came is from before a rule that the owner had when this request began to wait (I-22): ask anew.
+    Again,
 }
 
 /// How the owner reaches a request that waits.
@@ -67,6 +69,13 @@ pub(crate) enum Waiter {
         /// That core's number for it.
         number: u64,
     },
+}
+
+/// A request that waits for a flight's head.
+pub(crate) struct Waiting {
+    pub(crate) waiter: Waiter,
+    /// The newest rule of the owner's when it began to: it must not get what such a rule concerns.
+    pub(crate) seen: u64,
 }
 
 impl Waiter {

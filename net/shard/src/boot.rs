@@ -7,7 +7,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use aspis_config::Settings;
 use aspis_runtime::mailbox::{self, Post};
@@ -22,6 +21,7 @@ use crate::limits::{MAILBOX_LEN, headroom};
 use crate::messages::Message;
 use crate::origin::{OriginClient, OriginSettings, OriginShared};
 use crate::places::Places;
+use crate::rules::{Invalidations, RuleBatch, RuleNumbers, Rules};
 use crate::shard::{Parts, Shard};
 use crate::tls::TlsSetupError;
 
@@ -50,6 +50,8 @@ pub struct Boot {
     pub origin_tls: Option<Arc<rustls::ClientConfig>>,
     /// Where access log lines go; `None` when the log is off.
     pub log: Option<LogSender>,
+    /// What was invalidated before, and who accepts more.
+    pub invalidations: Invalidations,
 }
 
 /// Why the shards could not start.
@@ -88,6 +90,7 @@ pub struct Shards {
     counters: Vec<Arc<CoreCounters>>,
     histograms: Vec<Arc<CoreHistograms>>,
     budget: Arc<Budget>,
+    rules: Arc<RuleNumbers>,
 }
 
 /// Starts one shard per entry of `boot.cores`. Returns when every core is ready to accept.
@@ -110,7 +113,9 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
     let trial: Result<Vec<Arena>, _> =
         (0..cores).map(|_| Arena::new(arena_len, Arc::clone(&budget))).collect();
     drop(trial.map_err(StartError::Memory)?);
-    let invalidation_number = Arc::new(AtomicU64::new(0));
+    let Invalidations { rules: batches, first_number, rules_changed, purges: _ } = boot.invalidations;
+    let rules = Arc::new(RuleNumbers::new(cores, first_number, rules_changed));
+    let batches: Arc<[RuleBatch]> = batches.into();
     let places = Arc::new(Places::new(cores, boot.settings.max_connections));
     let counters: Vec<_> = (0..cores).map(|_| Arc::new(CoreCounters::new())).collect();
     let histograms: Vec<_> = (0..cores).map(|_| Arc::new(CoreHistograms::new())).collect();
@@ -141,7 +146,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         let histograms = Arc::clone(&histograms[core]);
         let log = boot.log.clone().map(LogBuffer::new);
         let post = post.clone();
-        let invalidation_number = Arc::clone(&invalidation_number);
+        let (shared_rules, batches) = (Arc::clone(&rules), Arc::clone(&batches));
         let places = Arc::clone(&places);
         let thread = aspis_runtime::spawn_core(options, Some(doorbell), move |ring| {
             let arena =
@@ -152,6 +157,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
             let replica_slots = ReplicaTable::slots_within(replica_slots, replicas_len_max);
             let replicas =
                 ReplicaTable::new(replica_slots, &budget).expect("the limit has room for the replica tables");
+            let rules = Rules::new(core, shared_rules, &batches, &budget);
             let origin = OriginClient::new(ring.clone(), core, shared, tls, Arc::clone(&counters));
             let shard = Shard::new(
                 ring,
@@ -169,7 +175,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
                     log,
                     mail,
                     post,
-                    invalidation_number,
+                    rules,
                     places,
                 },
             );
@@ -181,7 +187,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         .map_err(|error| StartError::Core { core, cause: error.to_string() })?;
         threads.push(thread);
     }
-    Ok(Shards { threads, post, places, counters, histograms, budget })
+    Ok(Shards { threads, post, places, counters, histograms, budget, rules })
 }
 
 impl Shards {
@@ -218,6 +224,34 @@ impl Shards {
     /// The memory account of all cores.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// The number for a batch of rules that is accepted now. From this call on what is asked of the origin counts as newer than it, so it is
+    /// to be called before the acceptance is made known to anybody, and once for each batch.
+    pub fn next_rule_number(&self) -> u64 {
+        self.rules.next()
+    }
+
+    /// Tells every core of a batch, rung if it sleeps. Batches are to be told in the order of their numbers.
+    pub fn add_rules(&self, batch: &Arc<RuleBatch>) {
+        self.tell_all(|| Message::Rules(Arc::clone(batch)));
+    }
+
+    /// The number of the newest batch that every core holds its answers against: no request that comes now is answered with what a rule up
+    /// to there concerns (I-21).
+    pub fn rules_applied(&self) -> u64 {
+        self.rules.applied()
+    }
+
+    /// The number from before which no core has anything left, stored or under way.
+    pub fn rules_settled(&self) -> u64 {
+        self.rules.settled()
+    }
+
+    /// Has every core forget the rules up to a number, at most those that are settled.
+    pub fn forget_rules(&self, up_to: u64) {
+        let up_to = up_to.min(self.rules_settled());
+        self.tell_all(|| Message::ForgetRules(up_to));
     }
 
     /// Has every core ship its access log lines.

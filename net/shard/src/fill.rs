@@ -42,7 +42,7 @@ pub(crate) struct Filling<'f> {
     pub(crate) key: &'f (u128, Box<[u8]>),
     pub(crate) meta: StoredMeta,
     pub(crate) flying: Flying,
-    /// The invalidation number that was current when the origin request was sent.
+    /// The rule number that was current when the origin request was sent; of a part that is completed the least of both requests'.
     pub(crate) invalidation: u64,
     /// What stands before the origin's content: a stored part that it completes.
     pub(crate) prefix: Option<&'f Arc<Body>>,
@@ -108,6 +108,14 @@ impl Shard {
         match flying {
             Flying::Shared(id) => self.owner.collapse.borrow().is_doomed(id),
             Flying::Alone(flight) => self.flights.borrow().get(flight).is_none_or(|flight| flight.doomed),
+        }
+    }
+
+    /// How often unsafe requests had invalidated something when a fetch was sent that goes alone. Those of the owner need not say it.
+    fn unsafes_before(&self, flying: Flying) -> u64 {
+        match flying {
+            Flying::Shared(_) => self.rules.unsafes(),
+            Flying::Alone(flight) => self.flights.borrow().get(flight).map_or(0, |flight| flight.unsafes),
         }
     }
 
@@ -228,14 +236,15 @@ impl Task {
         let (shard, view) = (&self.shard, &self.view);
         match end {
             End::Whole => {
-                let doomed = shard.is_doomed(self.flying);
+                // I-22: a rule that came meanwhile does not let it be stored; who reads it gets it whole.
+                let doomed = shard.is_doomed(self.flying) || !shard.holds(&self.stored);
                 if doomed {
                     // Before readers on other cores can see it whole, and keep it.
                     self.give_up(Counter::CacheNotStoredFailed);
                 }
                 let whole = writer.complete() == BodyState::Complete;
                 if whole && !doomed {
-                    shard.store_at_owner(Arc::clone(&self.stored));
+                    shard.store_at_owner(Arc::clone(&self.stored), shard.unsafes_before(self.flying));
                 } else if !doomed {
                     self.give_up(Counter::CacheNotStoredFailed);
                 }

@@ -4,7 +4,7 @@
 //! exchanges of those who wait decide what each of them gets. Invariants: everybody who waits is told exactly once; a flight ends when its
 //! content is there, or when there will be none.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -45,11 +45,11 @@ pub(crate) struct Flight {
 
 /// Runs a flight until its head is known and all are told; its content goes on in a task of its own.
 pub(crate) async fn run(shard: Rc<Shard>, flight: Flight) {
-    let invalidation = shard.invalidation_number();
     let mut slots = FieldSlots::new();
     let landed = match parse_request(&flight.head, &mut slots, &shard.head_limits) {
         Ok(Some(request)) => {
-            Work { shard: &shard, flight: &flight, request: &request, invalidation }.fly().await
+            let (number, stored) = (Cell::new(0), RefCell::new(flight.stored.clone()));
+            Work { shard: &shard, flight: &flight, request: &request, number, stored }.fly().await
         }
         // The same bytes were parsed when they came.
         Ok(None) | Err(_) => Err(OriginFailure::Invalid),
@@ -80,7 +80,10 @@ struct Work<'w> {
     shard: &'w Rc<Shard>,
     flight: &'w Flight,
     request: &'w RequestHead<'w, 'w>,
-    invalidation: u64,
+    /// The rule number that was current before the last request was sent.
+    number: Cell<u64>,
+    /// What is validated or completed, as long as no rule came that concerns it.
+    stored: RefCell<Option<Arc<StoredResponse>>>,
 }
 
 impl Work<'_> {
@@ -93,7 +96,8 @@ impl Work<'_> {
             let mut slots = FieldSlots::new();
             let parsed = parse_response(&response.head, &mut slots, &shard.head_limits, Method::Get);
             let Ok(Some(head)) = parsed else { return Err(OriginFailure::Invalid) };
-            let stored = flight.stored.as_deref().map(view_of);
+            let stored = self.found(head.status);
+            let stored = stored.as_deref().map(view_of);
             let event = Event::OriginHead { head: &head, request: self.request, stored };
             return Ok(match exchange.step(&shard.behavior, event, shard.now()) {
                 Action::Forward(again) => {
@@ -122,12 +126,24 @@ impl Work<'_> {
         }
     }
 
+    /// What the origin's answer with this status is held against. I-25: nothing that a rule took answers in place of an error. What a
+    /// 304 confirms or a 206 completes was there when the request was sent; [`Shard::replace`] and [`Work::joined`] look again.
+    fn found(&self, status: u16) -> Option<Arc<StoredResponse>> {
+        let stored = self.stored.borrow().clone();
+        stored.filter(|stored| matches!(status, 206 | 304 | 416) || self.shard.holds(stored))
+    }
+
     async fn fetch(&self, conditions: Conditions) -> Result<OriginResponse, OriginFailure> {
         let (shard, flight) = (self.shard, self.flight);
+        // Read before anything is sent: what a rule finds that is accepted from here on was asked for before it.
+        self.number.set(shard.rules.number());
+        shard.owner.collapse.borrow_mut().sent(flight.id, self.number.get());
+        // I-24: no condition is made of what a rule took.
+        self.stored.borrow_mut().take_if(|stored| !shard.holds(stored));
+        let stored = self.stored.borrow().clone();
         let fields: Vec<Field<'_>> =
-            flight.stored.as_ref().map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
-        let preconditions =
-            preconditions(conditions, flight.stored.as_deref(), &fields, Preconditions::Range);
+            stored.as_ref().map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
+        let preconditions = preconditions(conditions, stored.as_deref(), &fields, Preconditions::Range);
         let mut interim = |raw: &[u8]| {
             if let Some(leader) = &flight.leader {
                 shard.reply(leader, Reply::Interim(raw.into()));
@@ -146,14 +162,19 @@ impl Work<'_> {
     ) -> Option<Landed> {
         let (shard, flight) = (self.shard, self.flight);
         let mut origin = Some(body);
-        let prefix = flight.stored.as_ref().filter(|_| raw.is_none()).map(|stored| &stored.body);
+        let stored = self.stored.borrow().clone();
+        let joined = stored.as_ref().filter(|_| raw.is_none());
+        let prefix = joined.map(|stored| &stored.body);
+        // What is joined is as old as the older of both.
+        let invalidation =
+            joined.map_or(self.number.get(), |stored| stored.invalidation().min(self.number.get()));
         let filling = store.map(|meta| Filling {
             head,
             request: self.request,
             key: &flight.key,
             meta,
             flying: Flying::Shared(flight.id),
-            invalidation: self.invalidation,
+            invalidation,
             prefix,
         });
         let retry = Retry::new(flight.head.clone(), flight.facts);
@@ -200,7 +221,7 @@ impl Work<'_> {
         body: OriginBody,
         store: Option<StoredMeta>,
     ) -> Option<Landed> {
-        let stored = self.flight.stored.as_ref()?;
+        let stored = self.stored.borrow().clone().filter(|stored| self.shard.holds(stored))?;
         let fields = joined_fields(&stored.head, head);
         let len = stored.body.published() + body.length().unwrap_or(0);
         let whole = joined_head(head, &fields, len);
@@ -210,9 +231,9 @@ impl Work<'_> {
     /// A 304: what is stored gets a new head (RFC 9111 §4.3.4).
     fn confirmed(&self, update: &ResponseHead<'_, '_>, store: Option<StoredMeta>) -> Landed {
         let (shard, flight) = (self.shard, self.flight);
-        let Some(stored) = &flight.stored else { return Landed::Done };
+        let Some(stored) = &*self.stored.borrow() else { return Landed::Done };
         let is_doomed = shard.owner.collapse.borrow().is_doomed(flight.id);
-        let fresh = shard.freshened(stored, store, update, self.invalidation);
+        let fresh = shard.freshened(stored, store, update, self.number.get());
         match (&fresh, store) {
             (Some(fresh), Some(_)) if !is_doomed => shard.replace(Arc::clone(fresh), stored),
             (Some(fresh), _) => fresh.mark_gone(),

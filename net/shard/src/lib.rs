@@ -19,9 +19,11 @@ pub mod origin;
 mod owner;
 mod places;
 mod resume;
+mod rules;
 mod shard;
 mod storing;
 pub mod tls;
 mod viewer;
 
 pub use boot::{Boot, Shards, StartError, start};
+pub use rules::{Invalidations, Purged, Purges, RuleBatch};

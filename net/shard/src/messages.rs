@@ -11,6 +11,7 @@ use crate::asking::{Ask, Reply};
 use crate::fill::SharedFill;
 use crate::origin::CapMessage;
 use crate::owner::Refresh;
+use crate::rules::RuleBatch;
 
 /// A message to one core.
 pub(crate) enum Message {
@@ -70,7 +71,12 @@ pub(crate) enum Message {
     /// To the owner: validate this in the background.
     Refresh(Box<Refresh>),
     /// To the owner: a response that another core stored on its behalf. The owner keeps a copy.
-    Deposit(Arc<StoredResponse>),
+    Deposit {
+        /// The response, whole.
+        stored: Arc<StoredResponse>,
+        /// How often unsafe requests had invalidated something when its request was sent.
+        unsafes: u64,
+    },
     /// To the owner: put `fresh` in the place of `old`, over the same body.
     Replace {
         /// With the new head.
@@ -80,6 +86,10 @@ pub(crate) enum Message {
     },
     /// To the owner: this response is out of date.
     Forget(Arc<StoredResponse>),
+    /// To every core: what is stored from before this batch is held against it from now on (I-21).
+    Rules(Arc<RuleBatch>),
+    /// To every core: nothing is left from before this number, so that the rules up to it can be forgotten.
+    ForgetRules(u64),
     /// Let go of replicas whose owner dropped them: their memory is wanted.
     SweepReplicas,
 }

@@ -9,10 +9,12 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aspis_cache::invalidation::{Subject, Verdict};
 use aspis_cache::key::{self, PART_SUFFIX, SEPARATOR};
 use aspis_cache::range;
+use aspis_cache::reuse::Reuse;
 use aspis_cache::vary;
-use aspis_exchange::collapse::{Asked, Collapse, FlightId, Limits, Outcome, Place, Wants};
+use aspis_exchange::collapse::{Answer, Asked, Collapse, FlightId, Limits, Outcome, Place, Wants};
 use aspis_exchange::{Collapsing, Conditions, Role, ViewerFacts};
 use aspis_storage::response::StoredResponse;
 use aspis_storage::shards::owner_core;
@@ -20,16 +22,17 @@ use aspis_telemetry::Counter;
 use aspis_wire::FieldSlots;
 use aspis_wire::request::{RequestHead, parse_request};
 
-use crate::asking::{Ask, Reply, Waiter};
+use crate::asking::{Ask, Reply, Waiter, Waiting};
 use crate::fill::FillView;
 use crate::flight::{self, Flight};
 use crate::limits::{LEFT_MAX, MARKS_MAX, WAITERS_MAX};
 use crate::messages::Message;
 use crate::shard::Shard;
+use crate::storing::view_of;
 
 /// The part of a shard that serves the keys it owns.
 pub(crate) struct Owner {
-    pub(crate) collapse: RefCell<Collapse<Waiter>>,
+    pub(crate) collapse: RefCell<Collapse<Waiting>>,
     /// What the flights brought whose content is still coming, or which were just confirmed.
     arriving: RefCell<HashMap<FlightId, Arrived>>,
     left: RefCell<Left>,
@@ -99,6 +102,7 @@ impl Shard {
             // The asker parsed the same bytes.
             return self.reply(&waiter, Reply::Alone);
         };
+        self.let_go(&ask.key);
         let Some(selected) = self.selected_key(&ask.key, &request) else {
             return self.reply(&waiter, Reply::Alone);
         };
@@ -111,8 +115,9 @@ impl Shard {
         if ask.forward.collapsing == Collapsing::OnlyStored {
             return self.reply(&waiter, Reply::Alone);
         }
-        // What left the tier since it was found is not validated any more: it may have been invalidated.
-        let stored = ask.has.as_ref().filter(|has| has.is_live()).map(Arc::clone);
+        // What left the tier since it was found is not validated any more: it may have been invalidated. I-24: the next fetch after a hard
+        // rule is unconditional.
+        let stored = ask.has.as_ref().filter(|has| has.is_live() && self.holds(has)).map(Arc::clone);
         let is_apart = ask.forward.collapsing == Collapsing::Apart;
         let leads = is_apart || ask.forward.collapsing == Collapsing::LeadOrFollow;
         // C-10: where nobody fetches the whole, those who want the same range share a fetch.
@@ -120,35 +125,56 @@ impl Shard {
         let range = if leads && as_asked { range_key(&selected, &request) } else { None };
         let wants = if leads && range.is_none() { Wants::LeadOrFollow } else { Wants::FollowOnly };
         let asked = Asked { primary: ask.key.0, selected: hash, key: &selected, wants };
-        let mut place = if is_apart { Place::Alone(waiter.clone()) } else { self.find_place(asked, &waiter) };
+        let mut place = if is_apart {
+            Place::Alone(self.waiting(&waiter))
+        } else {
+            self.find_place(asked, &ask.key.1, &waiter)
+        };
         if let (Some(key), Place::Alone(_)) = (&range, &place) {
             let wants = Wants::LeadOrFollow;
             let asked = Asked { primary: ask.key.0, selected: key::hash(key), key, wants };
-            place = self.find_place(asked, &waiter);
+            place = self.find_place(asked, &ask.key.1, &waiter);
         }
         self.take_place(place, waiter, ask, stored);
     }
 
-    /// Asks the flights for a place. What stopped being fresh while it still comes takes nobody on any more (RFC 9111 §4.2.4).
-    fn find_place(&self, asked: Asked<'_>, waiter: &Waiter) -> Place<Waiter> {
+    /// Asks the flights for a place.
+    ///
+    /// What stopped being fresh while it still comes takes nobody on any more (RFC 9111 §4.2.4), nor does what a rule concerns that came
+    /// after its request was sent (I-22): with the head there its tags say so, before that the key alone, and [`Shard::settle`] the rest.
+    fn find_place(&self, asked: Asked<'_>, primary: &[u8], waiter: &Waiter) -> Place<Waiting> {
         let now = self.now();
         let mut collapse = self.owner.collapse.borrow_mut();
-        let is_fresh = |id| {
-            let arriving = self.owner.arriving.borrow();
-            arriving.get(id).is_some_and(|arrived| arrived.stored.meta.is_fresh(now.wall))
-        };
-        match collapse.ask(asked, waiter.clone(), now) {
-            Place::Attach(id, _) if !is_fresh(&id) => {
-                collapse.close(id);
-                collapse.ask(asked, waiter.clone(), now)
+        if let Some(flying) = collapse.joinable(&asked) {
+            let takes_on = if flying.arriving {
+                let arriving = self.owner.arriving.borrow();
+                arriving.get(&flying.flight).is_some_and(|arrived| self.is_fresh(&arrived.stored))
+            } else {
+                !self.rules.concern_key(primary, flying.number)
+            };
+            if !takes_on {
+                collapse.close(flying.flight);
             }
-            place => place,
         }
+        // A mark from before such a rule says nothing about what the origin has now.
+        let mark = collapse.mark_number(asked.primary, now);
+        if mark.is_some_and(|number| self.rules.concern_key(primary, number)) {
+            collapse.lift_mark(asked.primary);
+        }
+        collapse.ask(asked, self.waiting(waiter), now)
+    }
+
+    fn is_fresh(&self, stored: &StoredResponse) -> bool {
+        self.holds(stored) && matches!(view_of(stored).reuse(self.now().wall), Reuse::Fresh { .. })
+    }
+
+    fn waiting(&self, waiter: &Waiter) -> Waiting {
+        Waiting { waiter: waiter.clone(), seen: self.rules.latest() }
     }
 
     fn take_place(
         &self,
-        place: Place<Waiter>,
+        place: Place<Waiting>,
         waiter: Waiter,
         ask: Ask,
         stored: Option<Arc<StoredResponse>>,
@@ -163,6 +189,7 @@ impl Shard {
                 let leader = Some(waiter);
                 let flight = Flight { id, head, facts, key, stored, conditions, leader };
                 self.counters.add(Counter::Flights, 1);
+                self.owner.collapse.borrow_mut().sent(id, self.rules.number());
                 self.ring.spawn(flight::run(self.handle(), flight));
             }
             Place::Wait(_) => self.counters.add(Counter::CollapsedWaiting, 1),
@@ -234,7 +261,7 @@ impl Shard {
             return;
         }
         let Left { there, .. } = std::mem::take(&mut *left);
-        self.owner.collapse.borrow_mut().retain_followers(|waiter| match waiter {
+        self.owner.collapse.borrow_mut().retain_followers(|waiting| match &waiting.waiter {
             Waiter::Here(asking) => Rc::strong_count(asking) > 1,
             Waiter::There { core, number } => !there.contains(&(*core, *number)),
         });
@@ -246,15 +273,22 @@ impl Shard {
         id: FlightId,
         outcome: Outcome,
         arrived: Option<Arrived>,
-        reply: impl Fn(aspis_exchange::collapse::Answer, usize) -> Reply,
+        reply: impl Fn(Answer, usize) -> Reply,
     ) {
+        let sent = self.owner.collapse.borrow().number(id).unwrap_or_default();
+        // With its tags known, a rule may concern what the request of the flight brought, which was sent before it (I-22).
+        let is_outdated = arrived.as_ref().is_some_and(|arrived| {
+            let subject = Subject { key: &arrived.stored.key, tags: &arrived.stored.tags };
+            self.rules.judge(&subject, sent) != Verdict::Untouched
+        });
         if let Some(arrived) = arrived {
             self.owner.arriving.borrow_mut().insert(id, arrived);
         }
         let answers = self.owner.collapse.borrow_mut().settle(id, outcome, self.now());
-        for (waiter, answer) in answers {
+        for (Waiting { waiter, seen }, answer) in answers {
             let core = waiter.core(self);
-            self.reply(&waiter, reply(answer, core));
+            let came_after = is_outdated && seen > sent && answer == Answer::Follow;
+            self.reply(&waiter, if came_after { Reply::Again } else { reply(answer, core) });
         }
     }
 
@@ -263,6 +297,13 @@ impl Shard {
         self.owner.collapse.borrow_mut().end(id);
         let arrived = self.owner.arriving.borrow_mut().remove(&id);
         drop(arrived);
+    }
+
+    /// The least rule number of what is arriving, held against the rules: with that it has the newest, or is gone.
+    pub(crate) fn oldest_arriving(&self) -> Option<u64> {
+        let arriving = self.owner.arriving.borrow();
+        let held = arriving.values().filter(|arrived| self.holds(&arrived.stored));
+        held.map(|arrived| arrived.stored.invalidation()).min()
     }
 
     /// Validates a stored response in the background, unless that is done already (RFC 5861 §3).
@@ -283,12 +324,15 @@ impl Shard {
         let Refresh { head, facts, key, stored } = refresh;
         let asked =
             Asked { primary: key.0, selected: stored.hash, key: &stored.key, wants: Wants::LeadOrFollow };
-        let begun = if stored.is_live() { self.owner.collapse.borrow_mut().begin(asked) } else { None };
+        // I-24: what a hard rule took is not validated, but fetched by who asks for it next.
+        let is_wanted = stored.is_live() && self.holds(&stored);
+        let begun = if is_wanted { self.owner.collapse.borrow_mut().begin(asked) } else { None };
         let Some(id) = begun else {
             stored.release_refresh();
             return;
         };
         self.counters.add(Counter::CacheRefreshes, 1);
+        self.owner.collapse.borrow_mut().sent(id, self.rules.number());
         let flight = Flight {
             id,
             head,

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use aspis_config::Settings;
 use aspis_config::behavior::Behavior;
@@ -35,6 +34,7 @@ use crate::messages::Message;
 use crate::origin::OriginClient;
 use crate::owner::Owner;
 use crate::places::Places;
+use crate::rules::Rules;
 use crate::viewer::{Deadline, Viewer, ViewerState};
 
 /// The token of the only timer that a shard arms.
@@ -43,6 +43,10 @@ const SWEEP: u64 = 1;
 /// A fetch that goes alone and may end in a stored response, so that an invalidation finds it.
 pub(crate) struct Flight {
     pub(crate) hash: u128,
+    /// The rule number that was current before the request was sent.
+    pub(crate) number: u64,
+    /// How often unsafe requests had invalidated something by then.
+    pub(crate) unsafes: u64,
     /// The key was invalidated after the origin request was sent: the answer is not stored.
     pub(crate) doomed: bool,
 }
@@ -62,6 +66,8 @@ pub(crate) struct Shard {
     pub(crate) store: RefCell<RamTier>,
     /// What it served lately of other owners.
     pub(crate) replicas: RefCell<ReplicaTable>,
+    /// What was invalidated, and up to where that is done.
+    pub(crate) rules: Rules,
     pub(crate) owner: Owner,
     pub(crate) asks: Asks,
     pub(crate) fills: Fills,
@@ -82,8 +88,6 @@ pub(crate) struct Shard {
     post: Post<Message>,
     pub(crate) cores: usize,
     outbox: RefCell<VecDeque<(usize, Message)>>,
-    /// Of this process: raised by every invalidation (idea 3 of the architecture page).
-    invalidation_number: Arc<AtomicU64>,
     pub(crate) draining: Cell<bool>,
     sweep_armed: Cell<bool>,
     /// A sweep through the replicas is under way.
@@ -112,7 +116,7 @@ pub(crate) struct Parts {
     pub(crate) log: Option<LogBuffer>,
     pub(crate) mail: Receiver<Message>,
     pub(crate) post: Post<Message>,
-    pub(crate) invalidation_number: Arc<AtomicU64>,
+    pub(crate) rules: Rules,
     pub(crate) places: Arc<Places>,
 }
 
@@ -148,7 +152,7 @@ impl Shard {
             post: parts.post,
             cores: parts.cores,
             outbox: RefCell::new(VecDeque::new()),
-            invalidation_number: parts.invalidation_number,
+            rules: parts.rules,
             draining: Cell::new(false),
             sweep_armed: Cell::new(false),
             replicas_swept: Cell::new(true),
@@ -223,18 +227,14 @@ impl Shard {
     }
 
     /// Notes a fetch that goes alone and whose answer may be stored.
-    pub(crate) fn begin_flight(&self, hash: u128) -> usize {
-        self.flights.borrow_mut().insert(Flight { hash, doomed: false })
+    pub(crate) fn begin_flight(&self, hash: u128, number: u64) -> usize {
+        let unsafes = self.rules.unsafes();
+        self.flights.borrow_mut().insert(Flight { hash, number, unsafes, doomed: false })
     }
 
     /// Forgets a fetch.
     pub(crate) fn end_flight(&self, flight: usize) {
         self.flights.borrow_mut().try_remove(flight);
-    }
-
-    /// The invalidation number that a response carries whose origin request is sent now.
-    pub(crate) fn invalidation_number(&self) -> u64 {
-        self.invalidation_number.load(Ordering::Acquire)
     }
 
     /// Removes what is stored under `key` on every core, and keeps running fetches of it from being stored.
@@ -243,7 +243,7 @@ impl Shard {
     /// before they look at bytes of a viewer: a viewer who saw that answer does not get the old response. Only where a mailbox
     /// is full does the message come a turn or two later.
     pub(crate) fn invalidate_everywhere(&self, hash: u128, key: &[u8]) {
-        self.invalidation_number.fetch_add(1, Ordering::AcqRel);
+        self.rules.note_unsafe();
         self.invalidate_here(hash, key);
         let key: Arc<[u8]> = Arc::from(key);
         for core in (0..self.cores).filter(|core| *core != self.core) {
@@ -306,9 +306,11 @@ impl Shard {
                 Message::Progress(fill) => self.fill_changed(&fill),
                 Message::Room(fill) => self.fill_has_room(&fill),
                 Message::Refresh(refresh) => self.refresh_here(*refresh),
-                Message::Deposit(stored) => self.deposit(&stored),
+                Message::Deposit { stored, unsafes } => self.deposit(&stored, unsafes),
                 Message::Replace { fresh, old } => self.replace(fresh, &old),
                 Message::Forget(stored) => self.forget(&stored),
+                Message::Rules(batch) => self.apply_rules(&batch),
+                Message::ForgetRules(up_to) => self.forget_rules(up_to),
                 Message::SweepReplicas => self.replicas_swept.set(false),
             }
         }
@@ -353,9 +355,9 @@ impl Shard {
     }
 
     /// Arms the sweep if something may have a deadline. An idle core without connections arms nothing.
-    fn arm_sweep(&self) {
+    pub(crate) fn arm_sweep(&self) {
         // Viewers, kept origin connections and those that linger, whose number the metrics show, are all sockets.
-        let anything = self.ring.live_sockets() > 0 || self.ring.live_tasks() > 0;
+        let anything = self.ring.live_sockets() > 0 || self.ring.live_tasks() > 0 || self.rules.is_behind();
         if anything && !self.sweep_armed.replace(true) {
             self.ring.arm_timer(SWEEP_INTERVAL, SWEEP);
         }
@@ -365,6 +367,7 @@ impl Shard {
     fn sweep(&self) {
         self.origin.sweep();
         self.ring_limbo();
+        self.tend_rules();
         self.show_levels();
         self.backlog.begin_sweep();
         self.flush_log();
@@ -539,9 +542,10 @@ impl Handler for Shard {
         // What readers on this or other cores dropped goes back to the arena, a little each turn.
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
+        let sweeps = self.sweep_rules();
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
-        mail || !self.replicas_swept.get() || self.backlog.waits()
+        mail || sweeps || !self.replicas_swept.get() || self.backlog.waits()
     }
 
     fn has_mail(&self) -> bool {

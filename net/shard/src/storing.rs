@@ -19,13 +19,14 @@ use crate::messages::Message;
 use crate::shard::Shard;
 
 impl Shard {
-    /// Stores a response at the owner of its key: here, or there as a copy.
-    pub(crate) fn store_at_owner(&self, stored: Arc<StoredResponse>) {
+    /// Stores a response at the owner of its key: here, or there as a copy. `unsafes` is how often unsafe requests had invalidated
+    /// something when its request was sent.
+    pub(crate) fn store_at_owner(&self, stored: Arc<StoredResponse>, unsafes: u64) {
         let owner = self.owner_of(primary_of(&stored));
         if owner == self.core {
             self.admit(&stored);
         } else if stored.body.published() <= DEPOSIT_LEN_MAX {
-            self.post(owner, Message::Deposit(stored));
+            self.post(owner, Message::Deposit { stored, unsafes });
         } else {
             // A copy of it is not worth the time; the next fetch is the owner's.
             self.counters.add(Counter::CacheNotStoredSize, 1);
@@ -34,9 +35,9 @@ impl Shard {
 
     /// Copies a response that another core filled into this core's arena, and stores it.
     ///
-    /// An invalidation that came since the request was sent may have been for it: then it is not stored.
-    pub(crate) fn deposit(&self, filled: &StoredResponse) {
-        if filled.invalidation() < self.invalidation_number() {
+    /// An unsafe request that succeeded since its request was sent may have been for it, a rule certainly was: then it is not stored.
+    pub(crate) fn deposit(&self, filled: &StoredResponse, unsafes: u64) {
+        if unsafes < self.rules.unsafes() || !self.holds(filled) {
             return;
         }
         let mut writer = Body::writer(&self.arena, Some(filled.body.published()));
@@ -63,8 +64,10 @@ impl Shard {
     }
 
     /// Takes a whole response into the tier if it is still wanted; it is gone otherwise.
+    ///
+    /// What a rule concerns that came after its request was sent is not wanted (I-22); what is taken in was held against all rules so far.
     pub(crate) fn admit(&self, stored: &Arc<StoredResponse>) {
-        let counter = if self.is_outdated(stored) {
+        let counter = if !self.holds(stored) || self.is_outdated(stored) {
             Counter::CacheNotStoredFailed
         } else if self.store.borrow_mut().insert(Arc::clone(stored)).is_ok() {
             self.owner.collapse.borrow_mut().lift_mark(primary_of(stored));
@@ -89,12 +92,19 @@ impl Shard {
     }
 
     /// Puts `fresh` in the place of `old`, which it describes anew, if `old` is still there.
+    ///
+    /// I-24: a rule that came after the origin was asked ends the one and the other; by its fields or by those that it had.
     pub(crate) fn replace(&self, fresh: Arc<StoredResponse>, old: &StoredResponse) {
-        let placed = old.is_live() && self.store.borrow_mut().insert(Arc::clone(&fresh)).is_ok();
+        let is_wanted = self.holds(old) && self.holds(&fresh) && old.is_live();
+        let placed = is_wanted && self.store.borrow_mut().insert(Arc::clone(&fresh)).is_ok();
         if !placed {
             fresh.mark_gone();
         }
-        let counter = if placed { Counter::CacheFreshened } else { Counter::CacheNotStoredMemory };
+        let counter = match (placed, is_wanted) {
+            (true, _) => Counter::CacheFreshened,
+            (false, true) => Counter::CacheNotStoredMemory,
+            (false, false) => Counter::CacheNotStoredFailed,
+        };
         self.counters.add(counter, 1);
     }
 

@@ -170,6 +170,7 @@ counters! {
     }
     Monotonic "cache_evicted" "Stored responses removed to make room." { CacheEvicted [] }
     Monotonic "cache_invalidated" "Stored responses removed because an unsafe request succeeded." { CacheInvalidated [] }
+    Monotonic "cache_purged" "Stored responses removed because a rule of an invalidation concerns them." { CachePurged [] }
     Monotonic "cache_freshened" "Stored responses that the origin confirmed and that were given a new head." { CacheFreshened [] }
     Monotonic "cache_refreshes" "Background validations of responses that were served stale meanwhile." { CacheRefreshes [] }
     Gauge "cache_responses" "Responses stored now." { CacheResponses [] }

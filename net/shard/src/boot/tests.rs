@@ -42,6 +42,7 @@ impl Server {
             cores: vec![None; cores],
             origin_tls: None,
             log: None,
+            invalidations: Invalidations::default(),
         });
         Server { shards: Some(shards.expect("the shards start")), address, unix }
     }

@@ -93,6 +93,7 @@ pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
         facts: &parked.facts,
         key: parked.key.as_ref(),
         found: RefCell::new(parked.stored),
+        number: Cell::new(0),
         exchange: &exchange,
         progress: &progress,
         request_whole: Rc::new(Cell::new(true)),
@@ -156,6 +157,8 @@ pub(super) struct Work<'w> {
     pub(super) key: Option<&'w (u128, Box<[u8]>)>,
     /// What was found last and not served.
     pub(super) found: RefCell<Option<Arc<StoredResponse>>>,
+    /// The rule number that was current before a request of its own was sent.
+    number: Cell<u64>,
     pub(super) exchange: &'w RefCell<Exchange>,
     pub(super) progress: &'w Progress,
     /// Every byte of the request was taken from the connection.
@@ -166,12 +169,11 @@ pub(super) struct Work<'w> {
 struct FlightGuard<'g> {
     shard: &'g Rc<Shard>,
     flight: usize,
-    invalidation: u64,
 }
 
 impl<'g> FlightGuard<'g> {
-    fn new(shard: &'g Rc<Shard>, hash: u128) -> Self {
-        FlightGuard { shard, flight: shard.begin_flight(hash), invalidation: shard.invalidation_number() }
+    fn new(shard: &'g Rc<Shard>, hash: u128, number: u64) -> Self {
+        FlightGuard { shard, flight: shard.begin_flight(hash, number) }
     }
 
     /// The fill ends the flight from now on.
@@ -198,8 +200,12 @@ impl Work<'_> {
 
     /// Fetches for this request alone.
     pub(super) async fn go_alone(&self, forward: Forward) -> Afterwards {
+        // Read before anything is sent: whatever rule is accepted from here on, what comes was asked for before it.
+        self.number.set(self.shard.rules.number());
         let flight = match self.key {
-            Some((hash, _)) if forward.may_store => Some(FlightGuard::new(self.shard, *hash)),
+            Some((hash, _)) if forward.may_store => {
+                Some(FlightGuard::new(self.shard, *hash, self.number.get()))
+            }
             _ => None,
         };
         let body = ViewerBody::new(
@@ -226,6 +232,8 @@ impl Work<'_> {
         body: LentBody<ViewerBody>,
     ) -> Result<OriginResponse, OriginFailure> {
         let mut head = Vec::with_capacity(1024);
+        // I-24: no condition is made of what a rule took.
+        self.found.borrow_mut().take_if(|found| !self.shard.holds(found));
         let found = self.stored();
         let fields: Vec<Field<'_>> =
             found.as_ref().map(|stored| stored_fields(&stored.head).collect()).unwrap_or_default();
@@ -275,7 +283,8 @@ impl Work<'_> {
                 Ok(Some(head)) => head,
                 Ok(None) | Err(_) => return self.answer_failure(OriginFailure::Invalid, Role::Lead),
             };
-            let found = self.stored();
+            // What a 304 confirms or a 206 completes was there when the request was sent.
+            let found = if matches!(head.status, 206 | 304 | 416) { self.stored() } else { self.held() };
             let stored = found.as_deref().map(view_of);
             let event = Event::OriginHead { head: &head, request: self.head, stored };
             match self.step(event, self.shard.now()) {
@@ -297,7 +306,7 @@ impl Work<'_> {
                 }
                 Action::Freshen { store, answer } => {
                     drop(response.body);
-                    return self.freshen(store, answer, &head, flight);
+                    return self.freshen(store, answer, &head);
                 }
                 Action::Answer(answer) => return self.answer_stored(answer),
                 Action::Forward(again) => match self.fetch(&again, request_body.clone()).await {
@@ -321,6 +330,11 @@ impl Work<'_> {
         self.found.borrow().clone()
     }
 
+    /// The same if no rule concerns it: only that may answer in place of the origin (I-25).
+    pub(super) fn held(&self) -> Option<Arc<StoredResponse>> {
+        self.stored().filter(|found| self.shard.holds(found))
+    }
+
     /// The answer to a HEAD may concern what was found (RFC 9111 §4.3.5).
     fn change_found(&self, change: FoundChange, head: &ResponseHead<'_, '_>) {
         let Some(stored) = self.stored() else { return };
@@ -328,7 +342,8 @@ impl Work<'_> {
             FoundChange::Keep => {}
             FoundChange::Forget => self.shard.forget(&stored),
             FoundChange::Update(meta) => {
-                if let Some(fresh) = self.shard.freshened(&stored, Some(meta), head, stored.invalidation()) {
+                let number = stored.invalidation().min(self.number.get());
+                if let Some(fresh) = self.shard.freshened(&stored, Some(meta), head, number) {
                     self.shard.replace_at_owner(fresh, &stored);
                 }
             }
@@ -341,11 +356,9 @@ impl Work<'_> {
         store: Option<StoredMeta>,
         answer: StoredAnswer,
         update: &ResponseHead<'_, '_>,
-        flight: Option<FlightGuard<'_>>,
     ) -> Afterwards {
         let Some(stored) = self.stored() else { return Afterwards::Reset };
-        let invalidation = flight.as_ref().map_or(stored.invalidation(), |flight| flight.invalidation);
-        let fresh = self.shard.freshened(&stored, store, update, invalidation);
+        let fresh = self.shard.freshened(&stored, store, update, self.number.get());
         match (&fresh, store) {
             (_, None) => self.shard.forget(&stored),
             (Some(fresh), Some(_)) => self.shard.replace_at_owner(Arc::clone(fresh), &stored),
@@ -482,10 +495,13 @@ impl Work<'_> {
                 let mut bytes = Vec::new();
                 write_request_key(self.head, self.facts, self.head.path_and_query, &mut bytes);
                 posted = (aspis_cache::key::hash(&bytes), bytes.into_boxed_slice());
-                (&posted, FlightGuard::new(self.shard, posted.0))
+                (&posted, FlightGuard::new(self.shard, posted.0, self.number.get()))
             }
         };
-        let invalidation = flight.invalidation;
+        // What is joined is as old as the older of both.
+        let joined = self.stored().filter(|_| prefix.is_some());
+        let invalidation =
+            joined.map_or(self.number.get(), |part| part.invalidation().min(self.number.get()));
         let flying = Flying::Alone(flight.flight);
         let filling = Filling { head, request: self.head, key, meta, flying, invalidation, prefix };
         let fill = fill::prepare(self.shard, filling, origin, None)?;
@@ -540,7 +556,7 @@ impl Work<'_> {
         if failure == OriginFailure::ViewerGone {
             return Afterwards::Reset;
         }
-        let found = self.stored();
+        let found = self.held();
         let event =
             Event::OriginFailed { failure, role, request: self.head, stored: found.as_deref().map(view_of) };
         match self.step(event, self.shard.now()) {

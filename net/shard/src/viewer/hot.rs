@@ -311,20 +311,21 @@ impl Shard {
     ) -> Found<'s> {
         let (now, primary_len) = (self.now(), key.len());
         let mut action = Action::Lookup { hash };
-        let mut found = store.lookup(hash, key);
+        let held = |found: &&Arc<StoredResponse>| self.holds(found);
+        let mut found = store.lookup(hash, key).filter(held);
         if found.is_none()
             && let Some(names) = store.vary_names(hash, key)
         {
             action = exchange.step(&self.behavior, Event::Varies { names, head, key_buffer: key }, now);
             if let Action::Lookup { hash } = action {
-                found = store.lookup(hash, key);
+                found = store.lookup(hash, key).filter(held);
             }
         }
         let may_be_a_part = matches!(action, Action::Lookup { .. }) && key.len() == primary_len;
         if found.is_none() && may_be_a_part && store.has_parts() {
             action = exchange.step(&self.behavior, Event::NotWhole { key_buffer: key }, now);
             if let Action::Lookup { hash } = action {
-                found = store.part(hash, key, head.fields);
+                found = store.part(hash, key, head.fields).filter(held);
             }
         }
         if let Some(found) = found {

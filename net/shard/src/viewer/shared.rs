@@ -71,6 +71,11 @@ impl Work<'_> {
 
     async fn replied(&self, reply: Reply, forward: Forward) -> Next {
         match reply {
+            // The owner does not have the rule yet that this core has.
+            Reply::Stored(stored) if !self.shard.holds(&stored) => {
+                self.found.replace(None);
+                Next::Ask(forward)
+            }
             Reply::Stored(stored) => self.look_at(stored),
             Reply::Arrived { stored, role, validated, reading } => {
                 self.arrived(stored, role, validated, reading, forward).await
@@ -80,7 +85,7 @@ impl Work<'_> {
                 Next::Over(Box::pin(self.lead(&head, stored, reading)).await)
             }
             Reply::Erred { status, role } => {
-                let view = self.stored();
+                let view = self.held();
                 let stored = view.as_deref().map(view_of);
                 let event = Event::OriginErred { status, role, request: self.head, stored };
                 Next::Over(match self.step(event, self.shard.now()) {
@@ -98,8 +103,8 @@ impl Work<'_> {
             Reply::Alone => Next::Alone(forward),
             // Not forwarded, as the word Collapsed has it: stale where that is allowed, else 503.
             Reply::Full => Next::Over(self.answer_failure(OriginFailure::Overloaded, Role::Collapsed)),
-            // Taken before.
-            Reply::Interim(_) => Next::Ask(forward),
+            // The first is taken before.
+            Reply::Interim(_) | Reply::Again => Next::Ask(forward),
         }
     }
 
@@ -263,7 +268,7 @@ impl Work<'_> {
         let parsed = parse_response(raw, &mut slots, &self.shard.head_limits, aspis_wire::Method::Get);
         let Ok(Some(head)) = parsed else { return self.answer_failure(OriginFailure::Invalid, Role::Lead) };
         // What is gone was not validated, so it has no part in the answer.
-        let found = self.stored().filter(|found| found.is_live());
+        let found = self.held().filter(|found| found.is_live());
         let event =
             Event::OriginHead { head: &head, request: self.head, stored: found.as_deref().map(view_of) };
         let content = match self.step(event, self.shard.now()) {
