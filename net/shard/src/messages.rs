@@ -99,7 +99,11 @@ impl Message {
     pub(crate) fn changes_the_store(&self) -> bool {
         matches!(
             self,
-            Message::Invalidate { .. } | Message::Deposit(_) | Message::Replace { .. } | Message::Forget(_)
+            Message::Invalidate { .. }
+                | Message::Rules(_)
+                | Message::Deposit { .. }
+                | Message::Replace { .. }
+                | Message::Forget(_)
         )
     }
 }
