@@ -150,6 +150,11 @@ impl StoredResponse {
         }
     }
 
+    /// Returns the uses counted since they were taken last, at most 3.
+    pub fn uses(&self) -> u8 {
+        self.use_count.load(Ordering::Relaxed)
+    }
+
     /// Returns the uses counted since the last call, at most 3, and starts again; for the eviction policy.
     pub fn take_uses(&self) -> u8 {
         match self.use_count.load(Ordering::Relaxed) {

@@ -9,14 +9,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use aspis_config::Settings;
+use aspis_exchange::ViewerFacts;
 use aspis_runtime::mailbox::{self, Post};
 use aspis_runtime::{CoreOptions, CoreThread};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::replica::ReplicaTable;
+use aspis_storage::shards::owner_core;
 use aspis_storage::tier::object_len_max;
 use aspis_telemetry::{CoreCounters, CoreHistograms, LogBuffer, LogSender};
 
+use crate::explain::{self, Explanation};
 use crate::limits::{MAILBOX_LEN, headroom};
 use crate::messages::Message;
 use crate::origin::{OriginClient, OriginSettings, OriginShared};
@@ -254,6 +257,20 @@ impl Shards {
         self.tell_all(|| Message::ForgetRules(up_to));
     }
 
+    /// Asks the owner of a key what is known about a request: `head` is that of a GET as a viewer sends it. `done` is called on the owner's
+    /// core and must not wait for anything. The error says what is wrong with the head.
+    pub fn explain(
+        &self,
+        head: Box<[u8]>,
+        viewer: &ViewerFacts,
+        done: Box<dyn FnOnce(Explanation) + Send>,
+    ) -> Result<(), &'static str> {
+        let question = explain::question(head, viewer, done)?;
+        let owner = owner_core(question.key.0, self.counters.len());
+        self.tell(owner, Message::Explain(Box::new(question)));
+        Ok(())
+    }
+
     /// Has every core ship its access log lines.
     pub fn flush_logs(&self) {
         self.tell_all(|| Message::FlushLog);
@@ -271,11 +288,16 @@ impl Shards {
 
     fn tell_all(&self, message: impl Fn() -> Message) {
         for core in 0..self.counters.len() {
-            let mut waiting = message();
-            while let Err(back) = self.post.send(core, waiting) {
-                waiting = back;
-                std::thread::yield_now();
-            }
+            self.tell(core, message());
+        }
+    }
+
+    /// A full mailbox is waited for: no message is lost.
+    fn tell(&self, core: usize, message: Message) {
+        let mut waiting = message;
+        while let Err(back) = self.post.send(core, waiting) {
+            waiting = back;
+            std::thread::yield_now();
         }
     }
 }

@@ -10,6 +10,7 @@
 mod asking;
 mod backlog;
 mod boot;
+mod explain;
 mod fill;
 mod flight;
 mod limits;
@@ -26,4 +27,5 @@ pub mod tls;
 mod viewer;
 
 pub use boot::{Boot, Shards, StartError, start};
+pub use explain::{Explanation, StoredFacts, Why};
 pub use rules::{Invalidations, Purged, Purges, RuleBatch};

@@ -8,6 +8,7 @@ use aspis_runtime::Peer;
 use aspis_storage::response::StoredResponse;
 
 use crate::asking::{Ask, Reply};
+use crate::explain::Question;
 use crate::fill::SharedFill;
 use crate::origin::CapMessage;
 use crate::owner::Refresh;
@@ -90,6 +91,8 @@ pub(crate) enum Message {
     Rules(Arc<RuleBatch>),
     /// To every core: nothing is left from before this number, so that the rules up to it can be forgotten.
     ForgetRules(u64),
+    /// To the owner of a key: what is known about it?
+    Explain(Box<Question>),
     /// Let go of replicas whose owner dropped them: their memory is wanted.
     SweepReplicas,
 }

@@ -164,6 +164,14 @@ impl Shard {
         collapse.ask(asked, self.waiting(waiter), now)
     }
 
+    /// Tells whether a fetch runs that one who asks for this would join.
+    pub(crate) fn flies(&self, (primary, key): &(u128, Box<[u8]>), selected: &[u8]) -> bool {
+        let hash = key::hash(selected);
+        let asked = Asked { primary: *primary, selected: hash, key: selected, wants: Wants::FollowOnly };
+        let flying = self.owner.collapse.borrow().joinable(&asked);
+        flying.is_some_and(|flying| flying.arriving || !self.rules.concern_key(key, flying.number))
+    }
+
     fn is_fresh(&self, stored: &StoredResponse) -> bool {
         self.holds(stored) && matches!(view_of(stored).reuse(self.now().wall), Reuse::Fresh { .. })
     }
@@ -212,7 +220,7 @@ impl Shard {
     }
 
     /// The primary key, extended by what the request sends for the fields by which the URI varies, if it does; `None` if that is too long.
-    fn selected_key(
+    pub(crate) fn selected_key(
         &self,
         (hash, primary): &(u128, Box<[u8]>),
         request: &RequestHead<'_, '_>,

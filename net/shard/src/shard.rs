@@ -311,6 +311,7 @@ impl Shard {
                 Message::Forget(stored) => self.forget(&stored),
                 Message::Rules(batch) => self.apply_rules(&batch),
                 Message::ForgetRules(up_to) => self.forget_rules(up_to),
+                Message::Explain(question) => self.explain(*question),
                 Message::SweepReplicas => self.replicas_swept.set(false),
             }
         }
