@@ -169,7 +169,13 @@ impl Shard {
         let hash = key::hash(selected);
         let asked = Asked { primary: *primary, selected: hash, key: selected, wants: Wants::FollowOnly };
         let flying = self.owner.collapse.borrow().joinable(&asked);
-        flying.is_some_and(|flying| flying.arriving || !self.rules.concern_key(key, flying.number))
+        flying.is_some_and(|flying| match self.owner.arriving.borrow().get(&flying.flight) {
+            Some(Arrived { stored, .. }) => {
+                let subject = Subject { key: &stored.key, tags: &stored.tags };
+                self.rules.judge(&subject, stored.invalidation()) == Verdict::Untouched
+            }
+            None => !self.rules.concern_key(key, flying.number),
+        })
     }
 
     fn is_fresh(&self, stored: &StoredResponse) -> bool {

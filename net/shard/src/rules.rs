@@ -335,3 +335,8 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod stage;
+#[cfg(test)]
+mod tests;
