@@ -15,6 +15,8 @@ pub enum ResultType {
     Miss,
     /// A 4xx or 5xx, whoever made it.
     Error,
+    /// A 503 of ours for want of capacity: here, or towards the origin.
+    CapacityExceeded,
 }
 
 impl ResultType {
@@ -25,6 +27,7 @@ impl ResultType {
             Self::RefreshHit => "RefreshHit",
             Self::Miss => "Miss",
             Self::Error => "Error",
+            Self::CapacityExceeded => "CapacityExceeded",
         }
     }
 }

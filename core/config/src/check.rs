@@ -80,6 +80,8 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
         connection_attempts: count(raw, "connection-attempts")?,
         origin_keepalive_timeout: duration(raw, "origin-keepalive-timeout")?,
         origin_max_connections: count(raw, "origin-max-connections")?,
+        origin_queue: count(raw, "origin-queue")?,
+        origin_queue_timeout: duration(raw, "origin-queue-timeout")?,
         drain_timeout: duration(raw, "drain-timeout")?,
         trusted_proxies: each(raw, "trusted-proxies", values::networks)?.into_iter().flatten().collect(),
         proxy_protocol: switch(raw, "proxy-protocol")?,
@@ -88,6 +90,7 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
         idle_timeout: duration(raw, "idle-timeout")?,
         send_timeout: duration(raw, "send-timeout")?,
         max_connections: count(raw, "max-connections")?,
+        shed_after: duration(raw, "shed-after")?,
         object_size_max: one(raw, "object-size-max", |text| bounded_size("object-size-max", text))?,
         request_body_max: one(raw, "request-body-max", |text| bounded_size("request-body-max", text))?,
     };

@@ -79,6 +79,10 @@ pub struct Settings {
     pub origin_keepalive_timeout: Duration,
     /// The most connections to the origin, over all cores.
     pub origin_max_connections: usize,
+    /// The most fetches that wait for one of them, over all cores.
+    pub origin_queue: usize,
+    /// How long such a fetch waits at most.
+    pub origin_queue_timeout: Duration,
     /// How long running exchanges may go on after SIGTERM.
     pub drain_timeout: Duration,
     /// Peers whose `X-Forwarded-*` fields are believed.
@@ -95,6 +99,8 @@ pub struct Settings {
     pub send_timeout: Duration,
     /// The most viewer connections, over all cores.
     pub max_connections: usize,
+    /// How late a core may look at what happens before it refuses work; zero for never.
+    pub shed_after: Duration,
     /// The largest body that is stored, in bytes.
     pub object_size_max: u64,
     /// The largest request body that is passed on, in bytes (H-17).

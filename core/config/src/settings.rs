@@ -431,8 +431,27 @@ pub static SETTINGS: &[Setting] = &[
         default: Some("256"),
         kind: Kind::Count { min: 1, max: 65_535 },
         summary: "The most connections to the origin, over all cores",
-        detail: "Requests beyond it wait their turn, first in first out, and get 503 when the wait lasts longer than --read-timeout. Costs \
-                 a file and its buffers each, and a TLS session with https.",
+        detail: "Requests beyond it wait their turn, first in first out: see --origin-queue. Costs a file and its buffers each, and a TLS \
+                 session with https.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "origin-queue",
+        value_name: "N",
+        default: Some("4096"),
+        kind: Kind::Count { min: 0, max: 1_000_000 },
+        summary: "The most fetches that wait for an origin connection, all cores",
+        detail: "Further ones get 503 with `Retry-After: 5`, or a stale response where that is allowed; requests that share a fetch count once. \
+                 Costs about 4 KiB each.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "origin-queue-timeout",
+        value_name: "D",
+        default: Some("10s"),
+        kind: Kind::Duration { min_ms: 10, max_ms: TIMEOUT_MAX },
+        summary: "How long a fetch may wait for an origin connection",
+        detail: "Then 503 with `Retry-After: 5`, or a stale response where that is allowed. Never longer than --read-timeout.",
         ..PLAIN
     },
     Setting {
@@ -510,6 +529,17 @@ pub static SETTINGS: &[Setting] = &[
         summary: "The most viewer connections, over all cores",
         detail: "Further ones get 503 and are closed. Costs a file each, and up to 32 KiB while a head is incomplete: worst case this x \
                  32 KiB, 625 MiB by default, charged to --memory.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "shed-after",
+        value_name: "D",
+        default: Some("100ms"),
+        kind: Kind::Duration { min_ms: 0, max_ms: 60 * SECOND },
+        summary: "Refuse work when a core looks at requests later than this",
+        detail: "Each core measures how long what arrives waits until it is looked at. When that stays above this, requests that need the origin get \
+                 503 with `Retry-After: 5`, or a stale response where that is allowed: first a part of them, then all, then new connections \
+                 too. Hits are always served. 0 refuses nothing: everybody waits ever longer instead.",
         ..PLAIN
     },
     Setting {

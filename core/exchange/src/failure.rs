@@ -30,7 +30,7 @@ pub enum OriginFailure {
     ProtocolMismatch,
     /// The body ended before its length, or its framing broke.
     Truncated,
-    /// No connection became free within the wait for one.
+    /// No connection became free within the wait for one, too many wait already, or this server has more to do than it can.
     Overloaded,
     /// The viewer broke off its own request's body.
     ViewerGone,
@@ -107,7 +107,7 @@ impl OriginFailure {
             Self::HeadTooLarge => "The header of the origin's answer is too large.",
             Self::ProtocolMismatch => "The origin answered in another protocol.",
             Self::Truncated => "The origin's answer ended too early.",
-            Self::Overloaded => "All connections to the origin are in use.",
+            Self::Overloaded => "No capacity is free at the moment.",
             Self::ViewerGone => "The request ended too early.",
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Ask {
     pub(crate) key: (u128, Box<[u8]>),
     /// What the machine said.
     pub(crate) forward: Forward,
+    /// Its core has more to do than it can: it is refused unless the origin is not needed.
+    pub(crate) sheds: bool,
     /// What the request found and could not use.
     pub(crate) has: Option<Arc<StoredResponse>>,
 }

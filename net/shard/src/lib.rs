@@ -17,6 +17,7 @@ mod limits;
 mod log;
 mod messages;
 pub mod origin;
+mod overload;
 mod owner;
 mod places;
 mod resume;

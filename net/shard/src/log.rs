@@ -85,6 +85,7 @@ fn result_counter(result: ResultType) -> Counter {
         ResultType::RefreshHit => Counter::RequestsRefreshHit,
         ResultType::Miss => Counter::RequestsMiss,
         ResultType::Error => Counter::RequestsError,
+        ResultType::CapacityExceeded => Counter::RequestsCapacityExceeded,
     }
 }
 

@@ -54,6 +54,10 @@ pub struct OriginSettings {
     pub keepalive_timeout: Duration,
     /// Most connections open at once, over all cores, kept ones included.
     pub connection_count_max: usize,
+    /// Most fetches that wait for one of them, over all cores.
+    pub queue_len_max: usize,
+    /// How long a fetch waits for one at most.
+    pub queue_timeout: Duration,
 }
 
 impl OriginSettings {
@@ -74,6 +78,9 @@ impl OriginSettings {
             attempts: settings.connection_attempts,
             keepalive_timeout: settings.origin_keepalive_timeout,
             connection_count_max: settings.origin_max_connections,
+            queue_len_max: settings.origin_queue,
+            // A wait in line is silence of the origin like any other (D-23).
+            queue_timeout: settings.origin_queue_timeout.min(settings.read_timeout),
         })
     }
 }

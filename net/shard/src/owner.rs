@@ -125,6 +125,9 @@ impl Shard {
         let range = if leads && as_asked { range_key(&selected, &request) } else { None };
         let wants = if leads && range.is_none() { Wants::LeadOrFollow } else { Wants::FollowOnly };
         let asked = Asked { primary: ask.key.0, selected: hash, key: &selected, wants };
+        if self.sheds_asked(&asked, &waiter, ask.sheds) {
+            return self.reply(&waiter, Reply::Full);
+        }
         let mut place = if is_apart {
             Place::Alone(self.waiting(&waiter))
         } else {
@@ -339,7 +342,7 @@ impl Shard {
         let asked =
             Asked { primary: key.0, selected: stored.hash, key: &stored.key, wants: Wants::LeadOrFollow };
         // I-24: what a hard rule took is not validated, but fetched by who asks for it next.
-        let is_wanted = stored.is_live() && self.holds(&stored);
+        let is_wanted = stored.is_live() && self.holds(&stored) && !self.sheds_fetch();
         let begun = if is_wanted { self.owner.collapse.borrow_mut().begin(asked) } else { None };
         let Some(id) = begun else {
             stored.release_refresh();

@@ -20,7 +20,7 @@ use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::{BodyWriter, Tail};
 use aspis_storage::replica::ReplicaTable;
 use aspis_storage::tier::RamTier;
-use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer};
+use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, Timing};
 use aspis_wire::limits::HeadLimits;
 use slab::Slab;
 
@@ -32,6 +32,7 @@ use crate::limits::{
 };
 use crate::messages::Message;
 use crate::origin::OriginClient;
+use crate::overload::Overload;
 use crate::owner::Owner;
 use crate::places::Places;
 use crate::rules::Rules;
@@ -80,6 +81,7 @@ pub(crate) struct Shard {
     pub(crate) scratch: RefCell<Scratch>,
     viewers: RefCell<Vec<Option<Rc<Viewer>>>>,
     pub(crate) backlog: Backlog,
+    pub(crate) overload: RefCell<Overload>,
     viewer_count: Cell<usize>,
     /// Where the viewers of all cores are counted.
     places: Arc<Places>,
@@ -145,6 +147,7 @@ impl Shard {
             scratch: RefCell::new(Scratch::default()),
             viewers: RefCell::new(Vec::new()),
             backlog: Backlog::default(),
+            overload: RefCell::new(Overload::new(parts.settings.shed_after)),
             viewer_count: Cell::new(0),
             places: parts.places,
             listeners: RefCell::new(Vec::new()),
@@ -480,7 +483,8 @@ impl Shard {
 impl Handler for Shard {
     fn on_accept(&self, _listener: ListenerId, socket: SocketId, peer: Peer) {
         self.counters.add(Counter::ViewerConnections, 1);
-        let place = if self.draining.get() { None } else { self.places.take(self.core) };
+        let refused = self.draining.get() || self.sheds_connection();
+        let place = if refused { None } else { self.places.take(self.core) };
         match place {
             Some(core) if core == self.core => self.welcome(socket, peer),
             Some(core) => self.hand_over(core, socket, peer),
@@ -547,6 +551,14 @@ impl Handler for Shard {
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
         mail || sweeps || !self.replicas_swept.get() || self.backlog.waits()
+    }
+
+    fn on_turn_end(&self, micros: u64) {
+        self.histograms.record(Timing::CoreTurn, micros);
+    }
+
+    fn on_late(&self, millis: u64) {
+        self.note_late(millis);
     }
 
     fn has_mail(&self) -> bool {

@@ -19,7 +19,7 @@
 //! | 8 | referer | quoted, `"-"` if none |
 //! | 9 | user agent | quoted, `"-"` if none |
 //! | 10 | host | quoted, `"-"` if none |
-//! | 11 | result type | `Hit`, `RefreshHit`, `Miss`, `Error`, ... (rule L-15) |
+//! | 11 | result type | `Hit`, `RefreshHit`, `Miss`, `Error`, `CapacityExceeded` (rule L-15) |
 //! | 12 | forward reason | of RFC 9211, why the request went to the origin; `-` if it did not |
 //! | 13 | duration | seconds with six decimals, first byte of the request to last byte of the response queued |
 //! | 14 | first byte | seconds with six decimals, first byte of the request to first byte of the response queued |

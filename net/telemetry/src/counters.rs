@@ -86,6 +86,7 @@ counters! {
         RequestsRefreshHit ["result" = "RefreshHit"]
         RequestsMiss ["result" = "Miss"]
         RequestsError ["result" = "Error"]
+        RequestsCapacityExceeded ["result" = "CapacityExceeded"]
     }
     Monotonic "responses" "Final responses sent to viewers, by class of status." {
         Responses2xx ["class" = "2xx"]
@@ -103,6 +104,10 @@ counters! {
         Refused503 ["status" = "503"]
         Refused505 ["status" = "505"]
         RefusedOther ["status" = "other"]
+    }
+    Monotonic "shed" "What was refused because the core was late for longer than --shed-after." {
+        ShedFetches ["what" = "fetch"]
+        ShedConnections ["what" = "connection"]
     }
     Gauge "requests_running" "Requests between their first byte and their last." { RequestsRunning [] }
     Monotonic "forwarded" "Requests sent forward to the origin, by the reason of RFC 9211." {

@@ -47,6 +47,10 @@ pub enum Timing {
     RequestHit,
     /// A whole request that needed the origin or failed, first byte in to last byte queued.
     RequestOther,
+    /// One turn of a core's loop.
+    CoreTurn,
+    /// How late a core looked at what happened.
+    CoreLate,
 }
 
 /// One row of the table of histograms.
@@ -78,9 +82,21 @@ pub static TIMINGS: &[TimingInfo] = &[
         help: REQUEST_HELP,
         labels: &[("from", "origin")],
     },
+    TimingInfo {
+        timing: Timing::CoreTurn,
+        name: "core_turn_duration",
+        help: "Length of a turn of a core's loop, which a core that sleeps in between ends before.",
+        labels: &[],
+    },
+    TimingInfo {
+        timing: Timing::CoreLate,
+        name: "core_lateness",
+        help: "Time until a core looks at what happens, measured every 10 ms or so while it is busy.",
+        labels: &[],
+    },
 ];
 
-const TIMING_COUNT: usize = 2;
+const TIMING_COUNT: usize = 4;
 
 #[derive(Debug)]
 struct Histogram {

@@ -165,7 +165,12 @@ impl Exchange {
         {
             return Action::Answer(answer);
         }
-        self.refuse(failure.status())
+        let refused = self.refuse(failure.status());
+        if failure == OriginFailure::Overloaded {
+            // L-15.
+            self.result = ResultType::CapacityExceeded;
+        }
+        refused
     }
 
     /// Step 4 for an error that others asked for: stale where that is allowed, else the same status from us.

@@ -494,16 +494,19 @@ fn refusals_come_before_anything_else() {
     assert!(matches!(Run::new(&[]).request(&passed), Action::Forward(_)));
 }
 
-/// H-25, H-2.
+/// H-25, H-2, L-15.
 #[test]
 fn a_failed_origin_is_an_error() {
-    for (failure, status) in
-        [(OriginFailure::Refused, 502), (OriginFailure::ReadTimeout, 504), (OriginFailure::Overloaded, 503)]
-    {
+    for (failure, status, result) in [
+        (OriginFailure::Refused, 502, ResultType::Error),
+        (OriginFailure::ReadTimeout, 504, ResultType::Error),
+        // L-15: that nothing is free is no fault of the origin's.
+        (OriginFailure::Overloaded, 503, ResultType::CapacityExceeded),
+    ] {
         let mut run = get();
         run.step(Event::NotFound);
         assert_eq!(run.fails(failure), Action::Refuse { status });
-        assert_eq!((run.exchange.result(), run.exchange.status()), (ResultType::Error, status));
+        assert_eq!((run.exchange.result(), run.exchange.status()), (result, status));
         assert_eq!(run.exchange.forward_reason(), Some(ForwardReason::UriMiss));
     }
     let mut run = get();

@@ -1,7 +1,7 @@
 //! Answers of our own: refusals and origin failures (H-25 to H-28).
 //!
 //! The driver calls it when the exchange says `Refuse`, and for heads that cannot be parsed. Invariants: never stored anywhere
-//! (`no-store`), `X-Cache: Error from NAME`, and the body says in one sentence what happened, without addresses.
+//! (`no-store`), `X-Cache: Error from NAME`, and the body says in one sentence what happened, without addresses. A 503 says when to come again.
 
 use aspis_cache::status::{ForwardReason, ResultType};
 use aspis_config::Behavior;
@@ -12,6 +12,10 @@ use aspis_wire::{Method, Version, date};
 
 use super::{Connection, write_via, write_x_cache_line};
 use crate::failure::OriginFailure;
+
+/// Seconds after which a viewer that was refused for want of capacity may ask again (RFC 9110 §10.2.3): longer than an overload takes to pass
+/// once it is met by refusals, short enough that nobody gives up.
+const RETRY_AFTER: u64 = 5;
 
 /// The facts of an answer of our own.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +81,9 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
     writer.field("Content-Type", content_type);
     writer.field_number("Content-Length", body.len() as u64);
     writer.field("Cache-Control", b"no-store");
+    if answer.status == 503 {
+        writer.field_number("Retry-After", RETRY_AFTER);
+    }
     if let Some(len) = answer.unsatisfied_len {
         writer.field_parts("Content-Range", &[b"bytes */", len.to_string().as_bytes()]);
     }
@@ -84,7 +91,11 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
         // H-26: these answers have Via, although no message was received.
         write_via(behavior, Version::Http11, out);
     }
-    write_x_cache_line(&behavior.name, ResultType::Error, out);
+    let result = match answer.failure {
+        Some(OriginFailure::Overloaded) => ResultType::CapacityExceeded,
+        _ => ResultType::Error,
+    };
+    write_x_cache_line(&behavior.name, result, out);
     if let Some(reason) = answer.reason.filter(|_| behavior.cache_status) {
         let collapsed: &[u8] = if answer.collapsed { b"; collapsed" } else { b"" };
         let parts = [behavior.name.as_bytes(), b"; fwd=", reason.as_str().as_bytes(), collapsed];

@@ -245,6 +245,23 @@ fn errors_say_what_happened_and_are_never_stored() {
     );
 }
 
+/// H-2, L-15 and RFC 9110 §10.2.3.
+#[test]
+fn who_is_refused_for_want_of_capacity_is_told_when_to_come_again() {
+    let failure = Some(OriginFailure::Overloaded);
+    let full = error(ErrorAnswer { status: 503, failure, ..GATEWAY }, &[]);
+    assert!(
+        full.contains("\nRetry-After: 5\n") && full.contains("\nX-Cache: CapacityExceeded from aspis\n"),
+        "{full}"
+    );
+    let closed = error(ErrorAnswer { status: 503, failure: None, ..GATEWAY }, &[]);
+    assert!(
+        closed.contains("\nRetry-After: 5\n") && closed.contains("\nX-Cache: Error from aspis\n"),
+        "{closed}"
+    );
+    assert!(!error(GATEWAY, &[]).contains("Retry-After"));
+}
+
 /// H-26, H-27.
 #[test]
 fn cloudfront_errors_are_its_page() {

@@ -183,9 +183,7 @@ impl OriginClient {
         reuse: Reuse,
         attempts: &mut Attempts<'_>,
     ) -> Result<(Connection, bool), OriginFailure> {
-        let settings = &self.shared.settings;
-        // A wait in line is silence of the origin like any other (D-23).
-        match self.pool.acquire(reuse, settings.read_timeout).await? {
+        match self.pool.acquire(reuse, self.shared.settings.queue_timeout).await? {
             Acquired::Kept(connection) => Ok((connection, true)),
             Acquired::Slot(slot) => {
                 let stream = self.connector.open(attempts).await?;

@@ -14,9 +14,6 @@ pub(crate) const INTERIM_COUNT_MAX: u32 = 16;
 /// Most addresses tried within one attempt to connect.
 pub(crate) const ADDRESS_COUNT_MAX: usize = 16;
 
-/// Most fetches of one core that wait for a place under the cap. Each holds its viewer's request and nothing else.
-pub(crate) const WAITING_COUNT_MAX: usize = 16 * 1024;
-
 /// Most connections that one core keeps idle.
 pub(crate) const IDLE_COUNT_MAX: usize = 1024;
 

@@ -23,9 +23,7 @@ use aspis_telemetry::{CoreCounters, Counter};
 
 use super::OriginShared;
 use super::cap::{CapMessage, HOME_CORE, HomeQueue, Reclaim};
-use super::limits::{
-    IDLE_COUNT_MAX, MAIL_RETRY_AFTER, SWEEP_CHECK_MAX, UNREPEATABLE_IDLE_MAX, WAITING_COUNT_MAX,
-};
+use super::limits::{IDLE_COUNT_MAX, MAIL_RETRY_AFTER, SWEEP_CHECK_MAX, UNREPEATABLE_IDLE_MAX};
 use super::stream::Stream;
 
 /// An open connection and its place under the cap. The socket closes before the place is given back.
@@ -332,7 +330,8 @@ impl Pool {
     }
 
     async fn wait(self: &Rc<Self>, wait_max: Duration) -> Result<Granted, OriginFailure> {
-        if self.waiters.borrow().len() >= WAITING_COUNT_MAX {
+        // Over all cores, so that no core waits in vain beside others that wait little.
+        if self.shared.gate.waiting() >= self.shared.settings.queue_len_max {
             return Err(OriginFailure::Overloaded);
         }
         let ticket = self.next_ticket.get();

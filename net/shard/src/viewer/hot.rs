@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use aspis_cache::range;
 use aspis_exchange::response_head::error::refusal_status;
-use aspis_exchange::response_head::{self, HIT_TAIL_LEN_MAX, HitTail};
-use aspis_exchange::{Action, Event, Exchange, ResultType, ViewerFacts};
+use aspis_exchange::response_head::{self, ErrorAnswer, HIT_TAIL_LEN_MAX, HitTail};
+use aspis_exchange::{Action, Event, Exchange, OriginFailure, ResultType, Role, ViewerFacts};
 use aspis_runtime::{Close, SocketId, Source};
 use aspis_storage::replica::ReplicaTable;
 use aspis_storage::response::StoredResponse;
@@ -292,6 +292,9 @@ impl Shard {
         }
         match action {
             Action::Refuse { status } => self.refuse(viewer, Some(head), status, started),
+            Action::Forward(forward) if self.sheds_at_once(&forward, key.as_ref(), &scratch.key) => {
+                return self.shed(viewer, head, &mut exchange, kept.as_ref(), started);
+            }
             action => {
                 let parked = Parked { exchange, action, facts, head: raw.into(), key, stored: kept, started };
                 self.park(viewer, parked);
@@ -404,6 +407,53 @@ impl Shard {
         }
         self.close_viewer(viewer, Close::Linger(LINGER));
         Served::Taken
+    }
+
+    /// Refuses a request because this core has more to do than it can; what is stored answers all the same where it may be stale.
+    fn shed(
+        &self,
+        viewer: &Rc<Viewer>,
+        head: &RequestHead<'_, '_>,
+        exchange: &mut Exchange,
+        stored: Option<&Arc<StoredResponse>>,
+        started: Instant,
+    ) -> Served {
+        let (failure, wall) = (OriginFailure::Overloaded, self.ring.wall_seconds());
+        let view = stored.map(|stored| view_of(stored));
+        let event = Event::OriginFailed { failure, role: Role::Lead, request: head, stored: view };
+        let action = exchange.step(&self.behavior, event, self.now());
+        // Content that nobody reads is still on its way.
+        let keep_alive = head.keep_alive && !head.has_content() && !self.draining.get();
+        let (status, sent_len) = match (action, stored) {
+            (Action::Answer(answer), Some(stored)) => {
+                let StoredResponse { hash, head: stored_head, meta, body, .. } = &**stored;
+                let material = Material { hash: *hash, head: stored_head, meta, body };
+                self.send_answer(viewer.socket, head, exchange, &material, answer, keep_alive)
+            }
+            _ => {
+                let answer = ErrorAnswer {
+                    status: failure.status(),
+                    method: Some(head.method),
+                    version: head.version,
+                    keep_alive,
+                    reason: None,
+                    collapsed: false,
+                    failure: Some(failure),
+                    unsatisfied_len: None,
+                    wall,
+                };
+                let mut out = Vec::with_capacity(512);
+                response_head::write_error_answer(&self.behavior, &answer, &mut out);
+                let sent_len = out.len() as u64;
+                self.ring.send_with(viewer.socket, out.len(), |room| {
+                    room[..out.len()].copy_from_slice(&out);
+                    out.len()
+                });
+                (answer.status, sent_len)
+            }
+        };
+        let sent = SentAtOnce { status, sent_len, keep_alive, refresh: false };
+        self.sent_at_once(viewer, head, exchange, &sent, started)
     }
 
     fn park(&self, viewer: &Rc<Viewer>, parked: Parked) {

@@ -50,6 +50,7 @@ impl Work<'_> {
                 facts: *self.facts,
                 key: key.clone(),
                 forward,
+                sheds: self.shard.sheds_elsewhere(self.shard.owner_of(key.0)),
                 has: self.stored(),
             });
             let reply = loop {

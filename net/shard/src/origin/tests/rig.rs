@@ -83,6 +83,8 @@ pub(super) fn settings() -> OriginSettings {
         attempts: 3,
         keepalive_timeout: Duration::from_secs(60),
         connection_count_max: 100,
+        queue_len_max: 1000,
+        queue_timeout: Duration::from_secs(5),
     }
 }
 
