@@ -31,8 +31,14 @@ pub struct Settings {
     pub memory: Option<u64>,
     /// How many responses of other cores each core keeps at hand; 0 keeps none.
     pub replica_slots: usize,
-    /// Where health and metrics are served.
+    /// Where health, metrics and invalidations are served.
     pub admin: AdminAddress,
+    /// The file with the token that changes need where the admin address is open to others.
+    pub admin_token: Option<String>,
+    /// Viewers that may invalidate by PURGE.
+    pub purge_from: Vec<IpNet>,
+    /// The folder of what survives the process; `None` keeps it in memory.
+    pub state: Option<String>,
     /// Where the access log goes.
     pub access_log: AccessLog,
     /// The name in `X-Cache`, `Via` and `Cache-Status`.
@@ -160,13 +166,25 @@ pub enum Cores {
     List(Vec<usize>),
 }
 
-/// Where health and metrics are served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where health, metrics and invalidations are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
     /// Nowhere.
     Off,
     /// On this address.
     Address(SocketAddr),
+    /// On a Unix socket with this path.
+    Unix(String),
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => out.write_str("off"),
+            Self::Address(address) => address.fmt(out),
+            Self::Unix(path) => write!(out, "unix:{path}"),
+        }
+    }
 }
 
 /// Where the access log goes.

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::settings::{Kind, SETTINGS, Setting};
+use crate::settings::{Kind, REQUESTS, SETTINGS, Setting};
 use crate::values::{write_duration, write_size};
 
 /// Returns the whole text of `docs/flags.md`.
@@ -16,16 +16,17 @@ pub fn flags_page() -> String {
          | flag | default | accepted | subcommands |\n| --- | --- | --- | --- |\n",
     );
     for setting in SETTINGS {
-        let commands = setting.commands.join(", ");
-        let accepted = escaped(&accepted(setting));
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            page,
-            "| [`{}`](#{}) | {} | {accepted} | {commands} |",
-            escaped(&usage(setting)),
-            setting.flag,
-            default(setting)
-        );
+        row(setting, &mut page);
+    }
+    page.push_str(
+        "\nThe commands that ask a running server take these; its own settings are below.\n\n\
+         | flag | default | accepted | subcommands |\n| --- | --- | --- | --- |\n",
+    );
+    for setting in REQUESTS {
+        row(setting, &mut page);
+    }
+    for setting in REQUESTS {
+        let _ = write!(page, "\n`{}`: {}.\n{}\n", usage(setting), setting.summary, setting.detail);
     }
     for setting in SETTINGS {
         let _ = write!(
@@ -41,6 +42,19 @@ pub fn flags_page() -> String {
         );
     }
     page
+}
+
+/// Writes a row of the table. Only settings of the server have a section of their own.
+fn row(setting: &Setting, page: &mut String) {
+    let commands = setting.commands.join(", ");
+    let accepted = escaped(&accepted(setting));
+    let usage = escaped(&usage(setting));
+    let linked = match SETTINGS.iter().any(|own| std::ptr::eq(own, setting)) {
+        true => format!("[`{usage}`](#{})", setting.flag),
+        false => format!("`{usage}`"),
+    };
+    // Writing to a String cannot fail.
+    let _ = writeln!(page, "| {linked} | {} | {accepted} | {commands} |", default(setting));
 }
 
 /// Returns the flag with its value's name, as on a command line.
@@ -64,8 +78,9 @@ pub fn accepted(setting: &Setting) -> String {
     match setting.kind {
         Kind::OriginUrl => "`http://` or `https://`, a host, optionally a port and a path prefix".to_string(),
         Kind::Listen => "`ADDRESS:PORT`, `[ADDRESS]:PORT`, `:PORT`".to_string(),
-        Kind::Admin => "`ADDRESS:PORT`, `[ADDRESS]:PORT`, `:PORT`, `off`".to_string(),
+        Kind::Admin => "`ADDRESS:PORT`, `[ADDRESS]:PORT`, `:PORT`, `unix:PATH`, `off`".to_string(),
         Kind::Path => "a path".to_string(),
+        Kind::Text => "a text".to_string(),
         Kind::Log => "a path, `-`, `off`".to_string(),
         Kind::OriginHost => "`viewer`, `origin`, a host name".to_string(),
         Kind::Cores => "a count such as `2`, a list such as `0,2-3`".to_string(),

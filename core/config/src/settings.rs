@@ -1,7 +1,12 @@
 //! The one table of settings: flag, value, default, bounds, who takes it, and what the number costs.
 //!
 //! The command line, `--help`, completions and `docs/flags.md` are made from it by the daemon and [`markdown`](crate::markdown);
-//! [`check`](crate::check()) takes defaults and bounds from it. A setting exists only here.
+//! [`check`](crate::check()) takes defaults and bounds from it. A setting exists only here. The flags of the commands that ask a running
+//! server are in [`requests`].
+
+mod requests;
+
+pub use requests::REQUESTS;
 
 /// One flag.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +38,12 @@ pub enum Kind {
     OriginUrl,
     /// `ADDRESS:PORT`, `[ADDRESS]:PORT` or `:PORT`.
     Listen,
-    /// As `Listen`, or `off`.
+    /// As `Listen`, `unix:PATH` or `off`.
     Admin,
     /// A path of a file or socket.
     Path,
+    /// Any text; the server judges it.
+    Text,
     /// A path, `-` or `off`.
     Log,
     /// `viewer`, `origin` or a host name.
@@ -81,7 +88,7 @@ pub fn setting(flag: &str) -> Option<&'static Setting> {
 
 /// Returns the settings that a subcommand takes, in the table's order.
 pub fn settings_of(command: &str) -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(move |setting| setting.commands.contains(&command))
+    SETTINGS.iter().chain(REQUESTS).filter(move |setting| setting.commands.contains(&command))
 }
 
 const ALL: &[&str] = &["serve", "demo", "check"];
@@ -202,8 +209,43 @@ pub static SETTINGS: &[Setting] = &[
         value_name: "ADDR",
         default: Some("127.0.0.1:9080"),
         kind: Kind::Admin,
-        summary: "Serve /healthz, /readyz and /metrics here, or off",
-        detail: "Without authentication: keep it on loopback or on a management network. `off` serves none.",
+        summary: "Serve /healthz, /readyz, /metrics and /v1/invalidations here",
+        detail: "ADDRESS:PORT, unix:PATH, or `off` for none. Whoever reaches it may read; who may change something says --admin-token. Keep it on \
+                 loopback, on a Unix socket (made for its owner alone), or on a management network.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "admin-token",
+        value_name: "FILE",
+        default_note: "none: only loopback and a Unix socket may change something",
+        kind: Kind::Path,
+        summary: "Admin requests that change something need the token in this file",
+        detail: "The file's first line, at least 16 characters, sent as `Authorization: Bearer TOKEN`. Asked for where --admin is neither on loopback \
+                 nor a Unix socket; without the flag such an address refuses every change. Read again on SIGHUP. Nobody but the server should be \
+                 able to read the file: it is used all the same, with a warning.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "purge-from",
+        value_name: "CIDR",
+        default_note: "none",
+        repeat: true,
+        kind: Kind::Networks,
+        summary: "Viewers in these address blocks may invalidate with PURGE",
+        detail: "PURGE for a URL invalidates exactly it; with a `Surrogate-Key` or `xkey` field, the tags in it instead; with `Soft-Purge: 1` what is \
+                 stored becomes stale and not gone. Others get 403. The address that counts is the viewer's, from the PROXY protocol if that is on.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "state",
+        value_name: "DIR",
+        default_note: "none: invalidations are forgotten when the process ends",
+        kind: Kind::Path,
+        summary: "Keep what must survive a crash in this folder: the invalidations",
+        detail: "Made if it is not there. `rules.log` in it has each accepted invalidation, synced before the answer, so that none is lost by kill -9 or a \
+                 loss of power; one process uses the folder at a time. Without it the list of invalidations, their numbers and caller references \
+                 begin anew at each start, which is sound as long as what is stored is in memory only. Costs one sync of the disk for all \
+                 invalidations that wait at a time, and some MiB: it is rewritten when most of it is no longer needed.",
         ..PLAIN
     },
     Setting {
@@ -564,30 +606,4 @@ pub static SETTINGS: &[Setting] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_setting_is_complete_and_named_once() {
-        for (at, setting) in SETTINGS.iter().enumerate() {
-            assert!(SETTINGS[..at].iter().all(|other| other.flag != setting.flag), "{} twice", setting.flag);
-            assert!(!setting.summary.is_empty() && !setting.detail.is_empty(), "{}", setting.flag);
-            assert!(setting.summary.len() <= 80, "{}: the summary must fit a line of help", setting.flag);
-            assert_eq!(setting.value_name.is_empty(), setting.kind == Kind::Switch, "{}", setting.flag);
-            assert!(
-                setting.default.is_some() == setting.default_note.is_empty(),
-                "{}: one default",
-                setting.flag
-            );
-            assert!(!setting.commands.is_empty());
-        }
-    }
-
-    #[test]
-    fn demo_brings_its_own_origin() {
-        assert!(settings_of("demo").all(|setting| setting.flag != "origin"));
-        assert!(settings_of("serve").any(|setting| setting.flag == "origin"));
-        assert!(settings_of("check").any(|setting| setting.flag == "origin"));
-        assert!(setting("no-such-flag").is_none());
-    }
-}
+mod tests;

@@ -121,14 +121,20 @@ pub fn listen(text: &str) -> Result<ListenAddress, Accepted> {
         .ok_or_else(|| "an address and port such as 127.0.0.1:8080, [::]:8080 or :8080".to_string())
 }
 
-/// Reads an admin address: a listen address, or `off`.
+/// Reads an admin address: a listen address, `unix:` and a path, or `off`.
 pub fn admin(text: &str) -> Result<AdminAddress, Accepted> {
     if text == "off" {
         return Ok(AdminAddress::Off);
     }
-    socket_address(text)
-        .map(AdminAddress::Address)
-        .ok_or_else(|| "an address and port such as 127.0.0.1:9080, [::1]:9080 or off".to_string())
+    if let Some(path) = text.strip_prefix("unix:")
+        && let Ok(path) = self::path(path)
+    {
+        return Ok(AdminAddress::Unix(path));
+    }
+    socket_address(text).map(AdminAddress::Address).ok_or_else(|| {
+        "an address and port such as 127.0.0.1:9080, [::1]:9080, unix:/run/aspis/admin.sock or off"
+            .to_string()
+    })
 }
 
 fn socket_address(text: &str) -> Option<SocketAddr> {

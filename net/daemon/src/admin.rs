@@ -1,69 +1,43 @@
-//! The admin server: `GET /healthz`, `/readyz` and `/metrics`, on its own address and on the control thread.
+//! The admin server: health, metrics, invalidations and what is asked about stored responses, on its own address and on the control thread.
 //!
-//! It shares nothing with the cores but their counters, so a flood of admin requests cannot slow a viewer by more than
-//! its share of the machine. Connections are few and short-lived by limit.
+//! It shares nothing with the cores but their counters and mailboxes, so a flood of admin requests cannot slow a viewer by more than its share
+//! of the machine. Connections are bounded in number and in time. Each path has one row in [`ROUTES`]; what may change something, or tells of
+//! what is stored, asks the [`guard`] first.
+
+mod guard;
+mod listener;
+mod query;
+mod readiness;
+pub(crate) mod reply;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
+use crate::invalidations::{Invalidations, api};
 use crate::metrics::{Format, Metrics};
+pub(crate) use guard::Guard;
+use listener::{Acceptor, Socket};
+pub(crate) use listener::{AdminListener, Reach, bind};
+pub(crate) use query::Query;
+pub(crate) use readiness::Readiness;
+pub(crate) use reply::{Problem, Reply};
 
 /// Most admin connections at a time; further ones wait in the listener's queue.
-const CONNECTION_COUNT_MAX: usize = 64;
+const CONNECTION_COUNT_MAX: usize = 256;
 /// A connection may take this long to send a head, between two requests too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed, for example because no file is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Whether viewers should be sent to us. Written by the control thread, read by the admin server.
-#[derive(Debug, Default)]
-pub(crate) struct Readiness {
-    is_listening: AtomicBool,
-    knows_origin: AtomicBool,
-    is_draining: AtomicBool,
-}
-
-impl Readiness {
-    /// The listeners accept.
-    pub(crate) fn listening(&self) {
-        self.is_listening.store(true, Ordering::Relaxed);
-    }
-
-    /// At least one address of the origin is known.
-    pub(crate) fn origin_known(&self) {
-        self.knows_origin.store(true, Ordering::Relaxed);
-    }
-
-    /// The end has begun.
-    pub(crate) fn draining(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
-    }
-
-    /// Lists what stands against sending viewers; empty when ready.
-    fn reasons(&self) -> Vec<&'static str> {
-        [
-            (!self.is_listening.load(Ordering::Relaxed), "not listening yet"),
-            (!self.knows_origin.load(Ordering::Relaxed), "the origin's name has not been resolved yet"),
-            (self.is_draining.load(Ordering::Relaxed), "draining"),
-        ]
-        .into_iter()
-        .filter_map(|(stands, reason)| stands.then_some(reason))
-        .collect()
-    }
-}
 
 /// What the admin server answers from.
 #[derive(Debug)]
@@ -72,178 +46,145 @@ pub(crate) struct Admin {
     pub(crate) readiness: Arc<Readiness>,
     /// For `/metrics`.
     pub(crate) metrics: Metrics,
+    /// For `/v1/invalidations`.
+    pub(crate) invalidations: Arc<Invalidations>,
+    /// Who may ask for what.
+    pub(crate) guard: Guard,
 }
 
-/// Binds the admin address. The error names the address.
-pub(crate) fn bind(address: SocketAddr) -> Result<std::net::TcpListener, String> {
-    let listener =
-        std::net::TcpListener::bind(address).map_err(|error| format!("--admin {address}: {error}"))?;
-    listener.set_nonblocking(true).map_err(|error| format!("--admin {address}: {error}"))?;
-    Ok(listener)
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Health,
+    Ready,
+    Metrics,
+    Invalidations,
+    Invalidation,
 }
+
+/// Every path, with the methods that it takes. One that ends with a slash has a name behind it.
+const ROUTES: &[(&str, Route, &str)] = &[
+    ("/healthz", Route::Health, "GET, HEAD"),
+    ("/readyz", Route::Ready, "GET, HEAD"),
+    ("/metrics", Route::Metrics, "GET, HEAD"),
+    ("/v1/invalidations", Route::Invalidations, "GET, HEAD, POST"),
+    ("/v1/invalidations/", Route::Invalidation, "GET, HEAD"),
+];
 
 /// Serves until the runtime ends.
-pub(crate) async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
+pub(crate) async fn serve(listener: AdminListener, admin: Arc<Admin>) {
+    let acceptor = match listener.into_async() {
+        Ok(acceptor) => acceptor,
         Err(error) => return tracing::error!("the admin server cannot start: {error}"),
     };
     let places = Arc::new(Semaphore::new(CONNECTION_COUNT_MAX));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
-            Err(error) => {
-                tracing::warn!("the admin server cannot accept: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
+        let socket = match accept(&acceptor).await {
+            Some(socket) => socket,
+            None => continue,
         };
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| {
-                let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
-                let response = admin.answer(request.method(), request.uri().path(), accept);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(socket), service);
-            // What a peer does to its own admin connection concerns nobody else.
-            let _ = connection.await;
+            match socket {
+                Socket::Tcp(socket) => converse(socket, admin).await,
+                Socket::Unix(socket) => converse(socket, admin).await,
+            }
             drop(place);
         });
     }
 }
 
-impl Admin {
-    /// Answers one request.
-    fn answer(&self, method: &Method, path: &str, accept: Option<&str>) -> Response<Full<Bytes>> {
-        const TEXT: &str = "text/plain; charset=utf-8";
-        if !matches!(path, "/healthz" | "/readyz" | "/metrics") {
-            return response(StatusCode::NOT_FOUND, TEXT, "not found: try /healthz, /readyz or /metrics\n");
+async fn accept(acceptor: &Acceptor) -> Option<Socket> {
+    match acceptor.accept().await {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!("the admin server cannot accept: {error}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
         }
-        if method != Method::GET && method != Method::HEAD {
-            let mut refusal = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
-            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+}
+
+async fn converse(socket: impl AsyncRead + AsyncWrite + Unpin, admin: Arc<Admin>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(admin.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(socket), service);
+    // What a peer does to its own admin connection concerns nobody else.
+    let _ = connection.await;
+}
+
+impl Admin {
+    /// Reads again what the operator may have changed.
+    pub(crate) fn reload(&self) {
+        self.guard.reload();
+    }
+
+    /// Answers one request.
+    async fn answer<B>(&self, request: Request<B>) -> Reply
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let path = request.uri().path();
+        let found = ROUTES.iter().find(|(known, ..)| match known.strip_suffix('/') {
+            Some(_) => path.strip_prefix(known).is_some_and(|name| !name.is_empty() && !name.contains('/')),
+            None => path == *known,
+        });
+        let Some((prefix, route, methods)) = found else {
+            return reply::text(
+                StatusCode::NOT_FOUND,
+                "not found: try /healthz, /readyz, /metrics or /v1/invalidations\n",
+            );
+        };
+        if !methods.split(", ").any(|method| request.method().as_str() == method) {
+            let detail = format!("{path} takes {methods}");
+            let mut refusal = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail).reply();
+            refusal.headers_mut().insert(ALLOW, methods.parse().expect("methods are a field's value"));
             return refusal;
         }
-        match path {
-            "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" => self.ready(),
-            _ => {
-                let format = Format::accepted(accept);
-                response(StatusCode::OK, format.content_type(), self.metrics.render(format))
+        let name = path[prefix.len()..].to_owned();
+        match self.routed(*route, &name, request).await {
+            Ok(answer) => answer,
+            Err(problem) => problem.reply(),
+        }
+    }
+
+    async fn routed<B>(&self, route: Route, name: &str, request: Request<B>) -> Result<Reply, Problem>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (target, fields) = (request.uri(), request.headers());
+        match route {
+            Route::Health => Ok(reply::text(StatusCode::OK, "ok\n")),
+            Route::Ready => Ok(self.readiness.reply()),
+            Route::Metrics => {
+                let format = Format::accepted(fields.get(ACCEPT).and_then(|value| value.to_str().ok()));
+                Ok(reply::reply(StatusCode::OK, format.content_type(), self.metrics.render(format)))
+            }
+            Route::Invalidations if request.method() == Method::POST => {
+                self.guard.may_change(target, fields)?;
+                guard::is_json(fields)?;
+                Ok(api::create(&self.invalidations, request).await)
+            }
+            Route::Invalidations => {
+                self.guard.may_read(target, fields)?;
+                Ok(api::list(&self.invalidations, &Query::of(target, &["marker", "max_items"])?))
+            }
+            Route::Invalidation => {
+                self.guard.may_read(target, fields)?;
+                let query = Query::of(target, &["wait"])?;
+                Ok(api::read(&self.invalidations, name, &query).await)
             }
         }
     }
-
-    fn ready(&self) -> Response<Full<Bytes>> {
-        let reasons = self.readiness.reasons();
-        let quoted: Vec<String> = reasons.iter().map(|reason| format!("\"{reason}\"")).collect();
-        let body = format!("{{\"ready\":{},\"reasons\":[{}]}}\n", reasons.is_empty(), quoted.join(","));
-        let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        response(status, "application/json", body)
-    }
-}
-
-fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-
-    use http_body_util::BodyExt;
-
-    use super::*;
-
-    fn admin() -> Admin {
-        Admin { readiness: Arc::default(), metrics: crate::metrics::tests::sample() }
-    }
-
-    fn ask(admin: &Admin, method: Method, path: &str) -> (u16, String) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let response = admin.answer(&method, path, None);
-        let status = response.status().as_u16();
-        let body = runtime.block_on(response.into_body().collect()).expect("a body in memory").to_bytes();
-        (status, String::from_utf8(body.to_vec()).expect("text"))
-    }
-
-    #[test]
-    fn health_is_always_ok() {
-        assert_eq!(ask(&admin(), Method::GET, "/healthz"), (200, "ok\n".to_owned()));
-    }
-
-    #[test]
-    fn readiness_names_what_is_missing_until_nothing_is() {
-        let admin = admin();
-        let (status, body) = ask(&admin, Method::GET, "/readyz");
-        assert_eq!(status, 503);
-        assert_eq!(
-            body,
-            "{\"ready\":false,\"reasons\":[\"not listening yet\",\"the origin's name has not been resolved yet\"]}\n"
-        );
-        admin.readiness.listening();
-        admin.readiness.origin_known();
-        assert_eq!(
-            ask(&admin, Method::GET, "/readyz"),
-            (200, "{\"ready\":true,\"reasons\":[]}\n".to_owned())
-        );
-        admin.readiness.draining();
-        let (status, body) = ask(&admin, Method::GET, "/readyz");
-        assert_eq!((status, body.as_str()), (503, "{\"ready\":false,\"reasons\":[\"draining\"]}\n"));
-    }
-
-    #[test]
-    fn metrics_are_served() {
-        let (status, body) = ask(&admin(), Method::GET, "/metrics");
-        assert_eq!(status, 200);
-        assert!(body.contains("aspis_requests_total{result=\"Hit\"} 7\n"), "{body}");
-    }
-
-    #[test]
-    fn other_methods_and_paths_are_refused() {
-        assert_eq!(ask(&admin(), Method::POST, "/metrics").0, 405);
-        assert_eq!(ask(&admin(), Method::DELETE, "/healthz").0, 405);
-        assert_eq!(ask(&admin(), Method::GET, "/").0, 404);
-        assert_eq!(ask(&admin(), Method::POST, "/nothing").0, 404);
-    }
-
-    #[test]
-    fn a_taken_admin_address_is_named() {
-        let taken = bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-        let address = taken.local_addr().expect("bound");
-        let error = bind(address).expect_err("taken");
-        assert!(error.contains(&format!("--admin {address}")) && error.contains("in use"), "{error}");
-    }
-
-    #[test]
-    fn it_answers_over_a_socket() {
-        let listener = bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let server = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let stop =
-                    tokio::time::timeout(Duration::from_millis(700), serve(listener, Arc::new(admin())));
-                assert!(stop.await.is_err(), "the server ends with its runtime only");
-            });
-        });
-        let mut socket = std::net::TcpStream::connect(address).expect("it listens");
-        socket
-            .write_all(b"HEAD /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            .expect("it reads");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).expect("it answers");
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
-        server.join().expect("the server ends");
-    }
-}
+mod tests;

@@ -8,15 +8,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aspis_config::{AccessLog, AdminAddress, Raw, Settings};
+use aspis_cache::invalidation::Wildcards;
+use aspis_config::{AccessLog, Raw, Semantics, Settings};
 use aspis_shard::{Boot, Invalidations, Shards};
 use aspis_storage::budget::{Budget, Purpose};
 use aspis_telemetry::LogSender;
 use listenfd::ListenFd;
 
-use crate::admin::{self, Admin, Readiness};
+use crate::admin::{self, Admin, AdminListener, Guard, Readiness};
 use crate::control::{self, Control};
 use crate::dns::{Follower, OriginName};
+use crate::invalidations;
 use crate::listeners::{self, Listeners, Wanted};
 use crate::log_writer::{self, LogWriter, Sink};
 use crate::memory;
@@ -60,8 +62,8 @@ pub(crate) fn run(settings: Settings, announced: impl FnOnce(Announced)) -> u8 {
             for name in &started.names {
                 stdout::listening(name);
             }
-            if let Some(address) = started.admin_address {
-                stdout::admin_listening(address);
+            if let Some(name) = &started.admin_name {
+                stdout::admin_listening(name);
             }
             started.control.readiness.listening();
             notify::ready(&format!("serving on {}", started.names.join(", ")));
@@ -81,6 +83,7 @@ struct Started {
     runtime: tokio::runtime::Runtime,
     names: Vec<String>,
     first: Option<SocketAddr>,
+    admin_name: Option<String>,
     admin_address: Option<SocketAddr>,
 }
 
@@ -95,11 +98,14 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let wanted = Wanted { addresses: &settings.listen, unix: settings.listen_unix.as_deref() };
     let Listeners { tcp, unix, names, first } =
         listeners::open(&wanted, inherited, cpus.len()).map_err(failed)?;
-    let admin_listener = match settings.admin {
-        AdminAddress::Address(address) => Some(admin::bind(address).map_err(failed)?),
-        AdminAddress::Off => None,
-    };
-    let admin_address = admin_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let admin_listener = admin::bind(&settings.admin).map_err(failed)?;
+    let admin_name = admin_listener.as_ref().map(AdminListener::name);
+    let admin_address = admin_listener.as_ref().and_then(AdminListener::address);
+    let guard = guard(&settings, admin_listener.as_ref())?;
+    // Before the cores start: they must have every rule that still counts before they serve (I-26).
+    let (invalidations, incoming, beginning) =
+        invalidations::open(settings.state.as_deref().map(Path::new), wildcards(&settings))
+            .map_err(failed)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -121,14 +127,26 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
         cores: cpus.iter().copied().map(Some).collect(),
         origin_tls,
         log,
-        invalidations: Invalidations::default(),
+        invalidations: Invalidations {
+            rules: beginning.rules,
+            first_number: beginning.last_number,
+            rules_changed: invalidations.rules_changed(),
+            purges: Some(Arc::clone(&invalidations) as Arc<dyn aspis_shard::Purges>),
+        },
     })
+    .map(Arc::new)
     .map_err(failed)?;
+    invalidations.attach(Arc::clone(&shards) as Arc<dyn invalidations::Cores>);
     tracing::info!("{} core(s), {} MiB, origin {}", cpus.len(), memory >> 20, settings.origin);
 
     let readiness = Arc::new(Readiness::default());
-    let metrics = Metrics::new(sources(&shards, log_writer.as_ref()));
-    let admin = Arc::new(Admin { readiness: Arc::clone(&readiness), metrics });
+    let metrics = Metrics::new(sources(&shards, log_writer.as_ref(), &invalidations));
+    let admin = Arc::new(Admin {
+        readiness: Arc::clone(&readiness),
+        metrics,
+        invalidations: Arc::clone(&invalidations),
+        guard,
+    });
     let mut control = Control {
         settings,
         shards,
@@ -136,13 +154,16 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
         follower: Follower::default(),
         ask_after: None,
         readiness,
-        admin: admin_listener.map(|listener| (listener, admin)),
+        admin_listener,
+        admin,
+        invalidations,
+        incoming: Some(incoming),
         signals,
         log_writer,
     };
     // Before the first `listening on`: who waits for that line may send a request at once.
     control.take_lookup(first_lookup);
-    Ok(Started { control, runtime, names, first, admin_address })
+    Ok(Started { control, runtime, names, first, admin_name, admin_address })
 }
 
 /// Says everything that the kernel lacks, each with its fix.
@@ -188,17 +209,47 @@ fn start_log(sink: Option<Sink>) -> Result<(Option<LogSender>, Option<LogWriter>
     Ok((Some(sender), Some(writer)))
 }
 
-fn sources(shards: &Shards, log_writer: Option<&LogWriter>) -> Sources {
+/// Makes the rules of the admin address, and says what they refuse where that may be a surprise.
+fn guard(settings: &Settings, listener: Option<&AdminListener>) -> Result<Guard, Failure> {
+    let reach = listener.map_or(admin::Reach::Loopback, AdminListener::reach);
+    if reach == admin::Reach::Network && settings.admin_token.is_none() {
+        tracing::warn!(
+            "--admin {} is open to others: without --admin-token nobody can invalidate there",
+            settings.admin
+        );
+    }
+    Guard::new(reach, settings.admin_token.as_deref()).map_err(failed)
+}
+
+/// A `*` within a path is a wildcard unless CloudFront's rules hold (I-9).
+fn wildcards(settings: &Settings) -> Wildcards {
+    match settings.semantics {
+        Semantics::Cloudfront => Wildcards::Trailing,
+        Semantics::Rfc9111 => Wildcards::Anywhere,
+    }
+}
+
+fn sources(
+    shards: &Shards,
+    log_writer: Option<&LogWriter>,
+    invalidations: &Arc<invalidations::Invalidations>,
+) -> Sources {
     let budget = Arc::clone(shards.budget());
+    let more = Arc::clone(invalidations);
     Sources {
         counters: shards
             .counters()
             .iter()
             .chain(log_writer.map(LogWriter::counters))
+            .chain([invalidations.counters()])
             .map(Arc::clone)
             .collect(),
         histograms: shards.histograms().to_vec(),
-        levels: Box::new(move || memory_levels(&budget)),
+        levels: Box::new(move || {
+            let mut levels = memory_levels(&budget);
+            levels.extend(more.levels());
+            levels
+        }),
     }
 }
 
@@ -209,7 +260,7 @@ fn memory_levels(budget: &Budget) -> Vec<Level> {
         .map(|&purpose| Level {
             name: "memory_used_bytes",
             help: "Memory charged to the limit, by purpose.",
-            label: Some(("purpose", purpose.name())),
+            label: Some(("purpose", purpose.name().into())),
             value: budget.used(purpose),
         })
         .collect();

@@ -12,8 +12,9 @@ use aspis_shard::Shards;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::admin::{self, Admin, Readiness};
+use crate::admin::{self, Admin, AdminListener, Readiness};
 use crate::dns::{Follower, Found, OriginName, Say};
+use crate::invalidations::{Incoming, Invalidations};
 use crate::log_writer::LogWriter;
 use crate::notify;
 use crate::origin_tls;
@@ -30,7 +31,7 @@ pub(crate) struct Control {
     /// The checked settings.
     pub(crate) settings: Arc<Settings>,
     /// The cores.
-    pub(crate) shards: Shards,
+    pub(crate) shards: Arc<Shards>,
     /// The origin's host and port.
     pub(crate) origin: OriginName,
     /// What is known of its name.
@@ -39,8 +40,14 @@ pub(crate) struct Control {
     pub(crate) ask_after: Option<Duration>,
     /// What `/readyz` tells.
     pub(crate) readiness: Arc<Readiness>,
-    /// The admin server's socket and answers, unless it is off.
-    pub(crate) admin: Option<(std::net::TcpListener, Arc<Admin>)>,
+    /// The admin server's socket, unless it is off.
+    pub(crate) admin_listener: Option<AdminListener>,
+    /// The admin server's answers.
+    pub(crate) admin: Arc<Admin>,
+    /// What was invalidated.
+    pub(crate) invalidations: Arc<Invalidations>,
+    /// What comes to the invalidations, until their task has it.
+    pub(crate) incoming: Option<Incoming>,
     /// Signals, as they come.
     pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
     /// The log's writer, unless the log is off.
@@ -57,8 +64,11 @@ pub(crate) fn run(control: Control, runtime: tokio::runtime::Runtime) -> u8 {
 
 impl Control {
     async fn run(mut self) -> u8 {
-        if let Some((listener, admin)) = self.admin.take() {
-            tokio::spawn(admin::serve(listener, admin));
+        if let Some(incoming) = self.incoming.take() {
+            tokio::spawn(Arc::clone(&self.invalidations).run(incoming, Arc::clone(&self.readiness)));
+        }
+        if let Some(listener) = self.admin_listener.take() {
+            tokio::spawn(admin::serve(listener, Arc::clone(&self.admin)));
         }
         self.serve().await;
         self.readiness.draining();
@@ -123,6 +133,7 @@ impl Control {
             }
             Err(error) => tracing::error!("{error}; the authorities read before stay in use"),
         }
+        self.admin.reload();
         self.reopen_log();
     }
 
@@ -142,9 +153,10 @@ impl Control {
         }
         self.shards.flush_logs();
         let (done, stopped) = oneshot::channel();
-        let (shards, log_writer) = (self.shards, self.log_writer);
+        let (shards, log_writer, invalidations) = (self.shards, self.log_writer, self.invalidations);
         let stopper = std::thread::Builder::new().name("aspis-stop".to_owned()).spawn(move || {
             shards.stop();
+            invalidations.close();
             let is_log_written = log_writer.is_none_or(LogWriter::finish);
             // Nobody waits any more after a second signal.
             let _ = done.send(is_log_written);

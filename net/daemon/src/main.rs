@@ -11,6 +11,7 @@ mod control;
 mod cores;
 mod demo;
 mod dns;
+mod invalidations;
 mod listeners;
 mod log_writer;
 mod memory;

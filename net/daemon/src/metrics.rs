@@ -3,6 +3,7 @@
 //! Everything is read at the scrape and nothing is kept between two scrapes. Names begin with `aspis_`, but for the
 //! process figures, whose names every exporter shares.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(crate) struct Level {
     /// One sentence for operators.
     pub(crate) help: &'static str,
     /// One label, if the family has one.
-    pub(crate) label: Option<(&'static str, &'static str)>,
+    pub(crate) label: Option<(&'static str, Cow<'static, str>)>,
     /// The value at the moment of the question.
     pub(crate) value: u64,
 }
@@ -152,7 +153,7 @@ impl Sources {
             encode_rows(
                 rows,
                 family,
-                |row| row.labels,
+                |row| row.labels.to_vec(),
                 |row, encoder| match row.kind {
                     Kind::Monotonic => ConstCounter::new(snapshot.value(row.counter)).encode(encoder),
                     Kind::Gauge => ConstGauge::new(snapshot.value(row.counter)).encode(encoder),
@@ -174,7 +175,7 @@ impl Sources {
             encode_rows(
                 rows,
                 family,
-                |row| row.labels,
+                |row| row.labels.to_vec(),
                 |row, mut encoder| {
                     let timing = TimingSnapshot::of(self.histograms.iter().map(Arc::as_ref), row.timing);
                     let sum = timing.sum_micros as f64 / 1e6;
@@ -193,7 +194,7 @@ impl Sources {
             encode_rows(
                 rows,
                 family,
-                |row| row.label.as_slice(),
+                |row| row.label.iter().map(|(name, value)| (*name, value.as_ref())).collect(),
                 |row, encoder| ConstGauge::new(row.value).encode(encoder),
             )?;
         }
@@ -201,13 +202,13 @@ impl Sources {
     }
 }
 
-type Labels = [(&'static str, &'static str)];
+type Labels<'r> = Vec<(&'static str, &'r str)>;
 
 /// Writes the rows of a family with their labels; a family of one row without labels is written without braces.
-fn encode_rows<R>(
+fn encode_rows<'r, R>(
     mut encoder: MetricEncoder<'_>,
-    rows: &[R],
-    labels: impl Fn(&R) -> &Labels,
+    rows: &'r [R],
+    labels: impl Fn(&'r R) -> Labels<'r>,
     write: impl Fn(&R, MetricEncoder<'_>) -> fmt::Result,
 ) -> fmt::Result {
     if let [row] = rows
@@ -272,13 +273,13 @@ pub(crate) mod tests {
                     Level {
                         name: "memory_used_bytes",
                         help: "Used.",
-                        label: Some(("purpose", "heads")),
+                        label: Some(("purpose", "heads".into())),
                         value: 10,
                     },
                     Level {
                         name: "memory_used_bytes",
                         help: "Used.",
-                        label: Some(("purpose", "index")),
+                        label: Some(("purpose", "index".into())),
                         value: 20,
                     },
                     Level { name: "memory_limit_bytes", help: "Limit.", label: None, value: 64 },

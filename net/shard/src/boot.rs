@@ -6,7 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aspis_config::Settings;
 use aspis_exchange::ViewerFacts;
@@ -87,7 +87,7 @@ impl std::error::Error for StartError {}
 
 /// The running shards.
 pub struct Shards {
-    threads: Vec<CoreThread>,
+    threads: Mutex<Vec<CoreThread>>,
     post: Post<Message>,
     places: Arc<Places>,
     counters: Vec<Arc<CoreCounters>>,
@@ -190,7 +190,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         .map_err(|error| StartError::Core { core, cause: error.to_string() })?;
         threads.push(thread);
     }
-    Ok(Shards { threads, post, places, counters, histograms, budget, rules })
+    Ok(Shards { threads: Mutex::new(threads), post, places, counters, histograms, budget, rules })
 }
 
 impl Shards {
@@ -246,6 +246,11 @@ impl Shards {
         self.rules.applied()
     }
 
+    /// The same for each core.
+    pub fn rules_applied_each(&self) -> Vec<u64> {
+        self.rules.applied_each()
+    }
+
     /// The number from before which no core has anything left, stored or under way.
     pub fn rules_settled(&self) -> u64 {
         self.rules.settled()
@@ -277,9 +282,10 @@ impl Shards {
     }
 
     /// Closes everything, ends the cores and waits for their threads.
-    pub fn stop(self) {
+    pub fn stop(&self) {
         self.tell_all(|| Message::Stop);
-        for thread in self.threads {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a core ended by a panic");
             }

@@ -109,6 +109,11 @@ impl RuleNumbers {
         self.least(|core| &core.applied)
     }
 
+    /// The number that each core has reached.
+    pub(crate) fn applied_each(&self) -> Vec<u64> {
+        self.cores.iter().map(|core| core.applied.load(Ordering::Acquire)).collect()
+    }
+
     /// The number under which no core has anything left.
     pub(crate) fn settled(&self) -> u64 {
         self.least(|core| &core.settled)

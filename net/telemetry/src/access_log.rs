@@ -193,7 +193,7 @@ fn stamp_text(second: u64) -> [u8; STAMP_LEN] {
 }
 
 /// Returns year, month and day of a day counted from 1970-01-01, by the proleptic Gregorian calendar.
-fn civil_date(days: u64) -> (u64, u64, u64) {
+pub fn civil_date(days: u64) -> (u64, u64, u64) {
     // Years begin in March here, so the leap day is a year's last day and the months have one formula.
     let from_march_0000 = days + 719_468;
     let era = from_march_0000 / 146_097;

@@ -182,6 +182,14 @@ counters! {
     Gauge "cache_body_bytes" "Content bytes of the responses stored now." { CacheBodyBytes [] }
     Gauge "cache_replicas" "Responses of other cores that a core keeps at hand." { CacheReplicas [] }
 
+    // Invalidation by the operator.
+    Monotonic "invalidations" "Invalidations accepted, by the way they came in." {
+        InvalidationsApi ["by" = "api"]
+        InvalidationsPurge ["by" = "purge"]
+    }
+    Monotonic "invalidation_paths" "Paths of accepted invalidations, wildcards counted as one." { InvalidationPaths [] }
+    Monotonic "invalidations_lost" "Invalidations that were applied and that rules.log could not take; their callers got an error." { InvalidationsLost [] }
+
     // The core itself.
     Monotonic "core_turns" "Turns of the cores' loops." { CoreTurns [] }
     Monotonic "core_long_turns" "Turns that ran longer than 2 ms." { CoreLongTurns [] }

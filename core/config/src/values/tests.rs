@@ -56,6 +56,8 @@ fn listen_addresses_take_all_addresses_and_localhost() {
     }
     assert_eq!(admin("off"), Ok(AdminAddress::Off));
     assert!(admin("on").is_err());
+    assert_eq!(admin("unix:/run/a.sock"), Ok(AdminAddress::Unix("/run/a.sock".to_string())));
+    assert!(admin("unix:").is_err());
 }
 
 /// D-16, D-17: scheme, host, port, prefix without a slash at its end.

@@ -1,0 +1,109 @@
+use std::io::{Read, Write};
+
+use aspis_cache::invalidation::Wildcards;
+use aspis_config::AdminAddress;
+use http_body_util::{BodyExt, Full};
+
+use super::*;
+
+fn admin() -> Admin {
+    let (invalidations, ..) = crate::invalidations::open(None, Wildcards::Trailing).expect("in memory");
+    Admin {
+        readiness: Arc::default(),
+        metrics: crate::metrics::tests::sample(),
+        invalidations,
+        guard: Guard::new(Reach::Loopback, None).expect("no file"),
+    }
+}
+
+fn ask(admin: &Admin, method: Method, path: &str) -> (u16, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let request =
+        Request::builder().method(method).uri(path).body(Full::new(Bytes::new())).expect("a request");
+    let response = runtime.block_on(admin.answer(request));
+    let status = response.status().as_u16();
+    let body = runtime.block_on(response.into_body().collect()).expect("a body in memory").to_bytes();
+    (status, String::from_utf8(body.to_vec()).expect("text"))
+}
+
+#[test]
+fn health_is_always_ok() {
+    assert_eq!(ask(&admin(), Method::GET, "/healthz"), (200, "ok\n".to_owned()));
+}
+
+#[test]
+fn readiness_names_what_is_missing_until_nothing_is() {
+    let admin = admin();
+    let (status, body) = ask(&admin, Method::GET, "/readyz");
+    assert_eq!(status, 503);
+    assert_eq!(
+        body,
+        "{\"ready\":false,\"reasons\":[\"not listening yet\",\"the origin's name has not been resolved yet\"]}\n"
+    );
+    admin.readiness.listening();
+    admin.readiness.origin_known();
+    assert_eq!(ask(&admin, Method::GET, "/readyz"), (200, "{\"ready\":true,\"reasons\":[]}\n".to_owned()));
+    // A log that cannot be written keeps no viewer away.
+    admin.readiness.log_failure(Some("disk full".to_owned()));
+    let (status, body) = ask(&admin, Method::GET, "/readyz");
+    assert!(
+        status == 200 && body.contains("\"warnings\":[\"invalidations are refused: disk full\"]"),
+        "{body}"
+    );
+    admin.readiness.log_failure(None);
+    admin.readiness.draining();
+    let (status, body) = ask(&admin, Method::GET, "/readyz");
+    assert_eq!((status, body.as_str()), (503, "{\"ready\":false,\"reasons\":[\"draining\"]}\n"));
+}
+
+#[test]
+fn metrics_are_served() {
+    let (status, body) = ask(&admin(), Method::GET, "/metrics");
+    assert_eq!(status, 200);
+    assert!(body.contains("aspis_requests_total{result=\"Hit\"} 7\n"), "{body}");
+}
+
+#[test]
+fn other_methods_and_paths_are_refused() {
+    assert_eq!(ask(&admin(), Method::POST, "/metrics").0, 405);
+    assert_eq!(ask(&admin(), Method::DELETE, "/healthz").0, 405);
+    assert_eq!(ask(&admin(), Method::DELETE, "/v1/invalidations/I1").0, 405);
+    for path in ["/", "/v1", "/v1/", "/v1/invalidations/", "/v1/invalidations/I1/x", "/healthz/"] {
+        assert_eq!(ask(&admin(), Method::GET, path).0, 404, "{path}");
+    }
+    assert_eq!(ask(&admin(), Method::POST, "/nothing").0, 404);
+}
+
+#[test]
+fn every_route_under_v1_asks_the_guard() {
+    for (path, _, methods) in ROUTES.iter().filter(|(path, ..)| path.starts_with("/v1/")) {
+        let path = if path.ends_with('/') { format!("{path}name") } else { (*path).to_owned() };
+        for method in methods.split(", ") {
+            let request = Request::builder().method(method).uri(&path).header("Host", "rebound.example");
+            let request = request.body(Full::new(Bytes::new())).expect("a request");
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let status = runtime.block_on(admin().answer(request)).status().as_u16();
+            assert_eq!(status, 403, "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn it_answers_over_a_socket() {
+    let address = AdminAddress::Address("127.0.0.1:0".parse().expect("an address"));
+    let listener = bind(&address).expect("a free port").expect("not off");
+    let address = listener.address().expect("bound");
+    let server = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let stop = tokio::time::timeout(Duration::from_millis(700), serve(listener, Arc::new(admin())));
+            assert!(stop.await.is_err(), "the server ends with its runtime only");
+        });
+    });
+    let mut socket = std::net::TcpStream::connect(address).expect("it listens");
+    socket.write_all(b"HEAD /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    server.join().expect("the server ends");
+}

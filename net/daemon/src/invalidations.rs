@@ -1,0 +1,403 @@
+//! Invalidations from their acceptance to their completion: the control thread's side of idea 3 of the architecture page.
+//!
+//! The admin API and PURGE requests bring batches. One is accepted by giving it a number, from which moment what is fetched counts as newer; it is
+//! told to the cores and given to the log at the same time, and it is `Completed` when all cores have applied it *and* the log has it (I-20, I-21).
+//! [`registry`] knows what is there, [`rules_log`] makes it durable, [`recovery`] reads what the process before left, [`api`] speaks HTTP.
+//!
+//! Everything happens on the control thread but for the log's writes; cores only ring. Invariants: batches reach cores and log in the order of
+//! their numbers; nobody is told of an invalidation that the log does not have; nothing here runs while nothing is asked.
+
+pub(crate) mod api;
+mod batch;
+mod limits;
+mod record;
+mod recovery;
+mod registry;
+mod rules_log;
+mod time;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use aspis_cache::invalidation::{Rule, Wildcards};
+use aspis_shard::{Purged, Purges, RuleBatch, Shards};
+use aspis_telemetry::{CoreCounters, Counter};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::Instant;
+
+use crate::admin::Readiness;
+use crate::metrics::Level;
+use batch::{Batch, ItemKind};
+use limits::{BODY_COUNT_MAX, HEAL_AFTER, IN_PROGRESS_COUNT_MAX};
+use record::Header;
+use registry::{Refusal, Registry, Replacement, Until, View, Waiter};
+use rules_log::{LogThread, Told};
+
+/// What invalidations want of the cores.
+pub(crate) trait Cores: Send + Sync {
+    /// Gives the next number; from now on what is fetched carries it.
+    fn next_number(&self) -> u64;
+    /// Tells every core of a batch.
+    fn tell(&self, batch: RuleBatch);
+    /// The number that every core has applied.
+    fn applied(&self) -> u64;
+    /// The same for each core, for the metrics.
+    fn applied_each(&self) -> Vec<u64>;
+    /// The number before which nothing is left anywhere.
+    fn settled(&self) -> u64;
+    /// Has the rules up to a number forgotten.
+    fn forget(&self, up_to: u64);
+}
+
+impl Cores for Shards {
+    fn next_number(&self) -> u64 {
+        self.next_rule_number()
+    }
+
+    fn tell(&self, batch: RuleBatch) {
+        self.add_rules(&Arc::new(batch));
+    }
+
+    fn applied(&self) -> u64 {
+        self.rules_applied()
+    }
+
+    fn applied_each(&self) -> Vec<u64> {
+        self.rules_applied_each()
+    }
+
+    fn settled(&self) -> u64 {
+        self.rules_settled()
+    }
+
+    fn forget(&self, up_to: u64) {
+        self.forget_rules(up_to);
+    }
+}
+
+/// The invalidations of this process.
+pub(crate) struct Invalidations {
+    registry: Mutex<Registry>,
+    /// Known when the cores have started; nothing is asked before.
+    cores: OnceLock<Arc<dyn Cores>>,
+    /// `None` keeps the list in memory only. Taken at the end.
+    log: Mutex<Option<LogThread>>,
+    /// Something changed at the cores or in the log.
+    changed: Arc<Notify>,
+    purges: mpsc::Sender<Purge>,
+    counters: Arc<CoreCounters>,
+    /// Requests that wait for completion.
+    waiting: AtomicUsize,
+    /// Places for bodies that are being read.
+    bodies: Semaphore,
+    wildcards: Wildcards,
+}
+
+/// A PURGE request on its way from a core.
+struct Purge {
+    rules: Vec<Rule>,
+    done: Box<dyn FnOnce(Purged) + Send>,
+}
+
+/// What the task of the control thread listens to.
+pub(crate) struct Incoming {
+    told: mpsc::UnboundedReceiver<Told>,
+    purges: mpsc::Receiver<Purge>,
+}
+
+/// What the cores are to begin with.
+pub(crate) struct Beginning {
+    /// The rules that still matter, by rising number.
+    pub(crate) rules: Vec<RuleBatch>,
+    /// The last number that may have been given.
+    pub(crate) last_number: u64,
+}
+
+impl fmt::Debug for Invalidations {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Invalidations").finish_non_exhaustive()
+    }
+}
+
+/// Reads what the process before left in `state`, or begins anew. The error is a text for operators.
+pub(crate) fn open(
+    state: Option<&Path>,
+    wildcards: Wildcards,
+) -> Result<(Arc<Invalidations>, Incoming, Beginning), String> {
+    // Bounded by what may be in progress: the log tells of each once.
+    let (tell, told) = mpsc::unbounded_channel();
+    let (registry, log, beginning) = match state {
+        None => {
+            let beginning = Beginning { rules: Vec::new(), last_number: 0 };
+            (Registry::new(Header::default(), Vec::new(), 0), None, beginning)
+        }
+        Some(path) => {
+            let recovered = recovery::recover(path)?;
+            let beginning = Beginning {
+                rules: still_counting(&recovered.header, &recovered.records),
+                last_number: recovered.header.numbers,
+            };
+            if !recovered.records.is_empty() {
+                tracing::info!(
+                    "{} invalidation(s) from {}, {} of them still count",
+                    recovered.records.len(),
+                    path.join(rules_log::FILE_NAME).display(),
+                    beginning.rules.len()
+                );
+            }
+            let log = LogThread::start(recovered.folder, tell)
+                .map_err(|error| format!("the writer of rules.log cannot start: {error}"))?;
+            let registry = Registry::new(recovered.header, recovered.records, recovered.log_len);
+            (registry, Some(log), beginning)
+        }
+    };
+    let (purges, purges_in) = mpsc::channel(IN_PROGRESS_COUNT_MAX);
+    let invalidations = Invalidations {
+        registry: Mutex::new(registry),
+        cores: OnceLock::new(),
+        log: Mutex::new(log),
+        changed: Arc::new(Notify::new()),
+        purges,
+        counters: Arc::new(CoreCounters::new()),
+        waiting: AtomicUsize::new(0),
+        bodies: Semaphore::new(BODY_COUNT_MAX),
+        wildcards,
+    };
+    Ok((Arc::new(invalidations), Incoming { told, purges: purges_in }, beginning))
+}
+
+/// The rules that the cores must have before they serve (I-26).
+fn still_counting(header: &Header, records: &[(record::Invalidation, Arc<[u8]>)]) -> Vec<RuleBatch> {
+    let from = header.settled.max(header.folded);
+    let mut rules = Vec::new();
+    if header.folded > header.settled {
+        let all = Rule { host: None, what: aspis_cache::invalidation::What::All, soft: false };
+        rules.push(RuleBatch { number: header.folded, rules: vec![all] });
+    }
+    let newer = records.iter().filter(|(invalidation, _)| invalidation.number > from);
+    rules.extend(newer.map(|(invalidation, _)| RuleBatch {
+        number: invalidation.number,
+        rules: invalidation.batch.rules.clone(),
+    }));
+    rules
+}
+
+impl Invalidations {
+    /// What the cores call when they have applied or settled something.
+    pub(crate) fn rules_changed(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let changed = Arc::clone(&self.changed);
+        Arc::new(move || changed.notify_one())
+    }
+
+    /// The cores have started.
+    pub(crate) fn attach(&self, cores: Arc<dyn Cores>) {
+        // Set once, at start.
+        let _ = self.cores.set(cores);
+    }
+
+    /// Counts what was accepted.
+    pub(crate) fn counters(&self) -> &Arc<CoreCounters> {
+        &self.counters
+    }
+
+    /// Takes what cores, log and viewers bring until the process ends.
+    pub(crate) async fn run(self: Arc<Self>, mut incoming: Incoming, readiness: Arc<Readiness>) {
+        let mut mend_at = Instant::now();
+        loop {
+            let is_broken = self.registry().broken().is_some();
+            tokio::select! {
+                Some(told) = incoming.told.recv() => self.take(told, &readiness),
+                Some(purge) = incoming.purges.recv() => self.purge_now(purge),
+                () = self.changed.notified() => self.progress(),
+                // The only timer, and only while the disk fails.
+                () = tokio::time::sleep_until(mend_at), if is_broken => {
+                    mend_at = Instant::now() + HEAL_AFTER;
+                    self.replace_log(Registry::mend);
+                }
+            }
+            self.replace_log(Registry::shorten);
+        }
+    }
+
+    /// Ends the log's thread after what it was asked for.
+    pub(crate) fn close(&self) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(log);
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        // Every change is whole before anything can panic.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cores(&self) -> Option<&Arc<dyn Cores>> {
+        self.cores.get()
+    }
+
+    /// Accepts a batch: number, cores and log, in this order and in one go. The flag tells whether it is new.
+    fn accept(&self, batch: Batch, by: Counter) -> Result<(u64, bool), Refusal> {
+        let Some(cores) = self.cores() else { return Err(Refusal::Log("the server is starting".into())) };
+        let rules = batch.rules.clone();
+        let path_count = batch.items.iter().filter(|item| matches!(item.kind, ItemKind::Path)).count();
+        let due;
+        let number;
+        {
+            let mut registry = self.registry();
+            let (at, accepted) = registry.accept(batch, time::now_ms(), || cores.next_number())?;
+            number = at;
+            let Some(accepted) = accepted else { return Ok((number, false)) };
+            cores.tell(RuleBatch { number, rules });
+            // Within the lock, so that records are in the log in their order, and in each replacement of it.
+            match &*self.log.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(log) => {
+                    log.append(number, accepted.record);
+                    due = registry::Due::default();
+                }
+                None => due = registry.logged(accepted.number, 0),
+            }
+        }
+        self.counters.add(by, 1);
+        self.counters.add(Counter::InvalidationPaths, path_count as u64);
+        due.call();
+        Ok((number, true))
+    }
+
+    /// Has `waiter` called when an invalidation is so far.
+    fn wait(&self, number: u64, until: Until, waiter: Waiter) {
+        let outcome = self.registry().wait(number, until, waiter);
+        match outcome {
+            Ok(due) => due.call(),
+            Err(waiter) => waiter(Err("it could not be kept".into())),
+        }
+    }
+
+    fn take(&self, told: Told, readiness: &Readiness) {
+        let due = {
+            let mut registry = self.registry();
+            match told {
+                Told::Synced { up_to, log_len } => registry.logged(up_to, log_len),
+                Told::Failed { numbers, cause } => {
+                    self.counters.add(Counter::InvalidationsLost, numbers.len() as u64);
+                    registry.failed(&numbers, &cause)
+                }
+                Told::Rewritten(outcome) => {
+                    registry.rewritten(outcome);
+                    registry::Due::default()
+                }
+            }
+        };
+        readiness.log_failure(self.registry().broken().map(ToString::to_string));
+        due.call();
+    }
+
+    /// Looks how far the cores are.
+    fn progress(&self) {
+        let Some(cores) = self.cores() else { return };
+        let (applied, settled) = (cores.applied(), cores.settled());
+        let (due, is_news) = {
+            let mut registry = self.registry();
+            (registry.applied(applied), registry.settled(settled))
+        };
+        if is_news {
+            cores.forget(settled);
+        }
+        due.call();
+    }
+
+    /// Has the log replaced by what `due` says, if it says something.
+    fn replace_log(&self, due: impl FnOnce(&mut Registry) -> Option<Replacement>) {
+        let mut registry = self.registry();
+        if let Some(log) = &*self.log.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some((header, records)) = due(&mut registry)
+        {
+            log.rewrite(header, records);
+        }
+    }
+
+    fn purge_now(&self, purge: Purge) {
+        let Purge { rules, done } = purge;
+        match self.accept(Batch::of_rules(rules), Counter::InvalidationsPurge) {
+            Ok((number, _)) => {
+                let told = move |outcome: registry::Outcome| {
+                    done(outcome.map(|view| view.number).map_err(|cause| cause.to_string()));
+                };
+                self.wait(number, Until::Completed, Box::new(told));
+            }
+            Err(refusal) => done(Err(api::describe(&refusal))),
+        }
+    }
+
+    /// Levels for `/metrics`.
+    pub(crate) fn levels(&self) -> Vec<Level> {
+        let figures = self.registry().figures();
+        let level = |name, help, value| Level { name, help, label: None, value };
+        let mut levels = vec![
+            level(
+                "invalidations_in_progress",
+                "Invalidations accepted and not completed.",
+                figures.in_progress,
+            ),
+            level("invalidations_listed", "Invalidations that are remembered.", figures.listed),
+            level(
+                "invalidation_rules_pending",
+                "Rules that may still concern something stored.",
+                figures.rules_pending,
+            ),
+            level("invalidation_log_bytes", "Length of rules.log; 0 without --state.", figures.log_len),
+            level(
+                "invalidation_log_broken",
+                "1 while rules.log cannot be written.",
+                u64::from(figures.is_broken),
+            ),
+            level("invalidation_number", "The number of the newest invalidation.", figures.last),
+        ];
+        let each = self.cores().map(|cores| cores.applied_each()).unwrap_or_default();
+        levels.extend(each.into_iter().enumerate().map(|(core, value)| Level {
+            name: "invalidation_number_applied",
+            help: "The number of the newest invalidation that a core has applied.",
+            label: Some(("core", core.to_string().into())),
+            value,
+        }));
+        levels
+    }
+
+    fn view(&self, number: u64) -> Option<View> {
+        self.registry().by_number(number)
+    }
+}
+
+/// PURGE requests of viewers, as the cores hand them over.
+impl Purges for Invalidations {
+    fn purge(&self, rules: Vec<Rule>, done: Box<dyn FnOnce(Purged) + Send>) {
+        let refuse = |purge: Purge, why: &str| (purge.done)(Err(why.to_owned()));
+        match self.purges.try_send(Purge { rules, done }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(purge)) => {
+                refuse(purge, "too many invalidations are in progress")
+            }
+            Err(mpsc::error::TrySendError::Closed(purge)) => refuse(purge, "the server is ending"),
+        }
+    }
+}
+
+/// Counts one who waits; `None` when too many do.
+struct Waiting<'i>(&'i AtomicUsize);
+
+impl<'i> Waiting<'i> {
+    fn enter(count: &'i AtomicUsize) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        let place = Waiting(count);
+        (before < limits::WAITING_COUNT_MAX).then_some(place)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

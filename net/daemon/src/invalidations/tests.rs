@@ -1,0 +1,218 @@
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use aspis_cache::invalidation::What;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Request, Uri};
+use serde_json::Value;
+
+use super::*;
+use crate::admin::{Query, Reply};
+
+/// Cores that apply what they are told when the test says so.
+#[derive(Default)]
+struct FakeCores {
+    last: AtomicU64,
+    applied: AtomicU64,
+    settled: AtomicU64,
+    forgotten: AtomicU64,
+    told: Mutex<Vec<RuleBatch>>,
+}
+
+impl Cores for FakeCores {
+    fn next_number(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn tell(&self, batch: RuleBatch) {
+        let mut told = self.told.lock().expect("no panic");
+        assert!(told.last().is_none_or(|last| last.number < batch.number), "numbers rise");
+        told.push(batch);
+    }
+
+    fn applied(&self) -> u64 {
+        self.applied.load(Ordering::SeqCst)
+    }
+
+    fn applied_each(&self) -> Vec<u64> {
+        vec![self.applied(), self.applied() + 1]
+    }
+
+    fn settled(&self) -> u64 {
+        self.settled.load(Ordering::SeqCst)
+    }
+
+    fn forget(&self, up_to: u64) {
+        self.forgotten.store(up_to, Ordering::SeqCst);
+    }
+}
+
+struct Rig {
+    runtime: tokio::runtime::Runtime,
+    invalidations: Arc<Invalidations>,
+    cores: Arc<FakeCores>,
+}
+
+impl Rig {
+    fn new(state: Option<&Path>) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (invalidations, incoming, beginning) = open(state, Wildcards::Trailing).expect("it opens");
+        let cores = Arc::new(FakeCores::default());
+        cores.last.store(beginning.last_number, Ordering::SeqCst);
+        invalidations.attach(Arc::clone(&cores) as Arc<dyn Cores>);
+        runtime.spawn(Arc::clone(&invalidations).run(incoming, Arc::default()));
+        Rig { runtime, invalidations, cores }
+    }
+
+    fn apply(&self, up_to: u64) {
+        self.cores.applied.store(up_to, Ordering::SeqCst);
+        (self.invalidations.rules_changed())();
+    }
+
+    fn read(&self, reply: Reply) -> (u16, Value) {
+        let status = reply.status().as_u16();
+        let body = self.runtime.block_on(reply.into_body().collect()).expect("in memory").to_bytes();
+        (status, serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    fn post(&self, target: &str, body: &str) -> (u16, Value) {
+        let request = Request::post(target).body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+        let reply = self.runtime.block_on(api::create(&self.invalidations, request));
+        self.read(reply)
+    }
+
+    fn get(&self, id: &str, query: &'static str) -> (u16, Value) {
+        let query = Query::of(&Uri::from_static(query), &["wait"]).expect("sound");
+        let reply = self.runtime.block_on(api::read(&self.invalidations, id, &query));
+        self.read(reply)
+    }
+
+    fn list(&self, query: &str) -> (u16, Value) {
+        let query = Query::of(&query.parse().expect("a target"), &["marker", "max_items"]).expect("sound");
+        self.read(api::list(&self.invalidations, &query))
+    }
+}
+
+#[test]
+fn a_batch_is_told_to_the_cores_and_completes_when_they_have_it() {
+    let rig = Rig::new(None);
+    let (status, created) =
+        rig.post("/v1/invalidations", r#"{"paths":["/a","/b/*"],"hosts":["h"],"caller_reference":"r"}"#);
+    assert_eq!(
+        (status, created["status"].as_str(), created["number"].as_u64()),
+        (201, Some("InProgress"), Some(1))
+    );
+    assert_eq!(created["paths"], serde_json::json!(["/a", "/b/*"]));
+    assert_eq!((created["hosts"][0].as_str(), created["caller_reference"].as_str()), (Some("h"), Some("r")));
+    let told = rig.cores.told.lock().expect("no panic").clone();
+    assert_eq!((told.len(), told[0].number, told[0].rules.len()), (1, 1, 2));
+    let id = created["id"].as_str().expect("an id");
+    assert_eq!(rig.get(id, "/").1["status"], "InProgress");
+    rig.apply(1);
+    let (status, waited) = rig.get(id, "/?wait=true");
+    assert_eq!((status, waited["status"].as_str()), (200, Some("Completed")));
+    let (status, list) = rig.list("/");
+    assert_eq!(
+        (status, list["quantity"].as_u64(), list["items"][0]["id"].as_str()),
+        (200, Some(1), Some(id))
+    );
+    assert_eq!(rig.get("INOBODY", "/").0, 404);
+}
+
+#[test]
+fn a_wait_ends_with_the_state_as_it_is() {
+    let rig = Rig::new(None);
+    let (status, created) = rig.post("/?wait=0.05", r#"{"all":true}"#);
+    assert_eq!(
+        (status, created["status"].as_str(), created["all"].as_bool()),
+        (201, Some("InProgress"), Some(true))
+    );
+    rig.apply(2);
+    let (_, created) = rig.post("/", r#"{"all":true,"wait":5}"#);
+    assert_eq!(created["status"], "Completed");
+    assert_eq!(rig.invalidations.waiting.load(Ordering::SeqCst), 0, "places are given back");
+    assert_eq!(rig.post("/?wait=61", r#"{"all":true}"#).0, 400);
+}
+
+/// I-5.
+#[test]
+fn references_are_idempotent_and_conflicts_are_said() {
+    let rig = Rig::new(None);
+    let (_, first) = rig.post("/", r#"{"paths":["/a"],"caller_reference":"r"}"#);
+    let (status, second) = rig.post("/", r#"{"paths":["/a"],"caller_reference":"r"}"#);
+    assert_eq!((status, &second["id"]), (201, &first["id"]));
+    let (status, problem) = rig.post("/", r#"{"paths":["/b"],"caller_reference":"r"}"#);
+    assert_eq!((status, problem["applied"].as_bool()), (409, Some(false)));
+    assert!(
+        problem["detail"].as_str().is_some_and(|text| text.contains(first["id"].as_str().unwrap_or("?")))
+    );
+    assert_eq!(rig.cores.told.lock().expect("no panic").len(), 1);
+}
+
+#[test]
+fn nothing_of_a_bad_batch_is_applied() {
+    let rig = Rig::new(None);
+    let (status, problem) = rig.post("/", r#"{"paths":["/good","bad"]}"#);
+    assert_eq!(
+        (status, problem["pointer"].as_str(), problem["item"].as_str()),
+        (400, Some("/paths/1"), Some("bad"))
+    );
+    assert_eq!(problem["type"], "urn:aspis:problem:path");
+    assert!(rig.cores.told.lock().expect("no panic").is_empty());
+    let long = format!("{{\"paths\":[\"/{}\"]}}", "x".repeat(limits::BODY_LEN_MAX));
+    assert_eq!(rig.post("/", &long).0, 413);
+    assert_eq!(rig.list("/?max_items=0").0, 400);
+    assert_eq!(rig.list("/?marker=INOBODY").0, 400);
+}
+
+#[test]
+fn what_is_settled_is_forgotten_by_the_cores() {
+    let rig = Rig::new(None);
+    rig.post("/", r#"{"all":true}"#);
+    rig.cores.settled.store(1, Ordering::SeqCst);
+    rig.apply(1);
+    rig.runtime.block_on(tokio::task::yield_now());
+    assert_eq!(rig.cores.forgotten.load(Ordering::SeqCst), 1);
+    let levels = rig.invalidations.levels();
+    let of = |name: &str| {
+        levels.iter().filter(|level| level.name == name).map(|level| level.value).collect::<Vec<_>>()
+    };
+    assert_eq!((of("invalidation_rules_pending"), of("invalidation_number")), (vec![0], vec![1]));
+    assert_eq!(of("invalidation_number_applied"), [1, 2]);
+}
+
+#[test]
+fn a_purge_is_told_when_it_is_completed() {
+    let rig = Rig::new(None);
+    let (tell, told) = std::sync::mpsc::channel();
+    let rule = Rule { host: Some("h".into()), what: What::Exact("/x".into()), soft: true };
+    Purges::purge(&*rig.invalidations, vec![rule], Box::new(move |outcome| drop(tell.send(outcome))));
+    rig.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+    assert!(told.try_recv().is_err(), "the cores have not applied it");
+    rig.apply(1);
+    rig.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+    assert_eq!(told.recv_timeout(Duration::from_secs(1)), Ok(Ok(1)));
+    let id = rig.list("/").1["items"][0]["id"].as_str().expect("listed").to_owned();
+    let (_, document) = rig.get(&id, "/");
+    assert_eq!((document["paths"][0].as_str(), document["soft"].as_bool()), (Some("/x"), Some(true)));
+}
+
+#[test]
+fn a_log_makes_them_survive() {
+    let path = std::env::temp_dir().join(format!("aspis-invalidations-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&path));
+    let rig = Rig::new(Some(&path));
+    rig.apply(u64::MAX);
+    let (status, created) = rig.post("/?wait=5", r#"{"paths":["/a"],"caller_reference":"r"}"#);
+    assert_eq!((status, created["status"].as_str()), (201, Some("Completed")));
+    rig.invalidations.close();
+    drop(rig);
+    let (invalidations, _incoming, beginning) =
+        open(Some(&path), Wildcards::Trailing).expect("it opens again");
+    assert_eq!((beginning.rules.len(), beginning.rules[0].number), (1, 1));
+    assert!(beginning.last_number > 1);
+    assert!(invalidations.registry().by_id(created["id"].as_str().expect("an id")).is_some());
+    invalidations.close();
+    std::fs::remove_dir_all(path).expect("our own folder");
+}
