@@ -18,9 +18,16 @@ struct Entry<T> {
     value: Option<T>,
 }
 
+/// Entries of the first chunk. A notification that one task waits for has a chunk of its own, so it is small.
+const CHUNK_LEN_FIRST: usize = 4;
+
 /// Values in slots that are reused last-emptied first, so that the busy part stays small.
+///
+/// The chunks double and never move: growing copies nothing, leaves no freed halves behind, and touches no memory before it is used.
 pub(crate) struct Slots<T> {
-    entries: Vec<Entry<T>>,
+    chunks: Vec<Vec<Entry<T>>>,
+    /// Slots that were ever used.
+    count: usize,
     free: Vec<u32>,
 }
 
@@ -30,24 +37,36 @@ impl<T> Default for Slots<T> {
     }
 }
 
+/// Returns the chunk of a slot and its place in it.
+#[inline]
+fn place(slot: usize) -> (usize, usize) {
+    let chunk = (slot / CHUNK_LEN_FIRST + 1).ilog2() as usize;
+    (chunk, slot + CHUNK_LEN_FIRST - (CHUNK_LEN_FIRST << chunk))
+}
+
 impl<T> Slots<T> {
     pub(crate) fn new() -> Self {
-        Slots { entries: Vec::new(), free: Vec::new() }
+        Slots { chunks: Vec::new(), count: 0, free: Vec::new() }
     }
 
     pub(crate) fn insert(&mut self, value: T) -> Key {
         if let Some(slot) = self.free.pop() {
-            let entry = &mut self.entries[slot as usize];
+            let entry = self.entry_mut(slot).expect("a free slot was used before");
             entry.value = Some(value);
             return Key { slot, generation: entry.generation };
         }
-        let slot = u32::try_from(self.entries.len()).expect("fewer than 2^32 slots are ever alive");
-        self.entries.push(Entry { generation: 0, value: Some(value) });
+        let slot = u32::try_from(self.count).expect("fewer than 2^32 slots are ever alive");
+        let (chunk, _) = place(self.count);
+        if chunk == self.chunks.len() {
+            self.chunks.push(Vec::with_capacity(CHUNK_LEN_FIRST << chunk));
+        }
+        self.chunks[chunk].push(Entry { generation: 0, value: Some(value) });
+        self.count += 1;
         Key { slot, generation: 0 }
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        let entry = self.entries.get_mut(key.slot as usize)?;
+        let entry = self.entry_mut(key.slot)?;
         if entry.generation != key.generation {
             return None;
         }
@@ -57,23 +76,32 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        self.entries.get(key.slot as usize).filter(|e| e.generation == key.generation)?.value.as_ref()
+        let (chunk, at) = place(key.slot as usize);
+        self.chunks.get(chunk)?.get(at).filter(|entry| entry.generation == key.generation)?.value.as_ref()
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.entries.get_mut(key.slot as usize).filter(|e| e.generation == key.generation)?.value.as_mut()
+        self.entry_mut(key.slot).filter(|entry| entry.generation == key.generation)?.value.as_mut()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.count - self.free.len()
     }
 
     pub(crate) fn keys(&self) -> Vec<Key> {
         let live = |(slot, entry): (usize, &Entry<T>)| {
             entry.value.as_ref().map(|_| Key { slot: slot as u32, generation: entry.generation })
         };
-        self.entries.iter().enumerate().filter_map(live).collect()
+        self.chunks.iter().flatten().enumerate().filter_map(live).collect()
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry<T>> {
+        let (chunk, at) = place(slot as usize);
+        self.chunks.get_mut(chunk)?.get_mut(at)
     }
 }
 
@@ -92,5 +120,18 @@ mod tests {
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get(second), Some(&"second"));
         assert_eq!((slots.len(), slots.keys().len()), (1, 1));
+    }
+
+    #[test]
+    fn slots_are_counted_through_all_chunks_and_values_never_move() {
+        let mut slots = Slots::new();
+        let first = slots.insert(0);
+        let address = std::ptr::from_ref(slots.get(first).unwrap());
+        let keys: Vec<Key> = (1..1000).map(|number| slots.insert(number)).collect();
+        assert!((0..1000).zip(slots.keys()).all(|(slot, key)| key.slot == slot));
+        assert!(keys.iter().zip(1..).all(|(key, number)| slots.get(*key) == Some(&number)));
+        assert_eq!(std::ptr::from_ref(slots.get(first).unwrap()), address);
+        assert_eq!(slots.get(Key { slot: 1000, generation: 0 }), None);
+        assert_eq!(slots.get(Key { slot: u32::MAX, generation: 0 }), None);
     }
 }
