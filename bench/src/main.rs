@@ -89,7 +89,10 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             profiles: arguments.get_one::<PathBuf>("profiles").cloned(),
         })
         .map(held),
-        "idle" => idle::run(Duration::from_secs(number(arguments, "seconds")), aspis.as_deref()).map(held),
+        "idle" => {
+            let length = Duration::from_secs(number(arguments, "seconds"));
+            idle::run(length, number(arguments, "connections") as usize, aspis.as_deref()).map(held)
+        }
         "miss-latency" => miss::run(number(arguments, "count") as usize, aspis.as_deref()).map(held),
         "stream" => stream::run(size(arguments), aspis.as_deref()),
         "sim" => sim::run(&sim::Options {
@@ -161,8 +164,9 @@ fn command() -> Command {
         .subcommand(conformance_command())
         .subcommand(
             Command::new("idle")
-                .about("Measures the CPU share of a server that nobody asks anything")
+                .about("Measures the CPU share of a server that nobody asks anything, and the memory of idle connections")
                 .arg(number_flag("seconds", "S", "10", "Length of the measurement", 1..=3600))
+                .arg(number_flag("connections", "N", "0", "Connections that are kept open", 0..=60_000))
                 .arg(assert_flag("Fails when it is over the bound"))
                 .arg(aspis_flag()),
         )
