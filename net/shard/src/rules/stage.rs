@@ -67,6 +67,11 @@ impl Reply<'_> {
         self.write(&format!("HTTP/1.1 {status}\r\n{length}{fields}\r\n"));
     }
 
+    /// Ends the connection without a word.
+    pub(super) fn hang_up(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     pub(super) fn write(&mut self, text: &str) {
         // The product may have gone away: then nobody reads.
         let _ = self.stream.write_all(text.as_bytes());
