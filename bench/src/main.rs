@@ -12,6 +12,7 @@ mod floor;
 mod http;
 mod idle;
 mod instructions;
+mod memory;
 mod miss;
 mod origin;
 mod plan;
@@ -93,6 +94,15 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             let length = Duration::from_secs(number(arguments, "seconds"));
             idle::run(length, number(arguments, "connections") as usize, aspis.as_deref()).map(held)
         }
+        "memory" => memory::run(&memory::Options {
+            total: size(arguments),
+            sizes: arguments.get_one::<PathBuf>("sizes").cloned(),
+            limit: number(arguments, "memory"),
+            cores: number(arguments, "cores"),
+            connections: number(arguments, "connections"),
+            aspis,
+        })
+        .map(held),
         "miss-latency" => miss::run(number(arguments, "count") as usize, aspis.as_deref()).map(held),
         "stream" => stream::run(size(arguments), aspis.as_deref()),
         "sim" => sim::run(&sim::Options {
@@ -170,6 +180,7 @@ fn command() -> Command {
                 .arg(assert_flag("Fails when it is over the bound"))
                 .arg(aspis_flag()),
         )
+        .subcommand(memory_command())
         .subcommand(
             Command::new("instructions")
                 .about("Counts the instructions of a hot hit in user mode, under valgrind")
@@ -249,6 +260,31 @@ fn command() -> Command {
                 )
                 .arg(aspis_flag()),
         )
+}
+
+fn memory_command() -> Command {
+    Command::new("memory")
+        .about("Holds a server to its memory limit, in a scan of distinct objects or, with --connections, before a crowd")
+        .arg(size_flag("10GiB").help("Bytes of distinct objects"))
+        .arg(
+            Arg::new("sizes")
+                .long("sizes")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Histogram of their lengths, JSON: valSizeRange and valSizeRangeProbability"),
+        )
+        .arg(
+            Arg::new("memory")
+                .long("memory")
+                .value_name("SIZE")
+                .default_value("256MiB")
+                .value_parser(parse_size)
+                .help("The limit that the server is given"),
+        )
+        .arg(number_flag("cores", "N", "2", "Cores of the server", 1..=64))
+        .arg(number_flag("connections", "N", "0", "Viewers of a crowd, in place of the scan", 0..=50_000))
+        .arg(assert_flag("Fails when memory is over its bound, or content holds less than 95 % of the arena"))
+        .arg(aspis_flag())
 }
 
 fn conformance_command() -> Command {

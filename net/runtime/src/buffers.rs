@@ -196,6 +196,16 @@ impl TurnBuffer {
         &self.chunks[region.chunk as usize][region.at as usize..(region.at + region.len) as usize]
     }
 
+    /// Returns the bytes that are allocated.
+    pub(crate) fn heap_len(&self) -> usize {
+        self.chunks.len() * TURN_CHUNK_LEN
+    }
+
+    /// Frees the chunks behind the one that is in use.
+    pub(crate) fn shrink(&mut self) {
+        self.chunks.truncate(self.current + 1);
+    }
+
     /// Forgets the turn's bytes. The submission that named them has returned and its failures were copied out.
     pub(crate) fn reset(&mut self) {
         (self.current, self.used) = (0, 0);

@@ -42,6 +42,7 @@ pub mod sync;
 mod task;
 mod timer;
 mod turn;
+pub mod weight;
 
 pub use executor::{CoreOptions, CoreThread, StartError, spawn_core};
 pub use future_timer::Elapsed;
@@ -49,4 +50,4 @@ pub use mailbox::Doorbell;
 pub use ring::{Handler, Ring};
 pub use send::Source;
 pub use socket::{Close, ListenerId, Peer, Quiet, ReceiveEnd, SocketId};
-pub use stats::RingStats;
+pub use stats::{RingHeap, RingStats};

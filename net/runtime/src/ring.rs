@@ -25,12 +25,16 @@ use crate::future_timer::{Elapsed, Sleep, Timeout};
 use crate::kernel::Kernel;
 use crate::mailbox::Doorbell;
 use crate::op::{Kind, Memory, Operation, OperationFuture, user_data};
-use crate::send::{Pending, Source, SourceSend};
+use crate::send::{Owned, Pending, Source, SourceSend};
 use crate::slots::{Key, Slots};
 use crate::socket::{Close, Listener, ListenerId, Peer, Quiet, ReceiveEnd, Socket, SocketId};
-use crate::stats::RingStats;
+use crate::stats::{RingHeap, RingStats};
 use crate::task::{self, Tasks};
 use crate::timer::{Due, Wheel};
+use crate::weight::Meter;
+
+/// What a socket keeps beside its place in the table once it has queued something: room for four sends.
+const SOCKET_COST: u64 = 4 * size_of::<Pending>() as u64;
 
 /// What a core does with its sockets' events.
 ///
@@ -72,6 +76,8 @@ pub(crate) struct State {
     pub(crate) timers: Wheel,
     pub(crate) turn: TurnBuffer,
     pub(crate) turn_sends: Vec<Key>,
+    /// What the sends weigh that are not composed in the turn buffer.
+    pub(crate) sends: Meter,
     pub(crate) buffers: ReceiveBuffers,
     pub(crate) events: VecDeque<Event>,
     /// Tasks to wake when nothing is borrowed.
@@ -123,6 +129,7 @@ impl State {
             timers: Wheel::new(0),
             turn: TurnBuffer::new(),
             turn_sends: Vec::new(),
+            sends: Meter::default(),
             buffers,
             events: VecDeque::new(),
             wakers: Vec::new(),
@@ -277,7 +284,9 @@ impl Ring {
 
     /// Sends bytes behind everything queued on the socket. False if the socket is closed or its sends failed.
     pub fn send_owned(&self, socket: SocketId, bytes: Vec<u8>) -> bool {
-        self.inner.state.borrow_mut().send_pending(socket.0, Pending::Owned(bytes))
+        let mut state = self.inner.state.borrow_mut();
+        let owned = Owned::new(bytes, &state.sends);
+        state.send_pending(socket.0, Pending::Owned(owned))
     }
 
     /// Sends `head` and then `range` of `source` from where it lies, behind everything queued on the socket. False if
@@ -289,8 +298,9 @@ impl Ring {
         source: Rc<dyn Source>,
         range: Range<u64>,
     ) -> bool {
-        let send = Pending::Source(SourceSend::new(head, source, range));
-        self.inner.state.borrow_mut().send_pending(socket.0, send)
+        let mut state = self.inner.state.borrow_mut();
+        let send = Pending::Source(SourceSend::new(head, source, range, &state.sends));
+        state.send_pending(socket.0, send)
     }
 
     /// Returns the bytes that are queued or in flight on the socket.
@@ -427,6 +437,22 @@ impl Ring {
     /// Returns how many sockets are alive, closing ones included.
     pub fn live_sockets(&self) -> usize {
         self.inner.state.borrow().sockets.len()
+    }
+
+    /// Returns what the ring keeps in memory now.
+    pub fn heap(&self) -> RingHeap {
+        let state = self.inner.state.borrow();
+        RingHeap {
+            sockets: state.sockets.heap_len() as u64 + state.sockets.len() as u64 * SOCKET_COST,
+            sends: state.sends.sum(),
+            tasks: self.inner.tasks.heap_len(),
+            turn: state.turn.heap_len() as u64,
+        }
+    }
+
+    /// Frees buffers that the next turn can do without.
+    pub fn shrink(&self) {
+        self.inner.state.borrow_mut().turn.shrink();
     }
 
     /// Returns how many listeners are alive, stopping ones included.

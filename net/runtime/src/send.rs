@@ -16,6 +16,7 @@ use crate::op::{Kind, user_data};
 use crate::ring::{Event, State};
 use crate::slots::Key;
 use crate::socket::{Phase, SocketId};
+use crate::weight::{Meter, Weight};
 
 /// A body that is sent from where it lies.
 ///
@@ -29,8 +30,21 @@ pub trait Source: 'static {
 
 /// A send that waits for its turn.
 pub(crate) enum Pending {
-    Owned(Vec<u8>),
+    Owned(Owned),
     Source(SourceSend),
+}
+
+/// Bytes of our own, and what they weigh.
+pub(crate) struct Owned {
+    bytes: Vec<u8>,
+    weight: Weight,
+}
+
+impl Owned {
+    pub(crate) fn new(bytes: Vec<u8>, meter: &Meter) -> Self {
+        let weight = meter.weigh(bytes.capacity());
+        Owned { bytes, weight }
+    }
 }
 
 /// A head and the part of a body behind it, as far as they are not sent.
@@ -40,13 +54,15 @@ pub(crate) struct SourceSend {
     source: Rc<dyn Source>,
     at: u64,
     end: u64,
+    /// Of the head, and of the gather send that it becomes.
+    weight: Weight,
 }
 
 /// The send that the kernel works on, with everything that it may read.
 pub(crate) enum InFlight {
     None,
     Turn(Region),
-    Owned { bytes: Vec<u8>, at: usize },
+    Owned { owned: Owned, at: usize },
     Gather(Box<Gather>),
 }
 
@@ -100,6 +116,8 @@ impl Gather {
             room = name(&run[..take as usize]);
             (at, left) = (at + take, left - take);
         }
+        let listed = self.vectors.capacity() * size_of::<libc::iovec>();
+        self.send.weight.set(self.send.head.capacity() + size_of::<Gather>() + listed);
         self.message.msg_iov = self.vectors.as_mut_ptr();
         self.message.msg_iovlen = self.vectors.len();
         self.len = len;
@@ -152,22 +170,19 @@ impl State {
 
     fn send_with_owned(&mut self, key: Key, len_max: usize, fill: impl FnOnce(&mut [u8]) -> usize) -> bool {
         let Some(socket) = self.sockets.get_mut(key) else { return false };
-        let mut bytes = match socket.queue.back_mut() {
-            Some(Pending::Owned(bytes)) if bytes.len() < OWNED_MERGE_LEN_MAX => std::mem::take(bytes),
-            _ => {
-                socket.queue.push_back(Pending::Owned(Vec::new()));
-                Vec::new()
-            }
-        };
+        let goes_on = matches!(socket.queue.back(), Some(Pending::Owned(owned)) if owned.bytes.len() < OWNED_MERGE_LEN_MAX);
+        if !goes_on {
+            socket.queue.push_back(Pending::Owned(Owned::new(Vec::new(), &self.sends)));
+        }
+        let Some(Pending::Owned(Owned { bytes, weight })) = socket.queue.back_mut() else { return false };
         let start = bytes.len();
         bytes.resize(start + len_max, 0);
         let len = fill(&mut bytes[start..]).min(len_max);
         bytes.truncate(start + len);
+        weight.set(bytes.capacity());
         socket.queued_len += len as u64;
         if bytes.is_empty() {
             socket.queue.pop_back();
-        } else {
-            *socket.queue.back_mut().expect("pushed or found above") = Pending::Owned(bytes);
         }
         self.start_next_send(key);
         true
@@ -176,7 +191,7 @@ impl State {
     /// Queues a send from memory of its own. False if the socket is closed or its sends failed.
     pub(crate) fn send_pending(&mut self, key: Key, pending: Pending) -> bool {
         let len = match &pending {
-            Pending::Owned(bytes) => bytes.len() as u64,
+            Pending::Owned(owned) => owned.bytes.len() as u64,
             Pending::Source(send) => send.head.len() as u64 + (send.end - send.at),
         };
         let accepted = match self.open_socket(key) {
@@ -204,8 +219,8 @@ impl State {
         let Some(pending) = socket.queue.pop_front() else { return };
         socket.outstanding += 1;
         match pending {
-            Pending::Owned(bytes) => {
-                socket.in_flight = InFlight::Owned { bytes, at: 0 };
+            Pending::Owned(owned) => {
+                socket.in_flight = InFlight::Owned { owned, at: 0 };
                 self.push_owned(key);
             }
             Pending::Source(send) => {
@@ -217,8 +232,8 @@ impl State {
 
     fn push_owned(&mut self, key: Key) {
         let socket = self.sockets.get(key).expect("its send is in flight");
-        let InFlight::Owned { bytes, at } = &socket.in_flight else { return };
-        let rest = &bytes[*at..];
+        let InFlight::Owned { owned, at } = &socket.in_flight else { return };
+        let rest = &owned.bytes[*at..];
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
         let send = opcode::Send::new(socket.fd(), rest.as_ptr(), len).flags(flags).build();
@@ -287,7 +302,7 @@ impl State {
         }
         let bytes = self.turn.bytes(region)[sent as usize..].to_vec();
         socket.queued_len -= u64::from(sent);
-        socket.in_flight = InFlight::Owned { bytes, at: 0 };
+        socket.in_flight = InFlight::Owned { owned: Owned::new(bytes, &self.sends), at: 0 };
         self.stats.resumed_sends += 1;
         self.push_owned(key);
     }
@@ -314,10 +329,10 @@ impl State {
             _ if result < 0 && !(result == -libc::EAGAIN || result == -libc::EINTR) => {
                 (0, Outcome::Failed(-result))
             }
-            InFlight::Owned { bytes, at } => {
+            InFlight::Owned { owned, at } => {
                 let len = result.max(0) as usize;
-                *at = (*at + len).min(bytes.len());
-                (len as u64, if *at == bytes.len() { Outcome::Done } else { Outcome::Again })
+                *at = (*at + len).min(owned.bytes.len());
+                (len as u64, if *at == owned.bytes.len() { Outcome::Done } else { Outcome::Again })
             }
             InFlight::Gather(gather) => {
                 let len = (result.max(0) as usize).min(gather.len) as u64;
@@ -394,9 +409,11 @@ impl State {
 }
 
 impl SourceSend {
-    pub(crate) fn new(head: &[u8], source: Rc<dyn Source>, range: Range<u64>) -> Self {
+    pub(crate) fn new(head: &[u8], source: Rc<dyn Source>, range: Range<u64>, meter: &Meter) -> Self {
+        let head = head.to_vec();
         SourceSend {
-            head: head.to_vec(),
+            weight: meter.weigh(head.capacity() + size_of::<Gather>()),
+            head,
             head_at: 0,
             source,
             at: range.start,

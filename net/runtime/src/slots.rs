@@ -91,6 +91,11 @@ impl<T> Slots<T> {
         self.count - self.free.len()
     }
 
+    /// Returns the bytes of the slots that were ever used.
+    pub(crate) fn heap_len(&self) -> usize {
+        self.count * size_of::<Entry<T>>() + self.free.capacity() * size_of::<u32>()
+    }
+
     pub(crate) fn keys(&self) -> Vec<Key> {
         let live = |(slot, entry): (usize, &Entry<T>)| {
             entry.value.as_ref().map(|_| Key { slot: slot as u32, generation: entry.generation })

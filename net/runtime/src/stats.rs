@@ -51,3 +51,16 @@ impl RingStats {
         self.tasks_run_max = self.tasks_run_max.max(tasks);
     }
 }
+
+/// What a core's ring keeps in memory at this moment, copied out by [`crate::Ring::heap`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingHeap {
+    /// The table of sockets, and what idle ones keep.
+    pub sockets: u64,
+    /// Sends that outlived their turn, or will: queued bytes, heads, lists of pieces. What they point into is not part of it.
+    pub sends: u64,
+    /// The futures of live tasks, and what the executor keeps for each.
+    pub tasks: u64,
+    /// Buffers that answers are composed in.
+    pub turn: u64,
+}

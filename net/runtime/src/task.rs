@@ -90,17 +90,29 @@ type Boxed = Pin<Box<dyn Future<Output = ()>>>;
 pub(crate) struct Tasks {
     /// Empty while the task is polled.
     futures: RefCell<Slots<Option<Boxed>>>,
+    /// Bytes of the futures that live.
+    heap: Cell<u64>,
 }
+
+/// What the executor and the line keep for each task: its record, its wakers, its place.
+const TASK_COST: u64 = 320;
 
 impl Tasks {
     /// Puts a task into the line of this thread.
     pub(crate) fn spawn(tasks: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
-        let key = tasks.futures.borrow_mut().insert(Some(Box::pin(future)));
+        let boxed: Boxed = Box::pin(future);
+        tasks.heap.set(tasks.heap.get() + size_of_val(&*boxed) as u64 + TASK_COST);
+        let key = tasks.futures.borrow_mut().insert(Some(boxed));
         line_up(Runnable::New(tasks.clone(), key));
     }
 
     pub(crate) fn live_count(&self) -> usize {
         self.futures.borrow().len()
+    }
+
+    /// Returns the bytes of the live tasks.
+    pub(crate) fn heap_len(&self) -> u64 {
+        self.heap.get()
     }
 
     /// Drops all futures, with nothing borrowed while they are dropped.
@@ -139,6 +151,8 @@ impl Future for Task {
             }
             return Poll::Pending;
         }
+        let ended = size_of_val(&*future) as u64 + TASK_COST;
+        task.tasks.heap.set(task.tasks.heap.get() - ended);
         drop(future);
         drop(task.tasks.futures.borrow_mut().remove(task.key));
         Poll::Ready(())
