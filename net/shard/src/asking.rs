@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use aspis_exchange::{Forward, OriginFailure, Role, ViewerFacts};
 use aspis_runtime::sync::Notify;
+use aspis_runtime::weight::Weight;
 use aspis_storage::response::StoredResponse;
 
 use crate::fill::{FillView, Reading};
+use crate::limits::WAITING_COST;
 use crate::messages::Message;
 use crate::shard::Shard;
 
@@ -120,6 +122,7 @@ pub(crate) struct AskPlace<'s> {
     number: Option<u64>,
     /// The final reply did not come yet.
     waits: Cell<bool>,
+    _weight: Weight,
 }
 
 impl AskPlace<'_> {
@@ -155,15 +158,23 @@ impl Shard {
     pub(crate) fn ask(&self, ask: Ask) -> AskPlace<'_> {
         let owner = self.owner_of(ask.key.0);
         let asking = Rc::<Asking>::default();
+        let weight = self.account.requests.weigh(WAITING_COST);
         if owner == self.core {
             self.asked(ask, Waiter::Here(Rc::clone(&asking)));
-            return AskPlace { shard: self, asking, owner, number: None, waits: Cell::new(true) };
+            return AskPlace {
+                shard: self,
+                asking,
+                owner,
+                number: None,
+                waits: Cell::new(true),
+                _weight: weight,
+            };
         }
         let number = self.asks.next.get();
         self.asks.next.set(number + 1);
         self.asks.waiting.borrow_mut().insert(number, Rc::clone(&asking));
         self.post(owner, Message::Ask { core: self.core, number, ask: Box::new(ask) });
-        AskPlace { shard: self, asking, owner, number: Some(number), waits: Cell::new(true) }
+        AskPlace { shard: self, asking, owner, number: Some(number), waits: Cell::new(true), _weight: weight }
     }
 
     /// Tells one that waits.

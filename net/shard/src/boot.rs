@@ -12,15 +12,16 @@ use aspis_config::Settings;
 use aspis_exchange::ViewerFacts;
 use aspis_runtime::mailbox::{self, Post};
 use aspis_runtime::{CoreOptions, CoreThread};
-use aspis_storage::budget::Budget;
+use aspis_storage::budget::{Budget, Charge, Purpose};
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::replica::ReplicaTable;
 use aspis_storage::shards::owner_core;
 use aspis_storage::tier::object_len_max;
 use aspis_telemetry::{CoreCounters, CoreHistograms, LogBuffer, LogSender};
 
+use crate::account::OriginMeters;
 use crate::explain::{self, Explanation};
-use crate::limits::{MAILBOX_LEN, headroom};
+use crate::limits::{MAILBOX_LEN, RECEIVE_COUNT_MIN, RECEIVE_SHARE, headroom};
 use crate::messages::Message;
 use crate::origin::{OriginClient, OriginSettings, OriginShared};
 use crate::places::Places;
@@ -94,6 +95,7 @@ pub struct Shards {
     histograms: Vec<Arc<CoreHistograms>>,
     budget: Arc<Budget>,
     rules: Arc<RuleNumbers>,
+    _mailboxes: Charge,
 }
 
 /// Starts one shard per entry of `boot.cores`. Returns when every core is ready to accept.
@@ -101,6 +103,8 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
     let cores = boot.cores.len();
     let (mailboxes, post) = mailbox::channel::<Message>(cores, MAILBOX_LEN);
     let budget = Budget::with_headroom(boot.memory, headroom(boot.memory));
+    let mut mail_charge = budget.reserve(Purpose::Mailboxes, 0).expect("nothing always fits into a budget");
+    mail_charge.set((cores * MAILBOX_LEN * (size_of::<Message>() + size_of::<usize>())) as u64);
     let arena_len = (boot.memory - boot.memory / OVERHEAD_SHARE) / cores as u64;
     let arena_len = usize::try_from(arena_len).unwrap_or(usize::MAX);
     let object_len_max = boot.settings.object_size_max.min(object_len_max(arena_len as u64));
@@ -135,11 +139,8 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
 
     let mut threads = Vec::with_capacity(cores);
     for (core, (mail, fds)) in mailboxes.into_iter().zip(listeners).enumerate() {
-        let options = CoreOptions {
-            name: format!("aspis-core-{core}"),
-            cpu: boot.cores[core],
-            ..CoreOptions::default()
-        };
+        let options = core_options(core, cores, boot.cores[core], boot.memory);
+        let received_len = u64::from(options.receive_buffer_count) * u64::from(options.receive_buffer_len);
         let doorbell = mail.doorbell();
         let settings = Arc::clone(&boot.settings);
         let budget = Arc::clone(&budget);
@@ -161,7 +162,9 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
             let replicas =
                 ReplicaTable::new(replica_slots, &budget).expect("the limit has room for the replica tables");
             let rules = Rules::new(core, shared_rules, &batches, &budget);
-            let origin = OriginClient::new(ring.clone(), core, shared, tls, Arc::clone(&counters));
+            let meters = OriginMeters::default();
+            let origin =
+                OriginClient::new(ring.clone(), core, shared, tls, Arc::clone(&counters), meters.clone());
             let shard = Shard::new(
                 ring,
                 Parts {
@@ -173,6 +176,8 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
                     arena,
                     replicas,
                     origin,
+                    meters,
+                    received_len,
                     counters,
                     histograms,
                     log,
@@ -190,7 +195,26 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         .map_err(|error| StartError::Core { core, cause: error.to_string() })?;
         threads.push(thread);
     }
-    Ok(Shards { threads: Mutex::new(threads), post, places, counters, histograms, budget, rules })
+    Ok(Shards {
+        threads: Mutex::new(threads),
+        post,
+        places,
+        counters,
+        histograms,
+        budget,
+        rules,
+        _mailboxes: mail_charge,
+    })
+}
+
+/// How a core is set up; under a small limit it receives into fewer buffers.
+fn core_options(core: usize, cores: usize, cpu: Option<usize>, memory: u64) -> CoreOptions {
+    let options = CoreOptions { name: format!("aspis-core-{core}"), cpu, ..CoreOptions::default() };
+    let affordable = memory / RECEIVE_SHARE / cores as u64 / u64::from(options.receive_buffer_len);
+    let count = options.receive_buffer_count.min(u16::try_from(affordable).unwrap_or(u16::MAX));
+    // A power of two, and not more than affordable: the runtime would round up.
+    let count = 1 << count.max(RECEIVE_COUNT_MIN).ilog2();
+    CoreOptions { receive_buffer_count: count, ..options }
 }
 
 impl Shards {
@@ -274,6 +298,11 @@ impl Shards {
         let owner = owner_core(question.key.0, self.counters.len());
         self.tell(owner, Message::Explain(Box::new(question)));
         Ok(())
+    }
+
+    /// Has every core look whether memory is short, those that sleep too.
+    pub fn evict(&self) {
+        self.tell_all(|| Message::Evict);
     }
 
     /// Has every core ship its access log lines.

@@ -136,6 +136,10 @@ pub(crate) fn prepare(
     origin: &mut Option<OriginBody>,
     retry: Option<Retry>,
 ) -> Option<Fill> {
+    if shard.refuses_fills() {
+        shard.counters.add(Counter::RetreatNoFill, 1);
+        return None;
+    }
     let (key, variant) = selected_key(shard, &filling)?;
     let mut stored_head = Vec::with_capacity(1024);
     // The length is stated by each hit: it may not be known yet.
@@ -340,6 +344,8 @@ fn append(shard: &Shard, passing: &mut PassageWriter, bytes: Vec<u8>) -> Result<
 
 /// Passes the origin's content on for as long as somebody reads, no faster than the fastest of them.
 async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut passing: PassageWriter) {
+    // What is received into, until it is a chunk with a charge of its own.
+    let _weight = shard.account.origin.fetches.weigh(RELAY_BUFFER_LEN);
     loop {
         while !passing.has_room() {
             let room = view.room.notified();

@@ -98,6 +98,24 @@ const HEADROOM_LEN_MIN: u64 = 512 * 1024;
 /// And at most this much.
 const HEADROOM_LEN_MAX: u64 = 64 * 1024 * 1024;
 
+/// What is in use beside content is charged in steps of this, so that a turn that changes little writes nothing that cores share.
+pub(crate) const CHARGE_STEP: u64 = 16 * 1024;
+
+/// How long a core waits for what it evicted and others still hold, before it evicts more for the same need.
+pub(crate) const EVICT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// How often buffers shrink while memory is short.
+pub(crate) const SHRINK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// The receive buffers of all cores together are at most this part of the limit.
+pub(crate) const RECEIVE_SHARE: u64 = 32;
+
+/// But each core has at least so many.
+pub(crate) const RECEIVE_COUNT_MIN: u16 = 16;
+
+/// A request that waits for a fetch of its owner, beside its task and its head: its place, and its line among those who wait.
+pub(crate) const WAITING_COST: usize = 384;
+
 /// The memory that content leaves to all others under a limit.
 pub(crate) fn headroom(limit: u64) -> u64 {
     (limit / HEADROOM_SHARE).clamp(HEADROOM_LEN_MIN, HEADROOM_LEN_MAX)

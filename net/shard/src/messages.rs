@@ -95,6 +95,8 @@ pub(crate) enum Message {
     Explain(Box<Question>),
     /// Let go of replicas whose owner dropped them: their memory is wanted.
     SweepReplicas,
+    /// Memory is short, or less than it was: look what can leave. Each turn does; this is for a core that sleeps.
+    Evict,
 }
 
 impl Message {

@@ -24,6 +24,7 @@ use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, Timing};
 use aspis_wire::limits::HeadLimits;
 use slab::Slab;
 
+use crate::account::{Account, OriginMeters};
 use crate::asking::{Asks, Waiter};
 use crate::backlog::Backlog;
 use crate::fill::Fills;
@@ -72,6 +73,8 @@ pub(crate) struct Shard {
     pub(crate) owner: Owner,
     pub(crate) asks: Asks,
     pub(crate) fills: Fills,
+    /// What is in use beside content.
+    pub(crate) account: Account,
     pub(crate) flights: RefCell<Slab<Flight>>,
     pub(crate) origin: OriginClient,
     pub(crate) counters: Arc<CoreCounters>,
@@ -113,6 +116,9 @@ pub(crate) struct Parts {
     pub(crate) arena: Arena,
     pub(crate) replicas: ReplicaTable,
     pub(crate) origin: OriginClient,
+    pub(crate) meters: OriginMeters,
+    /// Bytes of the ring's receive buffers.
+    pub(crate) received_len: u64,
     pub(crate) counters: Arc<CoreCounters>,
     pub(crate) histograms: Arc<CoreHistograms>,
     pub(crate) log: Option<LogBuffer>,
@@ -137,6 +143,7 @@ impl Shard {
             owner: Owner::new(parts.settings.hit_for_miss.as_millis() as u64),
             asks: Asks::default(),
             fills: Fills::default(),
+            account: Account::new(&parts.budget, parts.received_len, parts.meters),
             budget: parts.budget,
             arena: parts.arena,
             flights: RefCell::new(Slab::new()),
@@ -315,7 +322,9 @@ impl Shard {
                 Message::Rules(batch) => self.apply_rules(&batch),
                 Message::ForgetRules(up_to) => self.forget_rules(up_to),
                 Message::Explain(question) => self.explain(*question),
-                Message::SweepReplicas => self.replicas_swept.set(false),
+                Message::SweepReplicas => self.sweep_all_replicas(),
+                // The end of this turn does what it asks for.
+                Message::Evict => {}
             }
         }
     }
@@ -373,6 +382,7 @@ impl Shard {
         self.ring_limbo();
         self.tend_rules();
         self.show_levels();
+        self.charge_log();
         self.backlog.begin_sweep();
         self.flush_log();
     }
@@ -385,6 +395,11 @@ impl Shard {
                 self.post(core, Message::SweepReplicas);
             }
         }
+    }
+
+    /// Begins to let go of dead replicas.
+    pub(crate) fn sweep_all_replicas(&self) {
+        self.replicas_swept.set(false);
     }
 
     /// Lets go of dead replicas, a bounded number in a turn.
@@ -401,6 +416,9 @@ impl Shard {
         counters.set(Counter::OriginConnectionsIdle, self.origin.idle_len() as u64);
         counters.set(Counter::CacheResponses, store.len() as u64);
         counters.set(Counter::CacheBodyBytes, store.bytes());
+        counters.set(Counter::ArenaCapacity, self.arena.capacity());
+        counters.set(Counter::ArenaResident, self.arena.resident_len());
+        counters.set(Counter::ArenaHeld, self.arena.held_len());
         counters.set(Counter::CacheReplicas, self.replicas.borrow().len() as u64);
         let collapse = self.owner.collapse.borrow();
         counters.set(Counter::FlightsRunning, collapse.flights() as u64);
@@ -461,7 +479,7 @@ impl Shard {
         let socket = self.ring.adopt(descriptor, peer);
         if self.draining.get() {
             self.places.give_back(self.core);
-            self.refuse_connection(socket);
+            self.refuse_connection(socket, Counter::ViewerConnectionsRefusedLimit);
         } else {
             self.welcome(socket, peer);
         }
@@ -483,12 +501,16 @@ impl Shard {
 impl Handler for Shard {
     fn on_accept(&self, _listener: ListenerId, socket: SocketId, peer: Peer) {
         self.counters.add(Counter::ViewerConnections, 1);
+        if self.refuses_viewers() {
+            self.counters.add(Counter::RetreatNoConnection, 1);
+            return self.refuse_connection(socket, Counter::ViewerConnectionsRefusedMemory);
+        }
         let refused = self.draining.get() || self.sheds_connection();
         let place = if refused { None } else { self.places.take(self.core) };
         match place {
             Some(core) if core == self.core => self.welcome(socket, peer),
             Some(core) => self.hand_over(core, socket, peer),
-            None => self.refuse_connection(socket),
+            None => self.refuse_connection(socket, Counter::ViewerConnectionsRefusedLimit),
         }
     }
 
@@ -548,6 +570,7 @@ impl Handler for Shard {
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
         let sweeps = self.sweep_rules();
+        self.keep_within_limit(self.viewer_count.get());
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
         mail || sweeps || !self.replicas_swept.get() || self.backlog.waits()

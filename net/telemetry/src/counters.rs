@@ -68,7 +68,10 @@ counters! {
     Monotonic "viewer_connections" "Connections accepted from viewers." { ViewerConnections [] }
     Monotonic "viewer_connections_moved" "Connections that the core that accepted them handed to a core with fewer." { ViewerConnectionsMoved [] }
     Gauge "viewer_connections_open" "Connections open towards viewers." { ViewerConnectionsOpen [] }
-    Monotonic "viewer_connections_refused" "Connections closed at once because --max-connections was reached." { ViewerConnectionsRefusedLimit [] }
+    Monotonic "viewer_connections_refused" "Connections closed at once with 503, by cause: --max-connections was reached, or memory is short." {
+        ViewerConnectionsRefusedLimit ["cause" = "limit"]
+        ViewerConnectionsRefusedMemory ["cause" = "memory"]
+    }
     Monotonic "viewer_turns_full" "Times that a connection had more requests at hand than one turn answers, so that they waited for the next." { ViewerTurnsFull [] }
     Monotonic "viewer_timeouts" "Viewer connections ended because the viewer was too slow, by what was waited for." {
         ViewerTimeoutHead ["phase" = "head"]
@@ -189,6 +192,18 @@ counters! {
     }
     Monotonic "invalidation_paths" "Paths of accepted invalidations, wildcards counted as one." { InvalidationPaths [] }
     Monotonic "invalidations_lost" "Invalidations that were applied and that rules.log could not take; their callers got an error." { InvalidationsLost [] }
+
+    // The memory limit.
+    Monotonic "memory_retreats" "What was done because the memory limit was near, by step: turns that evicted, turns that shrank buffers, responses that were not stored, connections and requests that were refused." {
+        RetreatEvict ["step" = "evict"]
+        RetreatShrink ["step" = "shrink"]
+        RetreatNoFill ["step" = "refuse-fill"]
+        RetreatNoConnection ["step" = "refuse-connection"]
+        RetreatNoRequest ["step" = "refuse-request"]
+    }
+    Gauge "arena_capacity_bytes" "The most that the arenas may hold." { ArenaCapacity [] }
+    Gauge "arena_resident_bytes" "Memory that the kernel gave to the arenas." { ArenaResident [] }
+    Gauge "arena_held_bytes" "Memory of the arenas that content holds, while it is filled too." { ArenaHeld [] }
 
     // The core itself.
     Monotonic "core_turns" "Turns of the cores' loops." { CoreTurns [] }

@@ -80,6 +80,16 @@ pub struct LogBuffer {
 }
 
 impl LogBuffer {
+    /// Returns the memory of this buffer.
+    pub fn heap_len(&self) -> u64 {
+        (SHIP_LEN + LINE_LEN_MAX) as u64
+    }
+
+    /// Returns the memory of the buffers between all cores and the writer, full or empty.
+    pub fn queue_heap_len(&self) -> u64 {
+        (self.sender.full.len() + self.sender.empty.len()) as u64 * self.heap_len()
+    }
+
     /// Makes an empty buffer. Memory: [`SHIP_LEN`] + [`LINE_LEN_MAX`], once per core.
     pub fn new(sender: LogSender) -> Self {
         LogBuffer {

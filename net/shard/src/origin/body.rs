@@ -9,6 +9,7 @@
 use std::rc::Rc;
 
 use aspis_exchange::OriginFailure;
+use aspis_runtime::weight::Weight;
 use aspis_telemetry::{CoreCounters, Counter};
 use aspis_wire::chunked::ChunkedDecoder;
 use aspis_wire::response::ResponseFraming;
@@ -27,6 +28,8 @@ pub struct OriginBody {
     /// Received together with the head.
     early: Vec<u8>,
     early_read: usize,
+    /// Of the fetch's buffers.
+    _weight: Weight,
     pool: Rc<Pool>,
     counters: Arc<CoreCounters>,
 }
@@ -60,7 +63,7 @@ impl OriginBody {
     pub(crate) fn new(
         conversation: Conversation,
         delimited: Delimited,
-        early: Vec<u8>,
+        (early, weight): (Vec<u8>, Weight),
         pool: Rc<Pool>,
         counters: Arc<CoreCounters>,
     ) -> Self {
@@ -74,8 +77,17 @@ impl OriginBody {
             },
         };
         let conversation = Some(conversation);
-        let mut body =
-            OriginBody { conversation, state, length, keep_alive, early, early_read: 0, pool, counters };
+        let mut body = OriginBody {
+            conversation,
+            state,
+            length,
+            keep_alive,
+            early,
+            early_read: 0,
+            _weight: weight,
+            pool,
+            counters,
+        };
         if matches!(body.state, State::Length { left: 0 }) {
             body.finish(false);
         }

@@ -23,9 +23,11 @@ use super::body::{Delimited, OriginBody};
 use super::cap::CapMessage;
 use super::connect::{Attempts, Connector};
 use super::conversation::{Conversation, Sender};
-use super::limits::{HEAD_BUFFER_LEN, HEAD_LEN_MAX, INTERIM_COUNT_MAX};
+use super::limits::{FETCH_COST, HEAD_BUFFER_LEN, HEAD_LEN_MAX, INTERIM_COUNT_MAX};
 use super::pool::{Acquired, Connection, Pool, Reuse};
 use super::request_body::{Outlet, RequestBody, send};
+use crate::account::OriginMeters;
+use aspis_runtime::weight::Weight;
 
 /// A request as it goes to the origin.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,7 @@ pub struct OriginClient {
     counters: Arc<CoreCounters>,
     pool: Rc<Pool>,
     connector: Rc<Connector>,
+    meters: OriginMeters,
 }
 
 /// An attempt that brought no final head.
@@ -73,16 +76,24 @@ impl OriginClient {
         shared: Arc<OriginShared>,
         tls: Option<Arc<ClientConfig>>,
         counters: Arc<CoreCounters>,
+        meters: OriginMeters,
     ) -> Self {
         let settings = &shared.settings;
-        let connector =
-            Connector::new(ring.clone(), core, settings.server_name.clone(), settings.connect_timeout, tls);
+        let connector = Connector::new(
+            ring.clone(),
+            core,
+            settings.server_name.clone(),
+            settings.connect_timeout,
+            tls,
+            meters.tls.clone(),
+        );
         OriginClient {
             pool: Pool::new(ring.clone(), core, Arc::clone(&shared), Arc::clone(&counters)),
             connector: Rc::new(connector),
             ring,
             shared,
             counters,
+            meters,
         }
     }
 
@@ -218,6 +229,7 @@ impl OriginClient {
         let conversation = Conversation::new(connection, sender, self.ring.clone(), read_timeout);
         let mut reader = HeadReader {
             conversation,
+            weight: self.meters.fetches.weigh(HEAD_BUFFER_LEN + FETCH_COST),
             buffer: vec![0; HEAD_BUFFER_LEN],
             filled: 0,
             is_answered: false,
@@ -230,15 +242,18 @@ impl OriginClient {
     }
 
     fn response(&self, reader: HeadReader<'_>, head: HeadFacts) -> OriginResponse {
-        let HeadReader { mut conversation, mut buffer, filled, .. } = reader;
+        let HeadReader { mut conversation, mut buffer, filled, mut weight, .. } = reader;
         // An error or an upgrade ends the interest in the request's content; any other answer may go along with it.
         if head.status >= 400 || matches!(head.delimited, Delimited::Tunnel) {
             conversation.stop_sending();
         }
         let early = buffer[head.len..filled].to_vec();
         buffer.truncate(head.len);
+        // It is kept as long as the content takes.
+        buffer.shrink_to_fit();
+        weight.set(buffer.len() + early.len() + FETCH_COST);
         let (pool, counters) = (Rc::clone(&self.pool), Arc::clone(&self.counters));
-        let body = OriginBody::new(conversation, head.delimited, early, pool, counters);
+        let body = OriginBody::new(conversation, head.delimited, (early, weight), pool, counters);
         OriginResponse { head: buffer, body }
     }
 }
@@ -253,6 +268,7 @@ struct HeadFacts {
 /// Reads heads until the final one is whole.
 struct HeadReader<'c> {
     conversation: Conversation,
+    weight: Weight,
     buffer: Vec<u8>,
     filled: usize,
     is_answered: bool,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use aspis_exchange::{Attempt, OriginFailure, Retry};
 use aspis_runtime::Ring;
+use aspis_runtime::weight::Meter;
 use aspis_wire::Method;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -51,6 +52,7 @@ pub(crate) struct Connector {
     addresses: RefCell<Arc<[SocketAddr]>>,
     next_address: Cell<usize>,
     tls: RefCell<Option<Arc<ClientConfig>>>,
+    sessions: Meter,
 }
 
 impl Connector {
@@ -61,8 +63,10 @@ impl Connector {
         name: Option<ServerName<'static>>,
         timeout: Duration,
         tls: Option<Arc<ClientConfig>>,
+        sessions: Meter,
     ) -> Self {
         Connector {
+            sessions,
             ring,
             name,
             timeout,
@@ -119,7 +123,7 @@ impl Connector {
         let config = self.tls.borrow().clone();
         let Some(config) = config else { return Ok(stream) };
         let Some(name) = self.name.clone() else { return Err(OriginFailure::Tls) };
-        stream.into_tls(config, name).await.map_err(|error| match error {
+        stream.into_tls(config, name, &self.sessions).await.map_err(|error| match error {
             StreamError::Io(_) | StreamError::Tls | StreamError::Truncated => OriginFailure::Tls,
         })
     }

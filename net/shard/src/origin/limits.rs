@@ -8,6 +8,12 @@ pub(crate) const HEAD_LEN_MAX: usize = 32 * 1024;
 /// What is allocated for a response head before it is known to be longer. Small responses fit whole.
 pub(crate) const HEAD_BUFFER_LEN: usize = 8 * 1024;
 
+/// What a fetch keeps beside its buffers: the conversation, timers, the operation in flight.
+pub(crate) const FETCH_COST: usize = 512;
+
+/// What a TLS session keeps while it rests.
+pub(crate) const TLS_SESSION_COST: usize = 14 * 1024;
+
 /// Most interim responses (1xx) before a final one. A `100` counts against its own limit of one (H-21).
 pub(crate) const INTERIM_COUNT_MAX: u32 = 16;
 

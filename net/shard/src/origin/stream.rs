@@ -12,11 +12,14 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use aspis_runtime::weight::{Meter, Weight};
 use aspis_runtime::{Close, Peer, Quiet, Ring, SocketId};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::limits::{CLOSE_LINGER, TLS_HANDSHAKE_READ_MAX, TLS_RECEIVE_LEN, TLS_RECORD_LEN, TLS_SEND_WINDOW};
+use super::limits::{
+    CLOSE_LINGER, TLS_HANDSHAKE_READ_MAX, TLS_RECEIVE_LEN, TLS_RECORD_LEN, TLS_SEND_WINDOW, TLS_SESSION_COST,
+};
 use crate::tls::{Plaintext, Session};
 
 /// Why a stream cannot be used any more.
@@ -42,6 +45,7 @@ pub(crate) struct Stream {
 struct Tls {
     session: RefCell<Session>,
     incoming: RefCell<Incoming>,
+    weight: RefCell<Weight>,
 }
 
 /// Ciphertext that was received and not yet fed to the session.
@@ -64,10 +68,15 @@ impl Stream {
         mut self,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
+        sessions: &Meter,
     ) -> Result<Self, StreamError> {
         let session = Session::new(config, name).map_err(|_| StreamError::Tls)?;
         let incoming = Incoming { buffer: Some(Vec::new()), ..Incoming::default() };
-        self.tls = Some(Tls { session: RefCell::new(session), incoming: RefCell::new(incoming) });
+        self.tls = Some(Tls {
+            session: RefCell::new(session),
+            incoming: RefCell::new(incoming),
+            weight: RefCell::new(sessions.weigh(TLS_SESSION_COST)),
+        });
         self.handshake().await?;
         Ok(self)
     }
@@ -138,6 +147,7 @@ impl Stream {
             let mut incoming = tls.incoming.borrow_mut();
             if incoming.filled.is_empty() && incoming.buffer.is_some() {
                 incoming.buffer = Some(Vec::new());
+                tls.weight.borrow_mut().set(TLS_SESSION_COST);
             }
         }
     }
@@ -224,6 +234,7 @@ impl Stream {
             return Err(StreamError::Tls);
         };
         buffer.resize(TLS_RECEIVE_LEN, 0);
+        tls.weight.borrow_mut().set(TLS_SESSION_COST + TLS_RECEIVE_LEN);
         let whole = 0..buffer.len();
         let (received, buffer) = self.ring.receive_into(self.socket, buffer, whole).await;
         let mut incoming = tls.incoming.borrow_mut();

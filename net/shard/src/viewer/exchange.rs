@@ -83,6 +83,9 @@ pub(super) struct Progress {
 pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
     let mut fields = Vec::new();
     let head = parked_head(&parked.head, &mut fields, &shard.head_limits);
+    let listed = size_of_val(head.fields);
+    let keyed = parked.key.as_ref().map_or(0, |(_, key)| key.len());
+    let _weight = shard.account.requests.weigh(parked.head.len() + keyed + listed);
     let progress = Progress::default();
     let exchange = RefCell::new(parked.exchange);
     let work = Work {
@@ -193,13 +196,20 @@ impl Work<'_> {
     async fn perform(&self, action: Action) -> Afterwards {
         let Action::Forward(forward) = action else { return self.answer_error(500, None) };
         match forward.collapsing {
-            Collapsing::Never => Box::pin(self.go_alone(forward)).await,
+            Collapsing::Never => self.go_alone_boxed(forward).await,
             _ => self.share(forward).await,
         }
     }
 
+    /// Fetches for this request alone, with room of its own: most requests that wait do not come here.
+    pub(super) async fn go_alone_boxed(&self, forward: Forward) -> Afterwards {
+        let alone = Box::pin(self.go_alone(forward));
+        let _weight = self.shard.account.requests.weigh(size_of_val(&*alone));
+        alone.await
+    }
+
     /// Fetches for this request alone.
-    pub(super) async fn go_alone(&self, forward: Forward) -> Afterwards {
+    async fn go_alone(&self, forward: Forward) -> Afterwards {
         // Read before anything is sent: whatever rule is accepted from here on, what comes was asked for before it.
         self.number.set(self.shard.rules.number());
         let flight = match self.key {

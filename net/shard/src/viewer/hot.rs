@@ -127,7 +127,7 @@ impl Shard {
         match viewer.state.get() {
             ViewerState::Busy | ViewerState::Stalled | ViewerState::Queued => {
                 let mut inbox = viewer.inbox.borrow_mut();
-                inbox.extend(bytes);
+                inbox.extend(bytes, &self.account.inboxes);
                 if inbox.len() > INBOX_LEN_MAX && !viewer.paused.replace(true) {
                     self.ring.pause_receive(viewer.socket);
                 }
@@ -137,12 +137,12 @@ impl Shard {
             ViewerState::Idle if viewer.inbox.borrow().is_empty() => {
                 let used = self.serve(viewer, bytes);
                 if !viewer.is_ending() && used < bytes.len() {
-                    viewer.inbox.borrow_mut().extend(&bytes[used..]);
+                    viewer.inbox.borrow_mut().extend(&bytes[used..], &self.account.inboxes);
                 }
                 self.served(viewer);
             }
             ViewerState::Idle | ViewerState::ExpectProxyHeader => {
-                viewer.inbox.borrow_mut().extend(bytes);
+                viewer.inbox.borrow_mut().extend(bytes, &self.account.inboxes);
                 self.serve_inbox(viewer);
             }
             ViewerState::Leaving => {}
@@ -292,7 +292,9 @@ impl Shard {
         }
         match action {
             Action::Refuse { status } => self.refuse(viewer, Some(head), status, started),
-            Action::Forward(forward) if self.sheds_at_once(&forward, key.as_ref(), &scratch.key) => {
+            Action::Forward(forward)
+                if self.refuses_request() || self.sheds_at_once(&forward, key.as_ref(), &scratch.key) =>
+            {
                 return self.shed(viewer, head, &mut exchange, kept.as_ref(), started);
             }
             action => {
@@ -527,9 +529,9 @@ impl Shard {
         self.refuse(viewer, None, 408, Instant::now());
     }
 
-    /// More connections than allowed: 503, and nothing is kept.
-    pub(crate) fn refuse_connection(&self, socket: SocketId) {
-        self.counters.add(Counter::ViewerConnectionsRefusedLimit, 1);
+    /// More connections than allowed, or than there is memory for: 503, and nothing is kept.
+    pub(crate) fn refuse_connection(&self, socket: SocketId, cause: Counter) {
+        self.counters.add(cause, 1);
         let mut out = Vec::new();
         response_head::write_error(&self.behavior, None, 503, self.ring.wall_seconds(), false, &mut out);
         self.ring.send_owned(socket, out);

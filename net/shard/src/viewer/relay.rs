@@ -208,6 +208,7 @@ impl<'r> Relay<'r> {
     /// Passes the origin's content through, reading on only while the viewer takes it.
     pub(crate) async fn pass(&mut self, mut origin: OriginBody) -> Result<(), RelayFailure> {
         let mut buffer = RelayBuffer::new(self.delimiter);
+        let _weight = self.shard.account.origin.fetches.weigh(RELAY_BUFFER_LEN);
         loop {
             if buffer.bytes.is_empty() {
                 buffer = RelayBuffer::new(self.delimiter);

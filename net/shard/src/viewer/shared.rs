@@ -61,13 +61,15 @@ impl Work<'_> {
             };
             drop(place);
             // Boxed: thousands wait above this line, and what they do afterwards takes many times the room.
-            match Box::pin(self.replied(reply, forward)).await {
+            let replied = Box::pin(self.replied(reply, forward));
+            let _weight = self.shard.account.requests.weigh(size_of_val(&*replied));
+            match replied.await {
                 Next::Over(afterwards) => return afterwards,
                 Next::Ask(again) => forward = again,
-                Next::Alone(alone) => return Box::pin(self.go_alone(alone)).await,
+                Next::Alone(alone) => return self.go_alone_boxed(alone).await,
             }
         }
-        Box::pin(self.go_alone(forward)).await
+        self.go_alone_boxed(forward).await
     }
 
     async fn replied(&self, reply: Reply, forward: Forward) -> Next {

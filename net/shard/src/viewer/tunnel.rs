@@ -81,6 +81,7 @@ async fn to_origin(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel
 }
 
 async fn to_viewer(shard: &Rc<Shard>, viewer: &Rc<Viewer>, tunnel: &OriginTunnel, sent: &Cell<u64>) -> End {
+    let _weight = shard.account.origin.fetches.weigh(RELAY_BUFFER_LEN);
     let mut buffer = Vec::new();
     loop {
         buffer.resize(RELAY_BUFFER_LEN, 0);

@@ -111,7 +111,7 @@ impl Rig {
             let (shared, tls, counters) = (Arc::clone(&shared), tls.clone(), Arc::clone(&counters[core]));
             let addresses: Arc<[SocketAddr]> = Arc::from(addresses);
             spawn_core(CoreOptions::default(), Some(mail.doorbell()), move |ring| {
-                let client = OriginClient::new(ring.clone(), core, shared, tls, counters);
+                let client = OriginClient::new(ring.clone(), core, shared, tls, counters, Default::default());
                 client.set_addresses(addresses);
                 Rc::new(Core { ring, client, mail })
             })

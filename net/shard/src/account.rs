@@ -1,0 +1,265 @@
+//! What a core uses beside stored content, held against the one limit once a turn; and the order in which it retreats when that is short.
+//!
+//! Buffers of viewers, requests that wait, origin connections and the like are there before anyone can refuse them. Each has a weight in a
+//! meter of its core; at the end of a turn the sums are charged, in steps, so that a hit costs nothing here. Then the core looks at what the
+//! limit has left, and gives way:
+//!
+//! ```text
+//! left of the headroom     what happens (each step with all before it)
+//! all of it                nothing
+//! less                     stored responses are evicted, free memory of the arena becomes room for others
+//! less than a half         buffers shrink, idle origin connections are closed, the other cores are asked to evict
+//! less than a quarter      nothing new is stored: what the origin sends goes through uncached
+//! less than an eighth      new connections, and requests that would have to wait, get 503
+//! ```
+//!
+//! Invariant: what is in use is charged by the end of the turn in which it came, to within a step.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aspis_runtime::RingHeap;
+use aspis_runtime::weight::Meter;
+use aspis_storage::budget::{Budget, Charge, Purpose};
+use aspis_telemetry::Counter;
+
+use crate::limits::{CHARGE_STEP, EVICT_AGAIN_AFTER, SHRINK_AGAIN_AFTER};
+use crate::messages::Message;
+use crate::shard::Shard;
+use crate::viewer::Viewer;
+
+/// A viewer's record, its place in the table, and what the allocator adds.
+const VIEWER_COST: u64 = (size_of::<Viewer>() + 64) as u64;
+
+/// How far a core has retreated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Retreat {
+    /// There is memory.
+    None,
+    /// Stored responses leave.
+    Evict,
+    /// Buffers shrink.
+    Shrink,
+    /// Nothing new is stored.
+    NoFills,
+    /// Nobody new is served.
+    NoConnections,
+}
+
+impl Retreat {
+    /// Says how far to retreat with so much of the limit left.
+    fn of(available: u64, headroom: u64) -> Self {
+        match available {
+            _ if available >= headroom => Retreat::None,
+            _ if available >= headroom / 2 => Retreat::Evict,
+            _ if available >= headroom / 4 => Retreat::Shrink,
+            _ if available >= headroom / 8 => Retreat::NoFills,
+            _ => Retreat::NoConnections,
+        }
+    }
+}
+
+/// The meters of the origin's side.
+#[derive(Clone, Debug, Default)]
+pub struct OriginMeters {
+    /// Buffers of fetches.
+    pub fetches: Meter,
+    /// TLS sessions.
+    pub tls: Meter,
+}
+
+/// What one core keeps beside content.
+pub(crate) struct Account {
+    charges: RefCell<Charges>,
+    /// Bytes of viewers that nobody used yet.
+    pub(crate) inboxes: Meter,
+    /// Requests that wait, as far as they are not part of their tasks.
+    pub(crate) requests: Meter,
+    pub(crate) origin: OriginMeters,
+    retreat: Cell<Retreat>,
+    evicted_at: Cell<Option<u64>>,
+    shrunk_at: Cell<Option<u64>>,
+}
+
+struct Charges {
+    connections: Charge,
+    requests: Charge,
+    turns: Charge,
+    fills: Charge,
+    tls: Charge,
+    logs: Charge,
+    /// Bytes of receive buffers.
+    received: u64,
+}
+
+impl Account {
+    /// Opens the account of a core whose ring receives into so many bytes.
+    pub(crate) fn new(budget: &Arc<Budget>, received: u64, origin: OriginMeters) -> Self {
+        let empty = |purpose| budget.reserve(purpose, 0).expect("nothing always fits into a budget");
+        Account {
+            charges: RefCell::new(Charges {
+                connections: empty(Purpose::Connections),
+                requests: empty(Purpose::Requests),
+                turns: empty(Purpose::Turns),
+                fills: empty(Purpose::Fills),
+                tls: empty(Purpose::Tls),
+                logs: empty(Purpose::Logs),
+                received,
+            }),
+            inboxes: Meter::default(),
+            requests: Meter::default(),
+            origin,
+            retreat: Cell::new(Retreat::None),
+            evicted_at: Cell::new(None),
+            shrunk_at: Cell::new(None),
+        }
+    }
+
+    /// Returns how far the core has retreated.
+    pub(crate) fn retreat(&self) -> Retreat {
+        self.retreat.get()
+    }
+
+    /// Charges what is in use now.
+    fn charge(&self, heap: RingHeap, viewers: usize) {
+        let mut charges = self.charges.borrow_mut();
+        let viewers = viewers as u64 * VIEWER_COST;
+        keep(&mut charges.connections, heap.sockets + heap.sends + self.inboxes.sum() + viewers);
+        keep(&mut charges.requests, heap.tasks + self.requests.sum());
+        let received = charges.received;
+        keep(&mut charges.turns, received + heap.turn);
+        keep(&mut charges.fills, self.origin.fetches.sum());
+        keep(&mut charges.tls, self.origin.tls.sum());
+    }
+}
+
+/// Sets a charge to what is in use, rounded up to steps; small changes change nothing.
+fn keep(charge: &mut Charge, used: u64) {
+    if used > charge.bytes() || used + 2 * CHARGE_STEP <= charge.bytes() {
+        charge.set(used.next_multiple_of(CHARGE_STEP));
+    }
+}
+
+/// Tells whether `span` has passed since `before`, and notes that it is now.
+fn is_due(before: &Cell<Option<u64>>, now: u64, span: Duration) -> bool {
+    let is_due = before.get().is_none_or(|before| u128::from(now - before) >= span.as_millis());
+    if is_due {
+        before.set(Some(now));
+    }
+    is_due
+}
+
+impl Shard {
+    /// Charges what this core uses, and retreats if the limit is short; once a turn.
+    pub(crate) fn keep_within_limit(&self, viewers: usize) {
+        let account = &self.account;
+        account.charge(self.ring.heap(), viewers);
+        let headroom = self.budget.headroom();
+        if self.budget.available() >= headroom {
+            account.retreat.set(Retreat::None);
+            return;
+        }
+        self.evict_for_others(headroom);
+        let retreat = Retreat::of(self.budget.available(), headroom);
+        if retreat >= Retreat::Shrink {
+            self.shrink();
+        }
+        account.retreat.set(retreat);
+    }
+
+    /// Charges access log buffers.
+    pub(crate) fn charge_log(&self) {
+        let Some(log) = &self.log else { return };
+        let log = log.borrow();
+        // What all cores share is charged once.
+        let shared = if self.core == 0 { log.queue_heap_len() } else { 0 };
+        keep(&mut self.account.charges.borrow_mut().logs, log.heap_len() + shared);
+    }
+
+    /// The first step: content leaves until the headroom is free.
+    fn evict_for_others(&self, headroom: u64) {
+        let missing = headroom.saturating_sub(self.budget.available());
+        let mut store = self.store.borrow_mut();
+        // What left and is still held comes back by itself; others need not leave for it, unless it takes long.
+        let now = self.ring.now_millis();
+        if store.limbo() >= missing && !is_due(&self.account.evicted_at, now, EVICT_AGAIN_AFTER) {
+            return;
+        }
+        store.note_time(self.ring.wall_seconds());
+        let before = store.len();
+        store.make_room_beside(headroom);
+        self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
+        self.counters.add(Counter::RetreatEvict, 1);
+    }
+
+    /// The second step: everything that only saves time goes, and the other cores evict as well.
+    fn shrink(&self) {
+        if !is_due(&self.account.shrunk_at, self.ring.now_millis(), SHRINK_AGAIN_AFTER) {
+            return;
+        }
+        self.counters.add(Counter::RetreatShrink, 1);
+        self.ring.shrink();
+        *self.scratch.borrow_mut() = Default::default();
+        self.origin.close_idle();
+        self.sweep_all_replicas();
+        for core in (0..self.cores).filter(|core| *core != self.core) {
+            self.post(core, Message::Evict);
+        }
+    }
+
+    /// The third step: whether a response that may be stored has to go through uncached.
+    pub(crate) fn refuses_fills(&self) -> bool {
+        self.account.retreat() >= Retreat::NoFills
+    }
+
+    /// The fourth step: whether nobody new is served.
+    pub(crate) fn refuses_viewers(&self) -> bool {
+        self.account.retreat() >= Retreat::NoConnections
+    }
+
+    /// The same for a request that would have to wait; it is counted.
+    pub(crate) fn refuses_request(&self) -> bool {
+        let refuses = self.refuses_viewers();
+        self.counters.add(Counter::RetreatNoRequest, u64::from(refuses));
+        refuses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retreat_has_an_order() {
+        let steps: Vec<Retreat> = [800, 799, 399, 199, 99, 0].map(|left| Retreat::of(left, 800)).into();
+        let order =
+            [Retreat::None, Retreat::Evict, Retreat::Shrink, Retreat::NoFills, Retreat::NoConnections];
+        assert_eq!(steps[..5], order);
+        assert_eq!(steps[5], Retreat::NoConnections);
+        assert!(order.is_sorted());
+    }
+
+    #[test]
+    fn small_changes_are_not_charged_and_none_is_lost() {
+        let budget = Budget::new(1 << 20);
+        let mut charge = budget.reserve(Purpose::Connections, 0).unwrap();
+        keep(&mut charge, 1);
+        assert_eq!(charge.bytes(), CHARGE_STEP);
+        keep(&mut charge, CHARGE_STEP);
+        assert_eq!(charge.bytes(), CHARGE_STEP);
+        keep(&mut charge, 5 * CHARGE_STEP + 1);
+        assert_eq!(charge.bytes(), 6 * CHARGE_STEP);
+        keep(&mut charge, 4 * CHARGE_STEP + 1);
+        assert_eq!(charge.bytes(), 6 * CHARGE_STEP);
+        keep(&mut charge, 0);
+        assert_eq!(budget.used_total(), 0);
+    }
+
+    #[test]
+    fn what_was_done_is_done_again_after_a_while() {
+        let before = Cell::new(None);
+        let times = [0, 99, 100, 150, 200].map(|now| is_due(&before, now, Duration::from_millis(100)));
+        assert_eq!(times, [true, false, true, false, true]);
+    }
+}
