@@ -28,6 +28,7 @@ use crate::places::Places;
 use crate::rules::{Invalidations, RuleBatch, RuleNumbers, Rules};
 use crate::shard::{Parts, Shard};
 use crate::tls::TlsSetupError;
+use crate::viewer::purge::Purging;
 
 /// The share of `--memory` that is not given to arenas: index, heads, buffers, connections.
 const OVERHEAD_SHARE: u64 = 8;
@@ -120,7 +121,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
     let trial: Result<Vec<Arena>, _> =
         (0..cores).map(|_| Arena::new(arena_len, Arc::clone(&budget))).collect();
     drop(trial.map_err(StartError::Memory)?);
-    let Invalidations { rules: batches, first_number, rules_changed, purges: _ } = boot.invalidations;
+    let Invalidations { rules: batches, first_number, rules_changed, purges } = boot.invalidations;
     let rules = Arc::new(RuleNumbers::new(cores, first_number, rules_changed));
     let batches: Arc<[RuleBatch]> = batches.into();
     let places = Arc::new(Places::new(cores, boot.settings.max_connections));
@@ -150,6 +151,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         let histograms = Arc::clone(&histograms[core]);
         let log = boot.log.clone().map(LogBuffer::new);
         let post = post.clone();
+        let purging = purges.clone();
         let (shared_rules, batches) = (Arc::clone(&rules), Arc::clone(&batches));
         let places = Arc::clone(&places);
         let thread = aspis_runtime::spawn_core(options, Some(doorbell), move |ring| {
@@ -184,6 +186,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
                     mail,
                     post,
                     rules,
+                    purging: Purging::new(purging),
                     places,
                 },
             );

@@ -126,3 +126,9 @@ pub(crate) const RULES_SWEPT_PER_TURN: usize = 128;
 
 /// A round is followed by a pause of so many times its own length, whatever rules come: a tenth of a core's time is the most that it takes.
 pub(crate) const RULES_ROUND_PAUSE: u64 = 9;
+
+/// PURGE requests of one core that wait until they took effect; one more gets 503.
+pub(crate) const PURGES_MAX: usize = 1024;
+
+/// How often a PURGE request that waits looks whether it is told, in case the word of it was lost.
+pub(crate) const PURGE_LOOK_INTERVAL: Duration = Duration::from_millis(500);

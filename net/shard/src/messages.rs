@@ -93,6 +93,8 @@ pub(crate) enum Message {
     ForgetRules(u64),
     /// To the owner of a key: what is known about it?
     Explain(Box<Question>),
+    /// To the core of a PURGE request that waits under this number: it is known what became of it.
+    Purged(u64),
     /// Let go of replicas whose owner dropped them: their memory is wanted.
     SweepReplicas,
     /// Memory is short, or less than it was: look what can leave. Each turn does; this is for a core that sleeps.

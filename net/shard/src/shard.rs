@@ -37,6 +37,7 @@ use crate::overload::Overload;
 use crate::owner::Owner;
 use crate::places::Places;
 use crate::rules::Rules;
+use crate::viewer::purge::Purging;
 use crate::viewer::{Deadline, Viewer, ViewerState};
 
 /// The token of the only timer that a shard arms.
@@ -70,6 +71,7 @@ pub(crate) struct Shard {
     pub(crate) replicas: RefCell<ReplicaTable>,
     /// What was invalidated, and up to where that is done.
     pub(crate) rules: Rules,
+    pub(crate) purging: Purging,
     pub(crate) owner: Owner,
     pub(crate) asks: Asks,
     pub(crate) fills: Fills,
@@ -125,6 +127,7 @@ pub(crate) struct Parts {
     pub(crate) mail: Receiver<Message>,
     pub(crate) post: Post<Message>,
     pub(crate) rules: Rules,
+    pub(crate) purging: Purging,
     pub(crate) places: Arc<Places>,
 }
 
@@ -163,6 +166,7 @@ impl Shard {
             cores: parts.cores,
             outbox: RefCell::new(VecDeque::new()),
             rules: parts.rules,
+            purging: parts.purging,
             draining: Cell::new(false),
             sweep_armed: Cell::new(false),
             replicas_swept: Cell::new(true),
@@ -287,6 +291,11 @@ impl Shard {
         }
     }
 
+    /// The way to all mailboxes, for other threads.
+    pub(crate) fn post_box(&self) -> Post<Message> {
+        self.post.clone()
+    }
+
     fn flush_outbox(&self) {
         let mut outbox = self.outbox.borrow_mut();
         while let Some((core, message)) = outbox.pop_front() {
@@ -322,6 +331,7 @@ impl Shard {
                 Message::Rules(batch) => self.apply_rules(&batch),
                 Message::ForgetRules(up_to) => self.forget_rules(up_to),
                 Message::Explain(question) => self.explain(*question),
+                Message::Purged(number) => self.purged(number),
                 Message::SweepReplicas => self.sweep_all_replicas(),
                 // The end of this turn does what it asks for.
                 Message::Evict => {}

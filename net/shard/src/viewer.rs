@@ -17,6 +17,7 @@ mod exchange;
 mod hot;
 mod inbox;
 mod pace;
+pub(crate) mod purge;
 mod relay;
 mod shared;
 mod stored;

@@ -108,6 +108,28 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
     }
 }
 
+/// Appends head and body of an answer of our own to what was asked of us, not of the origin: never stored, and none of the cache's words.
+pub fn write_own(
+    behavior: &Behavior,
+    status: u16,
+    content_type: &str,
+    body: &[u8],
+    (version, keep_alive): (Version, bool),
+    wall: u64,
+    out: &mut Vec<u8>,
+) {
+    let mut writer = HeadWriter::new(out);
+    writer.status_line(status);
+    writer.field("Date", &date::format(wall));
+    writer.field("Server", behavior.server.as_bytes());
+    writer.field("Content-Type", content_type.as_bytes());
+    writer.field_number("Content-Length", body.len() as u64);
+    writer.field("Cache-Control", b"no-store");
+    out.extend_from_slice(Connection::of(behavior, version, keep_alive).line());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+}
+
 /// Returns the status for a request that cannot be read (H-15, H-16, H-20).
 pub fn refusal_status(behavior: &Behavior, error: RequestError) -> u16 {
     match error.status() {

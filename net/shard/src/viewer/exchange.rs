@@ -127,7 +127,7 @@ pub(crate) async fn run(shard: Rc<Shard>, viewer: Rc<Viewer>, parked: Parked) {
 }
 
 /// Reads the head of a parked request again. A request that waits keeps the fields that it has, not room for as many as it might have.
-fn parked_head<'b, 'h>(
+pub(super) fn parked_head<'b, 'h>(
     raw: &'b [u8],
     fields: &'h mut Vec<Field<'b>>,
     limits: &HeadLimits,
@@ -143,7 +143,7 @@ fn parked_head<'b, 'h>(
     }
 }
 
-async fn viewer_gone(viewer: &Viewer) {
+pub(super) async fn viewer_gone(viewer: &Viewer) {
     while !viewer.gone.get() {
         viewer.changed.notified().await;
     }

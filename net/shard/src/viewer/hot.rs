@@ -21,7 +21,7 @@ use aspis_storage::tier::RamTier;
 use aspis_telemetry::Counter;
 use aspis_wire::proxy_protocol;
 use aspis_wire::request::{RequestHead, parse_request};
-use aspis_wire::{Field, FieldSlots, Scheme};
+use aspis_wire::{Field, FieldSlots, Method, Scheme};
 
 use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
 use crate::log::{Answered, Ended};
@@ -31,7 +31,7 @@ use crate::storing::view_of;
 use crate::viewer::exchange::{self, Parked};
 use crate::viewer::relay::BodySource;
 use crate::viewer::stored::Material;
-use crate::viewer::{Deadline, Viewer, ViewerState};
+use crate::viewer::{Deadline, Viewer, ViewerState, purge};
 
 /// What became of one request head.
 enum Served {
@@ -249,6 +249,10 @@ impl Shard {
         raw: &[u8],
         started: Instant,
     ) -> Served {
+        if matches!(head.method, Method::Other(purge::METHOD)) && !self.settings.purge_from.is_empty() {
+            self.purge(viewer, head, raw, started);
+            return Served::Taken;
+        }
         let facts = ViewerFacts {
             scheme: Scheme::Http,
             address: viewer.address.get().ip(),
