@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// The manual states this beside the limit: the process itself, and what each core's executor and ring have.
 pub(crate) const BASE: u64 = 16 << 20;
 /// And this for each core.
-pub(crate) const BASE_PER_CORE: u64 = 2 << 20;
+pub(crate) const BASE_PER_CORE: u64 = 4 << 20;
 /// How often memory is looked at.
 const SAMPLE: Duration = Duration::from_millis(100);
 /// The least part of the arena that content holds once it is full.

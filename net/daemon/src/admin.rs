@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use crate::invalidations::{Invalidations, api};
+use crate::memory::page::MemoryPage;
 use crate::metrics::{Format, Metrics};
 pub(crate) use guard::Guard;
 use listener::{Acceptor, Socket};
@@ -46,6 +47,8 @@ pub(crate) struct Admin {
     pub(crate) readiness: Arc<Readiness>,
     /// For `/metrics`.
     pub(crate) metrics: Metrics,
+    /// For `/v1/memory`.
+    pub(crate) memory: MemoryPage,
     /// For `/v1/invalidations`.
     pub(crate) invalidations: Arc<Invalidations>,
     /// Who may ask for what.
@@ -58,6 +61,7 @@ enum Route {
     Health,
     Ready,
     Metrics,
+    Memory,
     Invalidations,
     Invalidation,
 }
@@ -67,6 +71,7 @@ const ROUTES: &[(&str, Route, &str)] = &[
     ("/healthz", Route::Health, "GET, HEAD"),
     ("/readyz", Route::Ready, "GET, HEAD"),
     ("/metrics", Route::Metrics, "GET, HEAD"),
+    ("/v1/memory", Route::Memory, "GET, HEAD"),
     ("/v1/invalidations", Route::Invalidations, "GET, HEAD, POST"),
     ("/v1/invalidations/", Route::Invalidation, "GET, HEAD"),
 ];
@@ -167,6 +172,10 @@ impl Admin {
             Route::Metrics => {
                 let format = Format::accepted(fields.get(ACCEPT).and_then(|value| value.to_str().ok()));
                 Ok(reply::reply(StatusCode::OK, format.content_type(), self.metrics.render(format)))
+            }
+            Route::Memory => {
+                self.guard.may_read(target, fields)?;
+                Ok(reply::reply(StatusCode::OK, "application/json", self.memory.json()))
             }
             Route::Invalidations if request.method() == Method::POST => {
                 self.guard.may_change(target, fields)?;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use aspis_cache::invalidation::Wildcards;
 use aspis_config::{AccessLog, Raw, Semantics, Settings};
 use aspis_shard::{Boot, Invalidations, Shards};
-use aspis_storage::budget::{Budget, Purpose};
 use aspis_telemetry::LogSender;
 use listenfd::ListenFd;
 
@@ -22,8 +21,9 @@ use crate::invalidations;
 use crate::listeners::{self, Listeners, Wanted};
 use crate::log_writer::{self, LogWriter, Sink};
 use crate::memory;
-use crate::metrics::{Level, Metrics, Sources};
-use crate::process::ProcessFigures;
+use crate::memory::page::MemoryPage;
+use crate::memory::watch::Watch;
+use crate::metrics::{Metrics, Sources};
 use crate::{EXIT_FAILED, EXIT_USAGE, cores, notify, origin_tls, signals, stdout};
 
 /// How long the start waits for the origin's name; what takes longer goes on beside the serving.
@@ -145,9 +145,16 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
         readiness: Arc::clone(&readiness),
         metrics,
         invalidations: Arc::clone(&invalidations),
+        memory: memory_page(&shards),
         guard,
     });
+    let watch = Watch {
+        budget: Arc::clone(shards.budget()),
+        counters: shards.counters().to_vec(),
+        bell: shards.evict_bell(),
+    };
     let mut control = Control {
+        watch: Some(watch),
         settings,
         shards,
         origin,
@@ -229,12 +236,16 @@ fn wildcards(settings: &Settings) -> Wildcards {
     }
 }
 
+fn memory_page(shards: &Shards) -> MemoryPage {
+    MemoryPage::new(Arc::clone(shards.budget()), shards.counters().to_vec())
+}
+
 fn sources(
     shards: &Shards,
     log_writer: Option<&LogWriter>,
     invalidations: &Arc<invalidations::Invalidations>,
 ) -> Sources {
-    let budget = Arc::clone(shards.budget());
+    let memory = memory_page(shards);
     let more = Arc::clone(invalidations);
     Sources {
         counters: shards
@@ -246,34 +257,9 @@ fn sources(
             .collect(),
         histograms: shards.histograms().to_vec(),
         levels: Box::new(move || {
-            let mut levels = memory_levels(&budget);
+            let mut levels = memory.levels();
             levels.extend(more.levels());
             levels
         }),
     }
-}
-
-/// Returns the memory account by purpose, and how far it is from what the kernel says we use.
-fn memory_levels(budget: &Budget) -> Vec<Level> {
-    let mut levels: Vec<Level> = Purpose::ALL
-        .iter()
-        .map(|&purpose| Level {
-            name: "memory_used_bytes",
-            help: "Memory charged to the limit, by purpose.",
-            label: Some(("purpose", purpose.name().into())),
-            value: budget.used(purpose),
-        })
-        .collect();
-    let resident = ProcessFigures::read().resident_private_len;
-    for (name, help, value) in [
-        ("memory_limit_bytes", "The memory limit.", budget.limit()),
-        (
-            "memory_unaccounted_bytes",
-            "Resident private memory beyond what is charged to the limit.",
-            resident.saturating_sub(budget.used_total()),
-        ),
-    ] {
-        levels.push(Level { name, help, label: None, value });
-    }
-    levels
 }

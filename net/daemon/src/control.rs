@@ -1,6 +1,7 @@
 //! The control thread: the origin's name, the admin server, signals and the end.
 //!
-//! It waits; nothing here runs on a timer but the next DNS lookup, so an idle process stays idle. The shards hear of
+//! It waits; nothing here runs on a timer but the next DNS lookup and a look at memory that costs microseconds, so an idle process
+//! stays idle. The shards hear of
 //! its decisions by mailbox. The end has three steps: no new viewers, the running ones finish within
 //! `--drain-timeout`, then the cores and the log writer stop. A second signal skips the rest.
 
@@ -16,6 +17,7 @@ use crate::admin::{self, Admin, AdminListener, Readiness};
 use crate::dns::{Follower, Found, OriginName, Say};
 use crate::invalidations::{Incoming, Invalidations};
 use crate::log_writer::LogWriter;
+use crate::memory::watch::Watch;
 use crate::notify;
 use crate::origin_tls;
 use crate::signals::Signal;
@@ -48,6 +50,8 @@ pub(crate) struct Control {
     pub(crate) invalidations: Arc<Invalidations>,
     /// What comes to the invalidations, until their task has it.
     pub(crate) incoming: Option<Incoming>,
+    /// Looks at the process's memory, until its task has it.
+    pub(crate) watch: Option<Watch>,
     /// Signals, as they come.
     pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
     /// The log's writer, unless the log is off.
@@ -69,6 +73,9 @@ impl Control {
         }
         if let Some(listener) = self.admin_listener.take() {
             tokio::spawn(admin::serve(listener, Arc::clone(&self.admin)));
+        }
+        if let Some(watch) = self.watch.take() {
+            tokio::spawn(watch.run());
         }
         self.serve().await;
         self.readiness.draining();

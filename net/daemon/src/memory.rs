@@ -3,6 +3,9 @@
 //! The files of `/proc` and `/sys` are read through a function that is handed in, so that every kind of container
 //! is a table test. A limit anywhere on the way to the root of the hierarchy counts, version 1 and version 2.
 
+pub(crate) mod page;
+pub(crate) mod watch;
+
 use std::fmt;
 
 /// Where the default was taken from.

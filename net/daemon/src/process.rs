@@ -42,6 +42,12 @@ impl ProcessFigures {
     }
 }
 
+/// Returns the resident memory that is ours alone; what [`ProcessFigures::resident_private_len`] is, without the rest.
+pub(crate) fn private_len() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    parse(&status, "", "", "").resident_private_len
+}
+
 fn parse(status: &str, stat: &str, limits: &str, machine: &str) -> ProcessFigures {
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

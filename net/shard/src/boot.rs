@@ -99,6 +99,21 @@ pub struct Shards {
     _mailboxes: Charge,
 }
 
+/// Has every core look whether memory is short, those that sleep too.
+pub struct EvictBell {
+    post: Post<Message>,
+    cores: usize,
+}
+
+impl EvictBell {
+    /// Rings; a core whose mailbox is full is awake and looks anyway.
+    pub fn ring(&self) {
+        for core in 0..self.cores {
+            let _ = self.post.send(core, Message::Evict);
+        }
+    }
+}
+
 /// Starts one shard per entry of `boot.cores`. Returns when every core is ready to accept.
 pub fn start(boot: Boot) -> Result<Shards, StartError> {
     let cores = boot.cores.len();
@@ -303,9 +318,9 @@ impl Shards {
         Ok(())
     }
 
-    /// Has every core look whether memory is short, those that sleep too.
-    pub fn evict(&self) {
-        self.tell_all(|| Message::Evict);
+    /// What has the cores look whether memory is short.
+    pub fn evict_bell(&self) -> EvictBell {
+        EvictBell { post: self.post.clone(), cores: self.counters.len() }
     }
 
     /// Has every core ship its access log lines.

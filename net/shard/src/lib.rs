@@ -28,6 +28,6 @@ mod storing;
 pub mod tls;
 mod viewer;
 
-pub use boot::{Boot, Shards, StartError, start};
+pub use boot::{Boot, EvictBell, Shards, StartError, start};
 pub use explain::{Explanation, StoredFacts, Why};
 pub use rules::{Invalidations, Purged, Purges, RuleBatch};

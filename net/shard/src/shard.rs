@@ -426,6 +426,7 @@ impl Shard {
         counters.set(Counter::OriginConnectionsIdle, self.origin.idle_len() as u64);
         counters.set(Counter::CacheResponses, store.len() as u64);
         counters.set(Counter::CacheBodyBytes, store.bytes());
+        counters.set(Counter::CacheLimbo, store.limbo() + self.arena.limbo_len());
         counters.set(Counter::ArenaCapacity, self.arena.capacity());
         counters.set(Counter::ArenaResident, self.arena.resident_len());
         counters.set(Counter::ArenaHeld, self.arena.held_len());

@@ -183,6 +183,7 @@ counters! {
     Monotonic "cache_refreshes" "Background validations of responses that were served stale meanwhile." { CacheRefreshes [] }
     Gauge "cache_responses" "Responses stored now." { CacheResponses [] }
     Gauge "cache_body_bytes" "Content bytes of the responses stored now." { CacheBodyBytes [] }
+    Gauge "cache_limbo_bytes" "Content that left the cache and that replicas or sends still hold, or that its arena has not taken back." { CacheLimbo [] }
     Gauge "cache_replicas" "Responses of other cores that a core keeps at hand." { CacheReplicas [] }
 
     // Invalidation by the operator.

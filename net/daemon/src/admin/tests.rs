@@ -11,6 +11,7 @@ fn admin() -> Admin {
     Admin {
         readiness: Arc::default(),
         metrics: crate::metrics::tests::sample(),
+        memory: MemoryPage::new(aspis_storage::budget::Budget::new(1 << 20), Vec::new()),
         invalidations,
         guard: Guard::new(Reach::Loopback, None).expect("no file"),
     }
@@ -106,4 +107,12 @@ fn it_answers_over_a_socket() {
     socket.read_to_string(&mut answer).expect("it answers");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
     server.join().expect("the server ends");
+}
+
+#[test]
+fn the_memory_account_is_served() {
+    let (status, body) = ask(&admin(), Method::GET, "/v1/memory");
+    assert_eq!(status, 200);
+    assert!(body.contains("\"limit_bytes\": 1048576,") && body.contains("\"purposes\": {"), "{body}");
+    assert_eq!(ask(&admin(), Method::POST, "/v1/memory").0, 405);
 }
