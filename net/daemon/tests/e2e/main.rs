@@ -15,6 +15,7 @@ mod cores;
 mod corpus;
 mod fair;
 mod fields;
+mod invalidation;
 mod lifecycle;
 mod limits;
 mod origin_failures;
