@@ -1,77 +1,70 @@
 //! Which stored responses are of no more use, so that they leave before any that is.
 //!
-//! The tier tells what it takes in and what leaves, and asks when it needs room. Only responses that cannot be validated are listed: an
+//! The tier tells what it takes in and what leaves, by positions of its index, and asks when it needs room. Only responses that cannot be validated are listed: an
 //! expired one with a validator saves its whole transfer when the origin answers 304, so when it leaves is the policy's decision like that of
-//! a fresh one. Invariants: each listed response is in one list, under the time of its own facts; asking costs as many steps as the lists'
-//! lengths have digits, and a hit touches nothing here.
-
-use std::collections::BTreeSet;
+//! a fresh one. Invariants: each listed response is in one list, under the time of its own facts; asking costs one step, telling as many as
+//! the lists' lengths have digits, and a hit touches nothing here.
 
 use aspis_cache::stored::{StaleIfError, StoredMeta};
 
+use crate::policy::{Heap, Place};
 use crate::response::StoredResponse;
 
-/// The responses without validators, by when their use ends.
-#[derive(Debug, Default)]
+/// The responses without validators, by when their use ends, which is the first wall second without; times after the year 2106 count as that.
+#[derive(Debug)]
 pub(crate) struct Expiries {
     /// Those that nothing may use afterwards.
-    dead: BTreeSet<Due>,
+    dead: Heap,
     /// Those that may be served afterwards if the origin fails, because nothing forbids it.
-    last_resort: BTreeSet<Due>,
-}
-
-/// When a response's use ends, and which one it is. In the order of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
-    /// The first wall second without use; times after the year 2106 count as that.
-    at: u32,
-    place: [u8; 16],
+    last_resort: Heap,
 }
 
 impl Expiries {
-    /// Bytes that one listed response takes at worst: in a tree of nodes of 11 places of which 5 are used.
-    pub(crate) const COST: u64 = (3 * size_of::<Due>()) as u64;
+    /// Bytes that each listed response takes once pages are full.
+    pub(crate) const ENTRY_COST: u64 = Heap::ENTRY_COST;
+
+    /// Makes empty lists, which take no memory.
+    pub(crate) fn new() -> Expiries {
+        Expiries { dead: Heap::new(), last_resort: Heap::new() }
+    }
 
     /// Tells whether a response is one that is listed.
     pub(crate) fn lists(response: &StoredResponse) -> bool {
         !response.can_be_validated()
     }
 
-    /// Notes a response that was taken in.
-    pub(crate) fn insert(&mut self, response: &StoredResponse) {
-        if Self::lists(response) {
-            self.list_of(response).insert(due(response));
-        }
+    /// Notes a response that was taken in at a position, and is listed; `moved` is told for each position where it is listed now.
+    pub(crate) fn insert(&mut self, entry: u32, response: &StoredResponse, moved: &mut impl FnMut(u32, u32)) {
+        let number = u32::try_from(use_ends_at(&response.meta)).unwrap_or(u32::MAX);
+        self.list_of(response).push(Place { number, entry }, moved);
     }
 
-    /// Forgets a response that left.
-    pub(crate) fn remove(&mut self, response: &StoredResponse) {
-        if Self::lists(response) {
-            let was_listed = self.list_of(response).remove(&due(response));
-            debug_assert!(was_listed, "what leaves was taken in");
-        }
+    /// Forgets a response that left and was listed at `at`; `moved` is told as by [`Expiries::insert`].
+    pub(crate) fn remove(&mut self, at: u32, response: &StoredResponse, moved: &mut impl FnMut(u32, u32)) {
+        self.list_of(response).remove(at, moved);
     }
 
-    /// Returns the place of the response that is of the least use at wall second `now`; `None` while all are of some.
-    pub(crate) fn next(&self, now: u64) -> Option<u128> {
-        let is_over = |due: &&Due| u64::from(due.at) <= now;
-        let due = self.dead.first().filter(is_over).or_else(|| self.last_resort.first().filter(is_over))?;
-        Some(u128::from_ne_bytes(due.place))
+    /// Returns the position of the response that is of the least use at wall second `now`; `None` while all are of some.
+    pub(crate) fn next(&self, now: u64) -> Option<u32> {
+        let is_over = |place: &Place| u64::from(place.number) <= now;
+        let first = self.dead.first().filter(is_over).or_else(|| self.last_resort.first().filter(is_over));
+        first.map(|place| place.entry)
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
-        *self = Expiries::default();
+    /// Returns the bytes that this takes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.dead.memory() + self.last_resort.memory()
     }
 
-    fn list_of(&mut self, response: &StoredResponse) -> &mut BTreeSet<Due> {
+    /// Returns the bytes by which the next insert lets this grow.
+    pub(crate) fn growth(&self, response: &StoredResponse) -> u64 {
+        let list = if is_last_resort(&response.meta) { &self.last_resort } else { &self.dead };
+        if Self::lists(response) { list.growth() } else { 0 }
+    }
+
+    fn list_of(&mut self, response: &StoredResponse) -> &mut Heap {
         if is_last_resort(&response.meta) { &mut self.last_resort } else { &mut self.dead }
     }
-}
-
-fn due(response: &StoredResponse) -> Due {
-    let at = u32::try_from(use_ends_at(&response.meta)).unwrap_or(u32::MAX);
-    Due { at, place: response.place().to_ne_bytes() }
 }
 
 /// Returns the first wall second at which a response that cannot be validated is neither fresh nor within a stated allowance to be served

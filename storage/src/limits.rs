@@ -59,6 +59,27 @@ pub const USE_COUNT_MAX: u8 = 3;
 /// Other cores may go on counting uses while the policy looks, so without a bound it might never decide.
 pub const EVICTION_STEPS_MAX: usize = 1024;
 
+/// One part in this many of a tier's capacity is the memory of keys that left.
+pub const GHOST_MEMORY_SHARE: u64 = 50;
+
+/// One key in two to this power is played through the small caches that find probation's share, in tiers large enough.
+pub const SHADOW_SAMPLE_BITS: u32 = 8;
+
+/// A small cache is a smaller part of a tier only while it is of at least this many bytes.
+pub const SHADOW_LEN_MIN: u64 = 8 * 1024 * 1024;
+
+/// Most entries of a small cache.
+pub const SHADOW_ENTRIES_MAX: usize = 16 * 1024;
+
+/// Uses of sampled keys that wait until something is stored.
+pub const SAMPLE_COUNT_MAX: usize = 128;
+
+/// Seconds after which probation's share may change.
+pub const TUNING_SECONDS: u64 = 300;
+
+/// Sampled requests after which probation's share may change where no time is told.
+pub const TUNING_REQUESTS: u64 = 1000;
+
 /// Remembered evicted keys are never fewer than this, so that a small cache can learn at all.
 pub const GHOST_COUNT_MIN: usize = 256;
 

@@ -4,7 +4,7 @@
 //! Invariant: every element of every page has a value; who uses the pages says which of them mean something.
 
 /// Elements of a page: few enough that making one is some microseconds' work.
-pub(crate) const PAGE_LEN: usize = 1024;
+pub(crate) const PAGE_LEN: usize = 512;
 
 /// Elements by number, all of them initialised.
 #[derive(Debug)]
@@ -14,7 +14,6 @@ pub(crate) struct Pages<T> {
 
 impl<T: Default> Pages<T> {
     /// Bytes that one more page takes, its place in the list of pages (which doubles) included.
-    #[cfg(test)]
     pub(crate) const PAGE_COST: u64 = (size_of::<[T; PAGE_LEN]>() + 3 * size_of::<usize>()) as u64;
 
     /// Makes an empty vector, which takes no memory.
@@ -35,7 +34,6 @@ impl<T: Default> Pages<T> {
     }
 
     /// Returns the bytes that this takes.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> u64 {
         self.pages.len() as u64 * Self::PAGE_COST
     }
@@ -65,11 +63,11 @@ mod tests {
         let mut pages = Pages::<u64>::new();
         assert_eq!((pages.len(), pages.memory()), (0, 0));
         pages.grow();
-        *pages.at_mut(1023) = 7;
-        let before: *const u64 = pages.at(1023);
+        *pages.at_mut(511) = 7;
+        let before: *const u64 = pages.at(511);
         (0..40).for_each(|_| pages.grow());
-        assert!(std::ptr::eq(before, pages.at(1023)));
-        assert_eq!((pages.len(), *pages.at(1023), *pages.at(1024)), (41 * 1024, 7, 0));
+        assert!(std::ptr::eq(before, pages.at(511)));
+        assert_eq!((pages.len(), *pages.at(511), *pages.at(512)), (41 * 512, 7, 0));
         assert_eq!(pages.memory(), 41 * Pages::<u64>::PAGE_COST);
     }
 }

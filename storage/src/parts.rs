@@ -5,7 +5,6 @@
 //! representation, by a strong validator and the total length; none lies within another of the same or longer freshness; a URI has at most
 //! `PART_COUNT_MAX` of them; every byte is charged as index.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use aspis_cache::conditional::same_strong;
@@ -16,18 +15,20 @@ use aspis_wire::date;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::PART_COUNT_MAX;
 use crate::response::StoredResponse;
-use crate::tier::PassThrough;
+use crate::table::{Placed, Table};
 
 /// The parts of one tier, by the hash of their key.
 #[derive(Debug)]
 pub(crate) struct PartsTable {
-    sets: HashMap<u128, PartSet, PassThrough>,
+    sets: Table<Box<PartSet>>,
     charge: Charge,
 }
 
 /// The parts of one representation.
 #[derive(Debug)]
 struct PartSet {
+    /// The hash of the key.
+    hash: u128,
     key: Box<[u8]>,
     total: u64,
     /// What they were recognised by; `None` if nothing strong, and then there is one part.
@@ -51,14 +52,20 @@ struct Held {
     place: u128,
 }
 
+impl Placed for Box<PartSet> {
+    fn place(&self) -> u128 {
+        self.hash
+    }
+}
+
 impl PartSet {
-    /// What is charged: the record, twice its place in the table for growth, and all the parts it may have.
+    /// What is charged beside its place in the table: the record, and all the parts it may have.
     fn cost(key_len: usize, validator: Option<&Validator>) -> u64 {
         let validator_len = match validator {
             Some(Validator::Etag(tag)) => tag.len(),
             Some(Validator::LastModified(_)) | None => 0,
         };
-        let record = 2 * size_of::<(u128, PartSet)>() + PART_COUNT_MAX * size_of::<Held>();
+        let record = size_of::<PartSet>() + PART_COUNT_MAX * size_of::<Held>();
         (record + key_len + validator_len) as u64
     }
 
@@ -79,18 +86,18 @@ impl PartsTable {
     /// Makes an empty table.
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
-        PartsTable { sets: HashMap::default(), charge }
+        PartsTable { sets: Table::new(), charge }
     }
 
     /// Tells whether there is no part of anything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.sets.is_empty()
+        self.sets.len() == 0
     }
 
     /// Returns the place of the part under exactly this key that holds `wanted`, which is asked for by the total length; where none does,
     /// of one that holds its first byte; where none does either, of the latest. Of several the one that is fresh the longest.
     pub(crate) fn find(&self, hash: u128, key: &[u8], wanted: impl FnOnce(u64) -> ByteRange) -> Option<u128> {
-        let set = self.sets.get(&hash).filter(|set| *set.key == *key)?;
+        let set = self.sets.get(hash).filter(|set| *set.key == *key)?;
         let wanted = wanted(set.total);
         let first = ByteRange { end: wanted.start.saturating_add(1), ..wanted };
         let best = |wanted| {
@@ -102,7 +109,7 @@ impl PartsTable {
 
     /// Returns the places of all parts under exactly this key, oldest first.
     pub(crate) fn places(&self, hash: u128, key: &[u8]) -> impl Iterator<Item = u128> {
-        let set = self.sets.get(&hash).filter(|set| *set.key == *key);
+        let set = self.sets.get(hash).filter(|set| *set.key == *key);
         set.into_iter().flat_map(|set| &set.parts).map(|held| held.place)
     }
 
@@ -113,9 +120,19 @@ impl PartsTable {
         part: Part,
     ) -> impl Iterator<Item = u128> {
         let validator = validator_of(response);
-        let set = self.sets.get(&response.hash);
+        let set = self.sets.get(response.hash);
         let others = set.filter(|set| !set.takes(&response.key, part.total, validator.as_ref()));
         others.into_iter().flat_map(|set| &set.parts).map(|held| held.place)
+    }
+
+    /// Returns the bytes by which the table grows with the first part of a representation.
+    pub(crate) fn growth(&self, response: &StoredResponse) -> u64 {
+        PartSet::cost(response.key.len(), validator_of(response).as_ref()) + self.sets.growth()
+    }
+
+    fn set_mut(&mut self, hash: u128) -> Option<&mut PartSet> {
+        let position = self.sets.find(hash)?;
+        self.sets.at_mut(position).map(|set| &mut **set)
     }
 
     /// Notes a part whose place is free, and returns the places of those that have to leave for it: all of another representation, what lies within it, or the
@@ -126,15 +143,17 @@ impl PartsTable {
         let validator = validator_of(response);
         let same = |set: &PartSet| set.takes(&response.key, part.total, validator.as_ref());
         let mut outdated = Vec::new();
-        if !self.sets.get(&response.hash).is_some_and(same) {
+        if !self.sets.get(response.hash).is_some_and(|set| same(set)) {
             outdated = self.remove(response.hash);
-            if !self.charge.grow(PartSet::cost(response.key.len(), validator.as_ref())) {
+            let cost = PartSet::cost(response.key.len(), validator.as_ref());
+            if !self.charge.grow(cost + self.sets.growth()) {
                 return None;
             }
-            let set = PartSet { key: response.key.clone(), total: part.total, validator, parts: Vec::new() };
-            self.sets.insert(response.hash, set);
+            let (hash, key) = (response.hash, response.key.clone());
+            let set = PartSet { hash, key, total: part.total, validator, parts: Vec::new() };
+            self.sets.insert(Box::new(set));
         }
-        let set = self.sets.get_mut(&response.hash).expect("it was there or was put there");
+        let set = self.set_mut(response.hash).expect("it was there or was put there");
         let held = Held {
             range: response.range(part),
             fresh_until: response.meta.fresh_until(),
@@ -156,7 +175,7 @@ impl PartsTable {
 
     /// Forgets one part, and the set with the last.
     pub(crate) fn forget(&mut self, hash: u128, place: u128) {
-        let Some(set) = self.sets.get_mut(&hash) else { return };
+        let Some(set) = self.set_mut(hash) else { return };
         set.parts.retain(|held| held.place != place);
         if set.parts.is_empty() {
             self.remove(hash);
@@ -165,8 +184,12 @@ impl PartsTable {
 
     /// Forgets all parts under a hash and returns their places.
     pub(crate) fn remove(&mut self, hash: u128) -> Vec<u128> {
-        let Some(set) = self.sets.remove(&hash) else { return Vec::new() };
+        let found = self.sets.find(hash).and_then(|position| self.sets.remove(position));
+        let Some(set) = found else { return Vec::new() };
         self.charge.shrink(set.charged());
+        if self.sets.len() == 0 {
+            self.clear();
+        }
         set.parts.into_iter().map(|held| held.place).collect()
     }
 

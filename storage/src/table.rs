@@ -7,6 +7,9 @@
 //!
 //! Memory only grows, and by pages: what was taken is for the entries that follow. Only `clear` gives it back.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
 use crate::pages::{PAGE_LEN, Pages};
 
 /// No slot: the end of a chain.
@@ -17,7 +20,7 @@ const CHAINS_PER_ENTRY: usize = 2;
 
 /// What can say under which hash it stands.
 pub(crate) trait Placed {
-    /// The hash, all of it; the table itself keeps 32 bits.
+    /// The hash, all of it; the table itself keeps 32 bits. Its lower 64 bits should differ from those of others.
     fn place(&self) -> u128;
 }
 
@@ -33,6 +36,8 @@ pub(crate) struct Table<T> {
     /// The first free slot among those.
     free: u32,
     len: usize,
+    /// Odd; chooses the chains, so that nobody outside can name keys that all share one.
+    secret: u64,
 }
 
 #[derive(Debug)]
@@ -64,7 +69,15 @@ impl<T: Placed> Table<T> {
 
     /// Makes an empty table, which takes no memory.
     pub(crate) fn new() -> Self {
-        Table { slots: Pages::new(), chains: Pages::new(), chain_count: 0, slot_count: 0, free: NONE, len: 0 }
+        Table {
+            slots: Pages::new(),
+            chains: Pages::new(),
+            chain_count: 0,
+            slot_count: 0,
+            free: NONE,
+            len: 0,
+            secret: RandomState::new().hash_one(0) | 1,
+        }
     }
 
     /// Returns how many entries there are.
@@ -77,14 +90,17 @@ impl<T: Placed> Table<T> {
         self.slot_count as u32
     }
 
+    /// Returns the position that the next insert gives.
+    pub(crate) fn next(&self) -> u32 {
+        if self.free == NONE { self.end() } else { self.free }
+    }
+
     /// Returns the bytes that this takes.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> u64 {
         self.slots.memory() + self.chains.memory()
     }
 
     /// Returns the bytes by which the next insert lets this grow.
-    #[cfg(test)]
     pub(crate) fn growth(&self) -> u64 {
         if self.free != NONE {
             return 0;
@@ -99,7 +115,7 @@ impl<T: Placed> Table<T> {
         if self.chain_count == 0 {
             return None;
         }
-        let hash = place as u32;
+        let hash = self.short(place);
         let mut position = self.chains.at(self.chain_of(hash)).0;
         while position != NONE {
             let slot = self.slots.at(position);
@@ -121,9 +137,14 @@ impl<T: Placed> Table<T> {
         self.slots.at(position).held.as_ref()
     }
 
+    /// Returns the entry at a position, if one is there, to change it; but not where it stands.
+    pub(crate) fn at_mut(&mut self, position: u32) -> Option<&mut T> {
+        self.slots.at_mut(position).held.as_mut()
+    }
+
     /// Puts an entry under a hash that nothing stands under, and returns its position.
     pub(crate) fn insert(&mut self, held: T) -> u32 {
-        let hash = held.place() as u32;
+        let hash = self.short(held.place());
         let position = self.take_free();
         let chain = self.chain_of(hash);
         let first = self.chains.at_mut(chain);
@@ -208,6 +229,12 @@ impl<T: Placed> Table<T> {
         }
     }
 
+    /// Returns the 32 bits of a hash that the table keeps: of its product with the secret, folded, so that each depends on many.
+    fn short(&self, place: u128) -> u32 {
+        let product = u128::from(place as u64) * u128::from(self.secret);
+        (product >> 64) as u32 ^ product as u32
+    }
+
     /// Returns the number of the chain for a hash: its low bits, one fewer where that chain is not there yet.
     fn chain_of(&self, hash: u32) -> u32 {
         let mask = (self.chain_count.next_power_of_two() - 1) as u32;
@@ -216,7 +243,7 @@ impl<T: Placed> Table<T> {
     }
 }
 
-// A page of chains is full when a page of slots is: neither is far ahead of what is held.
+// The chains of an entry are in one page: an insert brings one at most.
 const _: () = assert!(PAGE_LEN.is_multiple_of(CHAINS_PER_ENTRY));
 
 #[cfg(test)]
@@ -283,6 +310,7 @@ mod tests {
     #[test]
     fn places_that_share_what_the_table_keeps_are_told_apart() {
         let mut table = Table::new();
+        // The secret cannot tell them apart either.
         let places: Vec<u128> = (0..50).map(|number| number << 64 | 7).collect();
         let positions: Vec<u32> = places.iter().map(|place| table.insert(Item(*place))).collect();
         for (place, position) in places.iter().zip(&positions) {
@@ -291,6 +319,16 @@ mod tests {
         assert_eq!(table.remove(positions[25]), Some(Item(places[25])));
         assert_eq!(table.remove(positions[25]), None);
         assert_eq!((table.find(places[25]), table.get(places[26])), (None, Some(&Item(places[26]))));
+    }
+
+    #[test]
+    fn keys_that_share_low_bits_do_not_share_a_chain() {
+        let mut table = Table::new();
+        for number in 0..20_000 {
+            table.insert(Item(number << 40 | 7));
+        }
+        let (longest, sum) = chains(&table);
+        assert!(longest <= 64 && sum == 20_000, "a chain of {longest}");
     }
 
     proptest! {
@@ -315,7 +353,7 @@ mod tests {
             prop_assert_eq!(table.values().count(), map.len());
             prop_assert_eq!(chains(&table).1, map.len());
             let memory = table.memory();
-            prop_assert!(memory <= Pages::<Slot<Item>>::PAGE_COST + Pages::<Chain>::PAGE_COST);
+            prop_assert!(memory <= Pages::<Slot<Item>>::PAGE_COST + 2 * Pages::<Chain>::PAGE_COST);
             table.clear();
             prop_assert_eq!((table.memory(), table.len(), table.end()), (0, 0, 0));
         }

@@ -2,9 +2,9 @@
 //!
 //! The owner core's driver asks and inserts; nothing here is shared with another core but the responses themselves. Invariants:
 //! a response is found only by its full key, while it is live; it has a complete body; whatever leaves the index is marked gone;
-//! each entry's fixed cost is charged as index for as long as it is there.
+//! what the tables take is charged as index before they take it.
 
-use std::hash::{BuildHasher, Hasher};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use aspis_cache::key::{PART_SUFFIX, hash};
@@ -14,19 +14,19 @@ use crate::budget::{Budget, Charge, Purpose};
 use crate::expiry::Expiries;
 use crate::limits::{
     BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, GIVE_UP_KEPT_SHARE, GIVE_UP_LEN,
-    OBJECT_RESERVE_SHARE,
+    OBJECT_RESERVE_SHARE, SAMPLE_COUNT_MAX,
 };
 use crate::mapping::arena::Arena;
 use crate::mapping::body::{BodyState, BodyWriter, Tail};
 use crate::parts::PartsTable;
-use crate::policy::{Handle, Policy, S3Fifo};
+use crate::policy::{Entries, Handle, Policy, SizeAware};
 use crate::response::StoredResponse;
 use crate::table::{Placed, Table};
 use crate::vary::VaryTable;
 
 /// One core's part of the cache in memory.
 #[derive(Debug)]
-pub struct RamTier<P = S3Fifo> {
+pub struct RamTier<P = SizeAware> {
     index: Table<Entry>,
     /// For each URI that varies: by what, and which variants are stored.
     vary: VaryTable,
@@ -34,12 +34,16 @@ pub struct RamTier<P = S3Fifo> {
     parts: PartsTable,
     policy: P,
     expiries: Expiries,
+    /// Bytes that the policy was made for.
+    capacity: u64,
     /// The latest wall second that was told.
     now: u64,
     arena: Arena,
     budget: Arc<Budget>,
-    /// The entries' fixed costs.
+    /// What index, policy and expiries take.
     charge: Charge,
+    /// Uses of sampled keys that the policy was not told of yet.
+    samples: RefCell<Vec<(u128, u64)>>,
     len: u64,
     /// Of those, the bytes of the arena.
     payload: u64,
@@ -57,12 +61,26 @@ struct Round {
 #[derive(Debug)]
 struct Entry {
     response: Arc<StoredResponse>,
-    handle: Handle,
+    /// Where it is listed among the expiries, if it is.
+    expiry: u32,
 }
+
+// What the tables take for each stored response: its slot and chains, the policy's part, and a place among the expiries.
+const _: () = assert!(Table::<Entry>::ENTRY_COST + SizeAware::ENTRY_COST + Expiries::ENTRY_COST <= 96);
 
 impl Placed for Entry {
     fn place(&self) -> u128 {
         self.response.place()
+    }
+}
+
+impl Entries for Table<Entry> {
+    fn take_uses(&mut self, entry: Handle) -> u8 {
+        self.at(entry.0).map_or(0, |entry| entry.response.take_uses())
+    }
+
+    fn hash(&self, entry: Handle) -> u128 {
+        self.at(entry.0).map_or(0, Placed::place)
     }
 }
 
@@ -83,9 +101,6 @@ pub const fn object_len_max(capacity: u64) -> u64 {
 }
 
 impl<P: Policy> RamTier<P> {
-    /// Bytes charged for each entry, besides its place among the expiries if it has one: its place in the index and the policy's part, each at worst, just after a table doubled.
-    pub const ENTRY_COST: u64 = Table::<Entry>::ENTRY_COST + P::ENTRY_COST;
-
     /// Makes an empty tier over an arena; the budget is asked when something is inserted.
     pub fn new(arena: Arena, budget: Arc<Budget>) -> RamTier<P> {
         let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
@@ -95,11 +110,13 @@ impl<P: Policy> RamTier<P> {
             vary: VaryTable::new(&budget),
             parts: PartsTable::new(&budget),
             policy: P::new(capacity),
-            expiries: Expiries::default(),
+            expiries: Expiries::new(),
+            capacity,
             now: 0,
             arena,
             budget,
             charge,
+            samples: RefCell::new(Vec::with_capacity(SAMPLE_COUNT_MAX)),
             len: 0,
             payload: 0,
             round: Round::default(),
@@ -109,7 +126,7 @@ impl<P: Policy> RamTier<P> {
     /// Returns the live response stored under exactly this key, and counts a use of it; of several parts the latest.
     pub fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
         let entry = self.index.get(hash).or_else(|| self.latest_part(hash, key))?;
-        Self::used(entry, key)
+        self.used(entry, key)
     }
 
     /// Returns the live part stored under exactly this key, that of the parts of a URI, which holds the range `wanted`, and counts a use of
@@ -126,7 +143,7 @@ impl<P: Policy> RamTier<P> {
         if !self.has_parts() {
             return None;
         }
-        Self::used(self.index.get(self.parts.find(hash, key, wanted)?)?, key)
+        self.used(self.index.get(self.parts.find(hash, key, wanted)?)?, key)
     }
 
     /// Returns all parts stored under exactly this key, oldest first; all of one representation.
@@ -157,6 +174,7 @@ impl<P: Policy> RamTier<P> {
         if response.body.progress().state != BodyState::Complete {
             return Err(Refused::NotComplete(response));
         }
+        self.tell_samples();
         let place = response.place();
         let (replaced, before) = self.take_with_standing(place).unzip();
         let before =
@@ -167,9 +185,13 @@ impl<P: Policy> RamTier<P> {
                 let primary = &response.key[..variant.primary_len];
                 self.take(variant.primary);
                 self.remove_parts(primary);
+                self.make_room_beside(self.vary.growth(primary, variant));
                 self.vary.admit(primary, variant, place)
             }
-            (None, Some(part)) => self.parts.admit(&response, part),
+            (None, Some(part)) => {
+                self.make_room_beside(self.parts.growth(&response));
+                self.parts.admit(&response, part)
+            }
             (None, None) => {
                 self.remove_parts(&response.key);
                 Some(self.vary.remove(place))
@@ -179,19 +201,33 @@ impl<P: Policy> RamTier<P> {
         for place in outdated {
             self.take(place);
         }
-        let cost = Self::cost(&response);
-        let charged = self.charge.grow(cost) || (self.make_room_beside(cost) && self.charge.grow(cost));
-        if !charged {
+        if !self.cover_entry(&response) {
             self.forget(&response);
             return Err(Refused::NoMemory(response));
         }
         let len = response.charged_len();
         self.len += len;
         self.payload += response.body.charged_len();
-        let handle = self.policy.insert(place, len, before);
-        self.expiries.insert(&response);
-        self.index.insert(Entry { response, handle });
+        let lists = Expiries::lists(&response);
+        let position = self.index.insert(Entry { response: Arc::clone(&response), expiry: 0 });
+        self.policy.insert(Handle(position), place, len, before);
+        if lists {
+            self.expiries.insert(position, &response, &mut note_expiry(&mut self.index));
+        }
         Ok(replaced)
+    }
+
+    /// Charges what the tables grow by for one more entry, after evicting for it if need be.
+    fn cover_entry(&mut self, response: &StoredResponse) -> bool {
+        let growth = |tier: &Self| {
+            let entry = Handle(tier.index.next());
+            tier.index.growth() + tier.policy.growth(entry) + tier.expiries.growth(response)
+        };
+        let wanted = growth(self);
+        self.cover(wanted) || {
+            self.make_room_beside(wanted);
+            self.cover(growth(self))
+        }
     }
 
     /// Removes the response stored under exactly this key, or all parts, and returns it or one of them, gone.
@@ -366,6 +402,7 @@ impl<P: Policy> RamTier<P> {
     /// Before the first call nothing counts as expired. Time never falls.
     pub fn note_time(&mut self, now: u64) {
         self.now = self.now.max(now);
+        self.policy.note_time(self.now);
     }
 
     /// Tells whether an object of `len` bytes could be stored, if need be with all that is stored now leaving for it.
@@ -381,11 +418,12 @@ impl<P: Policy> RamTier<P> {
     pub fn clear(&mut self) {
         for entry in self.index.values() {
             entry.response.mark_gone();
-            self.policy.remove(entry.handle, 0);
         }
         self.index.clear();
+        self.expiries = Expiries::new();
+        self.policy = P::new(self.capacity);
+        self.samples.get_mut().clear();
         self.charge.shrink(self.charge.bytes());
-        self.expiries.clear();
         self.vary.clear();
         self.parts.clear();
         self.len = 0;
@@ -422,13 +460,45 @@ impl<P: Policy> RamTier<P> {
     }
 
     /// The key decides, since the hash does not resist crafted collisions.
-    fn used<'s>(entry: &'s Entry, key: &[u8]) -> Option<&'s Arc<StoredResponse>> {
+    fn used<'s>(&self, entry: &'s Entry, key: &[u8]) -> Option<&'s Arc<StoredResponse>> {
         let response = &entry.response;
         if *response.key != *key || !response.is_live() {
             return None;
         }
         response.note_use();
+        if self.policy.is_sampled(response.hash) {
+            self.note_sample(response);
+        }
         Some(response)
+    }
+
+    /// Keeps a use for the policy; what is too much until something is stored is not missed, since nothing is evicted either.
+    #[cold]
+    fn note_sample(&self, response: &StoredResponse) {
+        let mut samples = self.samples.borrow_mut();
+        if samples.len() < SAMPLE_COUNT_MAX {
+            samples.push((response.place(), response.charged_len()));
+        }
+    }
+
+    /// Tells the policy of uses of sampled keys, as long as there is memory for what it makes of them.
+    fn tell_samples(&mut self) {
+        let mut samples = self.samples.take();
+        for (hash, len) in samples.drain(..) {
+            if !self.cover(self.policy.growth(Handle(0))) {
+                break;
+            }
+            self.policy.note_use(hash, len);
+        }
+        self.samples.replace(samples);
+    }
+
+    /// Charges what the tables take and `growth` more, and tells whether the budget has that; else nothing is charged.
+    fn cover(&mut self, growth: u64) -> bool {
+        let wanted = self.index.memory() + self.policy.memory() + self.expiries.memory() + growth;
+        let charged = self.charge.bytes();
+        self.charge.shrink(charged.saturating_sub(wanted));
+        charged >= wanted || self.charge.grow(wanted - charged)
     }
 
     /// Tells whether content of `bytes` can be allocated, after taking back what was dropped if need be.
@@ -448,20 +518,13 @@ impl<P: Policy> RamTier<P> {
         missing() == 0
     }
 
-    /// Returns what is charged as index for an entry.
-    fn cost(response: &StoredResponse) -> u64 {
-        Self::ENTRY_COST + if Expiries::lists(response) { Expiries::COST } else { 0 }
-    }
-
     /// Lets the response of the least use go: one that is of none any more, else the policy's choice.
     fn evict(&mut self) -> Option<Arc<StoredResponse>> {
-        if let Some(hash) = self.expiries.next(self.now) {
-            return self.take(hash);
+        if let Some(position) = self.expiries.next(self.now) {
+            return self.take_at(position).map(|(response, _)| response);
         }
-        let index = &self.index;
-        let take_uses = &mut |hash| index.get(hash).map_or(0, |entry: &Entry| entry.response.take_uses());
-        let hash = self.policy.evict(take_uses)?;
-        let entry = self.index.find(hash).and_then(|position| self.index.remove(position));
+        let Handle(position) = self.policy.evict(&mut self.index)?;
+        let entry = self.index.remove(position);
         Some(self.leave(entry.expect("the policy knows exactly what is in the index")))
     }
 
@@ -475,7 +538,7 @@ impl<P: Policy> RamTier<P> {
 
     fn take_at(&mut self, position: u32) -> Option<(Arc<StoredResponse>, P::Standing)> {
         let entry = self.index.remove(position)?;
-        let before = self.policy.remove(entry.handle, entry.response.take_uses());
+        let before = self.policy.remove(Handle(position), entry.response.take_uses());
         Some((self.leave(entry), before))
     }
 
@@ -483,48 +546,21 @@ impl<P: Policy> RamTier<P> {
     fn leave(&mut self, entry: Entry) -> Arc<StoredResponse> {
         entry.response.mark_gone();
         self.forget(&entry.response);
-        self.expiries.remove(&entry.response);
-        self.charge.shrink(Self::cost(&entry.response));
+        if Expiries::lists(&entry.response) {
+            self.expiries.remove(entry.expiry, &entry.response, &mut note_expiry(&mut self.index));
+        }
         self.len -= entry.response.charged_len();
         self.payload -= entry.response.body.charged_len();
         entry.response
     }
 }
 
-/// Uses a key that is a hash already as its own hash.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PassThrough;
-
-impl BuildHasher for PassThrough {
-    type Hasher = Folded;
-
-    fn build_hasher(&self) -> Folded {
-        Folded(0)
-    }
-}
-
-/// The low bits of what was written: hashes are uniform in every bit.
-#[derive(Clone, Copy, Debug)]
-pub struct Folded(u64);
-
-impl Hasher for Folded {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Only integers are keys here; other bytes are folded, not refused, so that the trait's promise holds.
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+/// Notes in an entry where it is listed among the expiries.
+fn note_expiry(index: &mut Table<Entry>) -> impl FnMut(u32, u32) {
+    |position, at| {
+        if let Some(entry) = index.at_mut(position) {
+            entry.expiry = at;
         }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
-
-    fn write_u128(&mut self, number: u128) {
-        self.0 = number as u64;
     }
 }
 

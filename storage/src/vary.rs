@@ -3,23 +3,24 @@
 //! The tier asks on a lookup that found no response under the primary key, and tells what it takes in and what leaves. Invariants: a rule
 //! is there exactly while one of its variants is; a URI has at most `VARIANT_COUNT_MAX` of them; every byte is charged as index.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::VARIANT_COUNT_MAX;
 use crate::response::VariantOf;
-use crate::tier::PassThrough;
+use crate::table::{Placed, Table};
 
 /// The rules of one tier.
 #[derive(Debug)]
 pub struct VaryTable {
-    rules: HashMap<u128, Rule, PassThrough>,
+    rules: Table<Box<Rule>>,
     charge: Charge,
 }
 
 #[derive(Debug)]
 struct Rule {
+    /// The hash of the primary key.
+    primary: u128,
     /// The primary key.
     key: Box<[u8]>,
     names: Box<str>,
@@ -27,10 +28,16 @@ struct Rule {
     variants: Vec<u128>,
 }
 
+impl Placed for Box<Rule> {
+    fn place(&self) -> u128 {
+        self.primary
+    }
+}
+
 impl Rule {
-    /// What is charged: the record, twice its place in the table for growth, and all the variants it may have.
+    /// What is charged beside its place in the table: the record, and all the variants it may have.
     fn cost(key_len: usize, names_len: usize) -> u64 {
-        (2 * size_of::<(u128, Rule)>() + VARIANT_COUNT_MAX * size_of::<u128>() + key_len + names_len) as u64
+        (size_of::<Rule>() + VARIANT_COUNT_MAX * size_of::<u128>() + key_len + names_len) as u64
     }
 
     fn charged(&self) -> u64 {
@@ -42,21 +49,31 @@ impl VaryTable {
     /// Makes an empty table.
     pub fn new(budget: &Arc<Budget>) -> Self {
         let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
-        VaryTable { rules: HashMap::default(), charge }
+        VaryTable { rules: Table::new(), charge }
     }
 
     /// Returns the names for exactly this primary key.
     pub fn names(&self, primary: u128, key: &[u8]) -> Option<&str> {
-        let rule = self.rules.get(&primary)?;
+        let rule = self.rules.get(primary)?;
         (*rule.key == *key).then_some(&*rule.names)
     }
 
     /// Returns the hashes of the variants of exactly this primary key, oldest first.
     pub fn variants(&self, primary: u128, key: &[u8]) -> &[u128] {
-        match self.rules.get(&primary) {
+        match self.rules.get(primary) {
             Some(rule) if *rule.key == *key => &rule.variants,
             _ => &[],
         }
+    }
+
+    /// Returns the bytes by which the table grows with a new rule for these names, or one that takes another's place.
+    pub(crate) fn growth(&self, key: &[u8], variant: &VariantOf) -> u64 {
+        Rule::cost(key.len(), variant.names.len()) + self.rules.growth()
+    }
+
+    fn rule_mut(&mut self, primary: u128) -> Option<&mut Rule> {
+        let position = self.rules.find(primary)?;
+        self.rules.at_mut(position).map(|rule| &mut **rule)
     }
 
     /// Notes a variant and returns those that have to leave for it: all of another rule, or the oldest of too many.
@@ -65,18 +82,19 @@ impl VaryTable {
     pub fn admit(&mut self, key: &[u8], variant: &VariantOf, hash: u128) -> Option<Vec<u128>> {
         let same = self
             .rules
-            .get(&variant.primary)
+            .get(variant.primary)
             .is_some_and(|rule| *rule.key == *key && rule.names == variant.names);
         let mut outdated = Vec::new();
         if !same {
             outdated = self.remove(variant.primary);
-            if !self.charge.grow(Rule::cost(key.len(), variant.names.len())) {
+            if !self.charge.grow(self.growth(key, variant)) {
                 return None;
             }
-            let rule = Rule { key: key.into(), names: variant.names.clone(), variants: Vec::new() };
-            self.rules.insert(variant.primary, rule);
+            let names = variant.names.clone();
+            let rule = Rule { primary: variant.primary, key: key.into(), names, variants: Vec::new() };
+            self.rules.insert(Box::new(rule));
         }
-        let rule = self.rules.get_mut(&variant.primary).expect("it was there or was put there");
+        let rule = self.rule_mut(variant.primary).expect("it was there or was put there");
         rule.variants.retain(|other| *other != hash);
         if rule.variants.len() >= VARIANT_COUNT_MAX {
             outdated.push(rule.variants.remove(0));
@@ -87,7 +105,7 @@ impl VaryTable {
 
     /// Forgets one variant, and the rule with the last.
     pub fn forget(&mut self, primary: u128, hash: u128) {
-        let Some(rule) = self.rules.get_mut(&primary) else { return };
+        let Some(rule) = self.rule_mut(primary) else { return };
         rule.variants.retain(|other| *other != hash);
         if rule.variants.is_empty() {
             self.remove(primary);
@@ -96,8 +114,12 @@ impl VaryTable {
 
     /// Forgets a rule and returns the hashes of its variants.
     pub fn remove(&mut self, primary: u128) -> Vec<u128> {
-        let Some(rule) = self.rules.remove(&primary) else { return Vec::new() };
+        let found = self.rules.find(primary).and_then(|position| self.rules.remove(position));
+        let Some(rule) = found else { return Vec::new() };
         self.charge.shrink(rule.charged());
+        if self.rules.len() == 0 {
+            self.clear();
+        }
         rule.variants
     }
 

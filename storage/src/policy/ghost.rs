@@ -1,11 +1,9 @@
-//! Remembers keys that were evicted unused, so that one that comes back soon is known to be worth more.
+//! Remembers keys that were evicted unused, first in first out, as S3-FIFO is published.
 //!
 //! S3-FIFO asks on insertion. Fingerprints of 64 bits: a false memory costs one better place in the queue, nothing else.
 //! Invariants: what is remembered stands for no more bytes than the bound, and is no more keys than the bound.
 
 use std::collections::{HashMap, VecDeque};
-
-use crate::tier::PassThrough;
 
 /// A first-in-first-out memory of evicted keys.
 #[derive(Debug)]
@@ -14,7 +12,7 @@ pub(super) struct Ghost {
     len: u64,
     queue: VecDeque<Remembered>,
     /// The newest entry of each fingerprint, by its running number.
-    newest: HashMap<u64, u64, PassThrough>,
+    newest: HashMap<u64, u64>,
     /// Running number of the queue's first entry.
     first: u64,
 }
@@ -30,9 +28,14 @@ impl Ghost {
     pub(super) const KEY_COST: u64 =
         (2 * size_of::<Remembered>() + (size_of::<(u64, u64)>() + 1) * 16 / 7) as u64;
 
+    /// Returns the bytes that this takes, if nothing was just doubled.
+    pub(super) fn memory(&self) -> u64 {
+        self.queue.len() as u64 * Self::KEY_COST
+    }
+
     /// Makes an empty memory for keys of `len_max` bytes of responses together.
     pub(super) fn new(len_max: u64) -> Ghost {
-        Ghost { len_max, len: 0, queue: VecDeque::new(), newest: HashMap::default(), first: 0 }
+        Ghost { len_max, len: 0, queue: VecDeque::new(), newest: HashMap::new(), first: 0 }
     }
 
     /// Remembers a key whose response had `len` bytes; the oldest go until both bounds hold.

@@ -10,19 +10,19 @@
 //! Invariants: each entry is in one queue; a queue's bytes are the sum of its entries'; one eviction moves at most
 //! `EVICTION_STEPS_MAX` entries aside.
 
-use slab::Slab;
-
 use super::ghost::Ghost;
-use super::{Handle, Policy};
+use super::{Entries, Handle, Policy};
 use crate::limits::{EVICTION_STEPS_MAX, GHOST_COUNT_MIN, USE_COUNT_MAX};
+use crate::pages::Pages;
 
 /// Ends a queue.
 const NO_NODE: u32 = u32::MAX;
 
-/// The first policy; simple, and better than LRU on every trace with many one-time keys.
+/// Simple, and better than LRU on every trace with many one-time keys; what the tier's own policy is held against.
 #[derive(Debug)]
 pub struct S3Fifo {
-    nodes: Slab<Node>,
+    nodes: Pages<Node>,
+    count: usize,
     small: Queue,
     main: Queue,
     small_len_max: u64,
@@ -31,7 +31,6 @@ pub struct S3Fifo {
 
 #[derive(Debug)]
 struct Node {
-    hash: u128,
     len: u64,
     /// Towards the newer end.
     newer: u32,
@@ -61,60 +60,80 @@ struct Queue {
     len: u64,
 }
 
-impl Policy for S3Fifo {
-    const ENTRY_COST: u64 = 2 * size_of::<(usize, Node)>() as u64 + Ghost::KEY_COST;
+impl Default for Node {
+    fn default() -> Node {
+        Node { len: 0, newer: NO_NODE, older: NO_NODE, place: Place::Small, uses: 0 }
+    }
+}
 
+impl Policy for S3Fifo {
     type Standing = Standing;
 
     fn new(capacity: u64) -> S3Fifo {
         S3Fifo {
-            nodes: Slab::new(),
+            nodes: Pages::new(),
+            count: 0,
             small: Queue::EMPTY,
             main: Queue::EMPTY,
             small_len_max: capacity / 10,
-            ghost: Ghost::new(capacity / 10 * 9),
+            ghost: Ghost::new((u128::from(capacity) * 9 / 10) as u64),
         }
     }
 
-    fn insert(&mut self, hash: u128, len: u64, before: Option<Standing>) -> Handle {
+    fn insert(&mut self, entry: Handle, hash: u128, len: u64, before: Option<Standing>) {
+        while entry.0 as usize >= self.nodes.len() {
+            self.nodes.grow();
+        }
         let Standing { place, uses } = before.unwrap_or_else(|| {
             let place = if self.ghost.recall(hash) { Place::Main } else { Place::Small };
             Standing { place, uses: 0 }
         });
-        let node = Node { hash, len, newer: NO_NODE, older: NO_NODE, place, uses };
-        let handle = self.nodes.insert(node) as u32;
-        self.push(handle, place);
-        Handle(handle)
+        *self.nodes.at_mut(entry.0) = Node { len, uses, ..Node::default() };
+        self.push(entry.0, place);
+        self.count += 1;
     }
 
-    fn remove(&mut self, handle: Handle, uses: u8) -> Standing {
-        self.unlink(handle.0);
-        let node = self.nodes.remove(handle.0 as usize);
+    fn remove(&mut self, entry: Handle, uses: u8) -> Standing {
+        self.unlink(entry.0);
+        self.count -= 1;
+        let node = self.nodes.at(entry.0);
         Standing { place: node.place, uses: (node.uses + uses).min(USE_COUNT_MAX) }
     }
 
-    fn evict(&mut self, take_uses: &mut dyn FnMut(u128) -> u8) -> Option<u128> {
+    fn evict(&mut self, entries: &mut dyn Entries) -> Option<Handle> {
         for step in 0.. {
             let from_small = self.small.len > self.small_len_max || self.main.oldest == NO_NODE;
-            let handle = if from_small { self.small.oldest } else { self.main.oldest };
-            let node = self.nodes.get_mut(handle as usize)?;
-            node.uses = (node.uses + take_uses(node.hash)).min(USE_COUNT_MAX);
+            let entry = if from_small { self.small.oldest } else { self.main.oldest };
+            if entry == NO_NODE {
+                return None;
+            }
+            let node = self.nodes.at_mut(entry);
+            node.uses = (node.uses + entries.take_uses(Handle(entry))).min(USE_COUNT_MAX);
             if node.uses > 0 && step < EVICTION_STEPS_MAX {
                 // From the small queue an entry starts anew; in the main queue each round costs one use.
                 node.uses = if from_small { 0 } else { node.uses - 1 };
-                self.unlink(handle);
-                self.push(handle, Place::Main);
+                self.unlink(entry);
+                self.push(entry, Place::Main);
                 continue;
             }
-            let (hash, len) = (node.hash, node.len);
+            let len = node.len;
             if from_small {
-                let count_max = self.nodes.len().max(GHOST_COUNT_MIN);
-                self.ghost.remember(hash, len, count_max);
+                let count_max = self.count.max(GHOST_COUNT_MIN);
+                self.ghost.remember(entries.hash(Handle(entry)), len, count_max);
             }
-            self.remove(Handle(handle), 0);
-            return Some(hash);
+            self.remove(Handle(entry), 0);
+            return Some(Handle(entry));
         }
         None
+    }
+
+    fn memory(&self) -> u64 {
+        self.nodes.memory() + self.ghost.memory()
+    }
+
+    fn growth(&self, entry: Handle) -> u64 {
+        let page = if entry.0 as usize >= self.nodes.len() { Pages::<Node>::PAGE_COST } else { 0 };
+        page + Ghost::KEY_COST
     }
 }
 
@@ -129,11 +148,11 @@ impl S3Fifo {
     /// Puts a node at a queue's newest end.
     fn push(&mut self, handle: u32, place: Place) {
         let older = self.queue(place).newest;
-        let node = &mut self.nodes[handle as usize];
+        let node = self.nodes.at_mut(handle);
         (node.newer, node.older, node.place) = (NO_NODE, older, place);
         let len = node.len;
         if older != NO_NODE {
-            self.nodes[older as usize].newer = handle;
+            self.nodes.at_mut(older).newer = handle;
         }
         let queue = self.queue(place);
         queue.newest = handle;
@@ -145,13 +164,13 @@ impl S3Fifo {
 
     /// Takes a node out of its queue.
     fn unlink(&mut self, handle: u32) {
-        let node = &self.nodes[handle as usize];
+        let node = self.nodes.at(handle);
         let (newer, older, place, len) = (node.newer, node.older, node.place, node.len);
         if newer != NO_NODE {
-            self.nodes[newer as usize].older = older;
+            self.nodes.at_mut(newer).older = older;
         }
         if older != NO_NODE {
-            self.nodes[older as usize].newer = newer;
+            self.nodes.at_mut(older).newer = newer;
         }
         let queue = self.queue(place);
         queue.len -= len;
@@ -171,32 +190,30 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::model::{Endless, Model, play};
     use proptest::prelude::*;
-    use std::collections::HashMap;
 
     /// Responses of 10 bytes in a tier of 100, so that the small queue's share is one of them.
     ///
     /// What happens: `+n` a response of n comes, `*n` it is used, `-n` it is removed, `=n` it is replaced, `!` one is evicted.
     fn run(script: &str) -> Vec<u128> {
         let mut policy = S3Fifo::new(100);
-        let mut uses: HashMap<u128, u8> = HashMap::new();
-        let mut handles: HashMap<u128, Handle> = HashMap::new();
+        let mut entries = Model::default();
         let mut evicted = Vec::new();
         for word in script.split_whitespace() {
             let (kind, number) = word.split_at(1);
             let hash = number.parse::<u128>().unwrap_or(0) << 64;
             match kind {
-                "+" => drop(handles.insert(hash, policy.insert(hash, 10, None))),
+                "+" => policy.insert(entries.add(hash), hash, 10, None),
                 "=" => {
-                    let uses = uses.insert(hash, 0).unwrap_or(0);
-                    let before = policy.remove(handles[&hash], uses);
-                    handles.insert(hash, policy.insert(hash, 10, Some(before)));
+                    let entry = entries.find(hash);
+                    let uses = entries.take_uses(entry);
+                    let before = policy.remove(entry, uses);
+                    policy.insert(entry, hash, 10, Some(before));
                 }
-                "*" => *uses.entry(hash).or_default() += 1,
-                "-" => drop(policy.remove(handles.remove(&hash).unwrap(), 0)),
-                _ => evicted.extend(
-                    policy.evict(&mut |hash| uses.insert(hash, 0).unwrap_or(0)).map(|hash| hash >> 64),
-                ),
+                "*" => entries.note_use(hash),
+                "-" => drop(policy.remove(entries.remove(hash), 0)),
+                _ => evicted.extend(policy.evict(&mut entries).map(|entry| entries.take(entry) >> 64)),
             }
         }
         evicted
@@ -231,43 +248,21 @@ mod tests {
 
     #[test]
     fn endless_uses_do_not_stop_an_eviction() {
+        let mut entries = Endless::default();
         let mut policy = S3Fifo::new(100);
-        policy.insert(1, 10, None);
-        policy.insert(2, 10, None);
-        let mut asked = 0;
-        let evicted = policy.evict(&mut |_| {
-            asked += 1;
-            3
-        });
-        assert!(evicted.is_some());
-        assert_eq!(asked, EVICTION_STEPS_MAX + 1);
+        policy.insert(Handle(0), 1, 10, None);
+        policy.insert(Handle(1), 2, 10, None);
+        assert!(policy.evict(&mut entries).is_some());
+        assert_eq!(entries.asked, EVICTION_STEPS_MAX + 1);
     }
 
     proptest! {
         #[test]
         fn queues_stay_whole(steps in prop::collection::vec((0u8..4, any::<u8>(), 1u64..50), 1..300)) {
-            let mut policy = S3Fifo::new(1000);
-            let mut held: Vec<(u128, Handle, u64)> = Vec::new();
-            for (number, (kind, which, len)) in steps.into_iter().enumerate() {
-                match kind {
-                    0 | 1 => {
-                        let hash = (number as u128 % 40) << 64 | number as u128;
-                        held.push((hash, policy.insert(hash, len, None), len));
-                    }
-                    2 if !held.is_empty() => drop(policy.remove(held.swap_remove(which as usize % held.len()).1, 0)),
-                    _ => {
-                        let evicted = policy.evict(&mut |hash| (hash as u8 ^ which) % 4);
-                        prop_assert_eq!(evicted.is_none(), held.is_empty());
-                        held.retain(|entry| Some(entry.0) != evicted);
-                    }
-                }
-                let sum: u64 = held.iter().map(|entry| entry.2).sum();
-                prop_assert_eq!((policy.small.len + policy.main.len, policy.nodes.len()), (sum, held.len()));
-            }
-            while let Some(evicted) = policy.evict(&mut |_| 0) {
-                held.retain(|entry| entry.0 != evicted);
-            }
-            prop_assert!(held.is_empty() && policy.small.oldest == NO_NODE && policy.main.newest == NO_NODE);
+            let policy = play(S3Fifo::new(1000), &steps, |policy| {
+                (policy.small.len + policy.main.len, policy.count)
+            });
+            prop_assert!(policy.small.oldest == NO_NODE && policy.main.newest == NO_NODE);
         }
     }
 }
