@@ -22,6 +22,7 @@ mod sim;
 mod soak;
 mod stats;
 mod stream;
+mod traces;
 mod wait;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -118,6 +119,11 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             only: text(arguments, "only").to_owned(),
             aspis,
         }),
+        "traces" => traces::run(&traces::Options {
+            folder: arguments.get_one::<PathBuf>("traces").cloned().unwrap_or_default(),
+            only: arguments.get_many::<String>("only").into_iter().flatten().cloned().collect(),
+            assert: arguments.get_flag("assert"),
+        }),
         _ => Err(io::Error::other("no such command")),
     }
 }
@@ -172,6 +178,7 @@ fn command() -> Command {
                 .arg(aspis_flag()),
         )
         .subcommand(conformance_command())
+        .subcommand(traces_command())
         .subcommand(
             Command::new("idle")
                 .about("Measures the CPU share of a server that nobody asks anything, and the memory of idle connections")
@@ -285,6 +292,28 @@ fn memory_command() -> Command {
         .arg(number_flag("connections", "N", "0", "Viewers of a crowd, in place of the scan", 0..=50_000))
         .arg(assert_flag("Fails when memory is over its bound, or content holds less than 95 % of the arena"))
         .arg(aspis_flag())
+}
+
+fn traces_command() -> Command {
+    Command::new("traces")
+        .about("Plays recorded request traces through eviction policies: the product's and published ones")
+        .arg(
+            Arg::new("traces")
+                .long("traces")
+                .value_name("DIR")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Where the trace files are"),
+        )
+        .arg(
+            Arg::new("only")
+                .long("only")
+                .value_name("TRACE")
+                .action(ArgAction::Append)
+                .value_parser(["adaptsize", "web07", "scarab-recs", "churn"])
+                .help("Plays this trace; may be repeated; default: all"),
+        )
+        .arg(assert_flag("Fails when a published count is not met or the product's policy is over a bound"))
 }
 
 fn conformance_command() -> Command {

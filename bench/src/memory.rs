@@ -6,7 +6,7 @@
 mod crowd;
 mod origin;
 mod scan;
-mod sizes;
+pub(crate) mod sizes;
 
 use crate::aspis::Aspis;
 use crate::process::Server;
