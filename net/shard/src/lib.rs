@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod alone;
 mod asking;
 mod backlog;
 mod boot;

@@ -25,6 +25,7 @@ use aspis_wire::limits::HeadLimits;
 use slab::Slab;
 
 use crate::account::{Account, OriginMeters};
+use crate::alone::AloneFlight;
 use crate::asking::{Asks, Waiter};
 use crate::backlog::Backlog;
 use crate::fill::Fills;
@@ -42,17 +43,6 @@ use crate::viewer::{Deadline, Viewer, ViewerState};
 
 /// The token of the only timer that a shard arms.
 const SWEEP: u64 = 1;
-
-/// A fetch that goes alone and may end in a stored response, so that an invalidation finds it.
-pub(crate) struct Flight {
-    pub(crate) hash: u128,
-    /// The rule number that was current before the request was sent.
-    pub(crate) number: u64,
-    /// How often unsafe requests had invalidated something by then.
-    pub(crate) unsafes: u64,
-    /// The key was invalidated after the origin request was sent: the answer is not stored.
-    pub(crate) doomed: bool,
-}
 
 /// Everything that one core needs to answer requests.
 pub(crate) struct Shard {
@@ -77,7 +67,7 @@ pub(crate) struct Shard {
     pub(crate) fills: Fills,
     /// What is in use beside content.
     pub(crate) account: Account,
-    pub(crate) flights: RefCell<Slab<Flight>>,
+    pub(crate) flights: RefCell<Slab<AloneFlight>>,
     pub(crate) origin: OriginClient,
     pub(crate) counters: Arc<CoreCounters>,
     pub(crate) histograms: Arc<CoreHistograms>,
@@ -238,45 +228,6 @@ impl Shard {
         let before = store.len();
         store.make_room_beside(bytes);
         self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
-    }
-
-    /// Notes a fetch that goes alone and whose answer may be stored.
-    pub(crate) fn begin_flight(&self, hash: u128, number: u64) -> usize {
-        let unsafes = self.rules.unsafes();
-        self.flights.borrow_mut().insert(Flight { hash, number, unsafes, doomed: false })
-    }
-
-    /// Forgets a fetch.
-    pub(crate) fn end_flight(&self, flight: usize) {
-        self.flights.borrow_mut().try_remove(flight);
-    }
-
-    /// Removes what is stored under `key` on every core, and keeps running fetches of it from being stored.
-    ///
-    /// Other cores have the message in their mailbox before the answer that caused it leaves, and they read their mail
-    /// before they look at bytes of a viewer: a viewer who saw that answer does not get the old response. Only where a mailbox
-    /// is full does the message come a turn or two later.
-    pub(crate) fn invalidate_everywhere(&self, hash: u128, key: &[u8]) {
-        self.rules.note_unsafe();
-        self.invalidate_here(hash, key);
-        let key: Arc<[u8]> = Arc::from(key);
-        for core in (0..self.cores).filter(|core| *core != self.core) {
-            self.post(core, Message::Invalidate { hash, key: Arc::clone(&key) });
-        }
-    }
-
-    fn invalidate_here(&self, hash: u128, key: &[u8]) {
-        if self.owner_of(hash) == self.core {
-            let removed = self.store.borrow_mut().invalidate(hash, key);
-            self.counters.add(Counter::CacheInvalidated, removed as u64);
-            self.owner.collapse.borrow_mut().invalidate(hash);
-        } else {
-            // The owner's mailbox has this message before any question of ours that follows.
-            self.replicas.borrow_mut().remove(hash, key);
-        }
-        for (_, flight) in self.flights.borrow_mut().iter_mut().filter(|(_, flight)| flight.hash == hash) {
-            flight.doomed = true;
-        }
     }
 
     /// Sends a message to another core; when its mailbox is full the message waits here and goes with a later turn.

@@ -35,6 +35,7 @@ use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::response::{ResponseHead, parse_response};
 use aspis_wire::{Field, FieldSlots, HeadLimits};
 
+use crate::alone::FlightGuard;
 use crate::fill::{self, FillView, Filling, Flying, Reader};
 use crate::flight::preconditions;
 use crate::limits::{DEPOSIT_LEN_MAX, LINGER};
@@ -166,29 +167,6 @@ pub(super) struct Work<'w> {
     pub(super) progress: &'w Progress,
     /// Every byte of the request was taken from the connection.
     request_whole: Rc<Cell<bool>>,
-}
-
-/// A fetch in the shard's table of fetches, removed when it is dropped unless a fill took it over.
-struct FlightGuard<'g> {
-    shard: &'g Rc<Shard>,
-    flight: usize,
-}
-
-impl<'g> FlightGuard<'g> {
-    fn new(shard: &'g Rc<Shard>, hash: u128, number: u64) -> Self {
-        FlightGuard { shard, flight: shard.begin_flight(hash, number) }
-    }
-
-    /// The fill ends the flight from now on.
-    fn hand_over(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for FlightGuard<'_> {
-    fn drop(&mut self) {
-        self.shard.end_flight(self.flight);
-    }
 }
 
 impl Work<'_> {
