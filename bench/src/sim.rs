@@ -2,15 +2,18 @@
 //! from one seed. A judge that shares no code with the product watches what viewers get; a fault prints its seed and all that happened.
 //!
 //! The product's own machines run: `Exchange` for each viewer and each flight, `Collapse`, `RamTier`, `ReplicaTable` and bodies on each
-//! core. What `net/shard` does between them with sockets and tasks is written here a second time, in `viewer`, `owner` and `flight`.
+//! core; `RuleTable` and `rules::hold` too. What `net/shard` does between them with sockets and tasks is written here a second time, in `viewer`, `owner` and `flight`; what the daemon's
+//! control thread does for invalidations, in `control`.
 
 mod answer;
+mod control;
 mod counts;
 mod direct;
 mod flight;
 mod oracle;
 mod origin;
 mod owner;
+mod purge;
 mod scenario;
 mod text;
 mod viewer;

@@ -260,6 +260,7 @@ impl World {
             self.counts.add(Count::Broken, 1);
         }
         if let State::Reading(reader) = state {
+            self.viewers[id].got.began = self.began(&reader.stored.body);
             if let Some(flight) = reader.flight {
                 self.stops_reading(id, flight);
             }

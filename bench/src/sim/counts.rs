@@ -35,9 +35,19 @@ pub(crate) enum Count {
     Broken,
     Left,
     Storms,
+    Purges,
+    Completed,
+    Purged,
+    Softened,
+    Outdated,
+    MarksLifted,
+    RuleSweeps,
+    Forgotten,
+    Restarts,
+    SoftServed,
 }
 
-const NAMES: [(Count, &str); 31] = [
+const NAMES: [(Count, &str); 41] = [
     (Count::Events, "events"),
     (Count::Viewers, "viewers"),
     (Count::Fetches, "origin requests"),
@@ -65,16 +75,32 @@ const NAMES: [(Count, &str); 31] = [
     (Count::Stored, "stored"),
     (Count::Deposited, "deposited"),
     (Count::Doomed, "fills doomed"),
-    (Count::Invalidations, "invalidations"),
+    (Count::Invalidations, "invalidations by unsafe methods"),
     (Count::Broken, "broken answers"),
     (Count::Left, "viewers that left"),
     (Count::Storms, "storms with one fetch"),
+    (Count::Purges, "batches of rules"),
+    (Count::Completed, "batches done"),
+    (Count::Purged, "responses gone by a rule"),
+    (Count::Softened, "responses stale by a rule"),
+    (Count::Outdated, "flights closed by a rule"),
+    (Count::MarksLifted, "marks lifted by a rule"),
+    (Count::RuleSweeps, "sweeps for rules"),
+    (Count::Forgotten, "times that a core forgot rules"),
+    (Count::Restarts, "restarts"),
+    (Count::SoftServed, "served stale after a soft rule"),
 ];
 
 /// The numbers of one run, or of all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Counts {
     numbers: [u64; NAMES.len()],
+}
+
+impl Default for Counts {
+    fn default() -> Counts {
+        Counts { numbers: [0; NAMES.len()] }
+    }
 }
 
 impl Counts {

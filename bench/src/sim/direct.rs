@@ -60,8 +60,8 @@ impl World {
         let mut slots = FieldSlots::new();
         let request = parsed(&raw, &mut slots);
         let now = self.clock();
+        let found = self.still_held(id);
         let viewer = &mut self.viewers[id];
-        let found = viewer.found.clone();
         let (role, stored) = (Role::Lead, found.as_deref().map(view));
         let event = Event::OriginFailed { failure, role, request: &request, stored };
         let action = viewer.exchange.step(&self.behavior, event, now);
@@ -90,8 +90,8 @@ impl World {
         let mut answer_slots = FieldSlots::new();
         let head = parsed_answer(raw, &mut answer_slots, request.method);
         let now = self.clock();
+        let found = self.still_held(id);
         let viewer = &mut self.viewers[id];
-        let found = viewer.found.clone();
         let event = Event::OriginHead { head: &head, request: &request, stored: found.as_deref().map(view) };
         let action = viewer.exchange.step(&self.behavior, event, now);
         note!(self, "viewer {id} as leader of flight {flight}: {action:?}");
@@ -122,8 +122,11 @@ impl World {
         let mut answer_slots = FieldSlots::new();
         let head = parsed_answer(raw, &mut answer_slots, request.method);
         let now = self.clock();
+        // A 304 is about what was found; what came instead of one makes do without what was invalidated meanwhile (I-25).
+        let found = if head.status == 304 { self.viewers[id].found.clone() } else { self.still_held(id) };
+        let of = fetch.or(flight.map(|flight| self.flights[flight].fetch));
+        let number = of.map_or(0, |fetch| self.fetches[fetch].number);
         let viewer = &mut self.viewers[id];
-        let found = viewer.found.clone();
         let event = Event::OriginHead { head: &head, request: &request, stored: found.as_deref().map(view) };
         let action = viewer.exchange.step(&self.behavior, event, now);
         note!(self, "viewer {id} from the origin: {action:?}");
@@ -133,11 +136,11 @@ impl World {
         match action {
             Action::RespondOrigin { store, content, invalidate, found: change } => {
                 let missing = if invalidate { self.forget_everywhere(id, &request, &head) } else { 0 };
-                self.change_found(id, change, &head);
+                self.change_found(id, change, &head, number);
                 self.send_origin(id, &request, &head, content);
                 self.counts.add(Count::Passed, 1);
-                if let Some(meta) = store.filter(|_| content == Content::Follows && fetch.is_some()) {
-                    self.will_deposit(id, raw, meta);
+                if let Some((meta, fetch)) = store.zip(fetch).filter(|_| content == Content::Follows) {
+                    self.will_deposit(id, raw, meta, fetch);
                 }
                 let follows = content == Content::Follows;
                 self.viewers[id].state = State::Passing(Passing { fetch, missing, ended: None, follows });
@@ -148,7 +151,9 @@ impl World {
                 let len = stored.body.published() + head.content_length.unwrap_or(0);
                 self.send_origin(id, &request, &joined_head(&head, &fields, len), Content::Follows);
                 self.counts.add(Count::Joined, 1);
+                let began = self.began(&stored.body);
                 let viewer = &mut self.viewers[id];
+                viewer.got.began = began;
                 let mut at = 0;
                 while at < stored.body.published() {
                     let piece = stored.body.piece(at);
@@ -163,7 +168,7 @@ impl World {
                 let mut fresh = Vec::new();
                 write_freshened(&self.behavior, &stored.head, &meta, &head, now, &mut fresh);
                 self.counts.add(Count::Validated, 1);
-                self.tell_change(id, &stored, &fresh, store);
+                self.tell_change(id, &stored, &fresh, store, number);
                 self.answer_stored(id, answer, &stored, Some(fresh), None);
             }
             Action::Forward(again) => self.go(id, again.conditions),
@@ -197,12 +202,19 @@ impl World {
     }
 
     /// What a viewer fetched by itself is copied to the owner, if nothing was invalidated there meanwhile.
-    fn will_deposit(&mut self, id: usize, raw: &[u8], meta: StoredMeta) {
+    fn will_deposit(&mut self, id: usize, raw: &[u8], meta: StoredMeta, fetch: usize) {
         let viewer = &mut self.viewers[id];
         let (Some(primary), Some(epoch)) = (viewer.primary.clone(), viewer.ticket) else { return };
         let request = Bytes::clone(&viewer.raw);
-        viewer.deposit =
-            Some(Box::new(Deposit { primary, request, head: raw.into(), meta, body: Vec::new(), epoch }));
+        viewer.deposit = Some(Box::new(Deposit {
+            primary,
+            request,
+            head: raw.into(),
+            meta,
+            body: Vec::new(),
+            epoch,
+            fetch,
+        }));
     }
 
     /// A successful unsafe request makes all cores' copies invalid (rule 16); returns how many owners have to confirm that.
@@ -242,15 +254,15 @@ impl World {
     }
 
     /// The answer to a HEAD concerns what was found (RFC 9111 §4.3.5).
-    fn change_found(&mut self, id: usize, change: FoundChange, head: &ResponseHead<'_, '_>) {
+    fn change_found(&mut self, id: usize, change: FoundChange, head: &ResponseHead<'_, '_>, number: u64) {
         let Some(stored) = self.viewers[id].found.clone() else { return };
         match change {
             FoundChange::Keep => {}
-            FoundChange::Forget => self.tell_change(id, &stored, &[], None),
+            FoundChange::Forget => self.tell_change(id, &stored, &[], None, number),
             FoundChange::Update(meta) => {
                 let (mut fresh, now) = (Vec::new(), self.clock());
                 write_freshened(&self.behavior, &stored.head, &meta, head, now, &mut fresh);
-                self.tell_change(id, &stored, &fresh, Some(meta));
+                self.tell_change(id, &stored, &fresh, Some(meta), number);
             }
         }
     }
@@ -261,11 +273,13 @@ impl World {
         stored: &Arc<StoredResponse>,
         head: &[u8],
         meta: Option<StoredMeta>,
+        number: u64,
     ) {
         let Some((hash, _)) = self.viewers[id].primary else { return };
         let (core, owner) = (self.viewers[id].core, self.owner(hash));
         let keeps = match meta {
-            Some(meta) => Keeps::Fresh { head: head.into(), meta },
+            // No newer than what was held of it against the rules (I-24).
+            Some(meta) => Keeps::Fresh { head: head.into(), meta, number: number.min(stored.invalidation()) },
             None => Keeps::Nothing,
         };
         self.post(core, owner, Message::Change(Box::new(Change { stored: Arc::clone(stored), keeps })));

@@ -23,7 +23,7 @@ use aspis_wire::{Field, FieldSlots, Method};
 use super::counts::Count;
 use super::direct::conditional;
 use super::oracle::End;
-use super::owner::Reply;
+use super::owner::{Kept, Reply, tags_of};
 use super::viewer::{Primary, parsed, parsed_answer, view};
 use super::world::{Bytes, Consumer, FACTS, Message, World, note};
 
@@ -48,6 +48,8 @@ pub(crate) struct Flight {
     start: Start,
     exchange: Exchange,
     pub(crate) fetch: usize,
+    /// The number of the rules that what it brings is from.
+    pub(crate) number: u64,
     fill: Option<Fill>,
     /// Viewers that read what it fills.
     readers: Vec<usize>,
@@ -111,6 +113,12 @@ impl Flight {
         self.fill.as_ref().and_then(|fill| fill.passing.as_ref()).map(|passing| &passing.passage)
     }
 
+    /// Everything restarts.
+    pub(crate) fn is_lost(&mut self) {
+        (self.fill, self.start.stored, self.is_over) = (None, None, true);
+        self.readers.clear();
+    }
+
     /// The core that flies it.
     pub(crate) fn core(&self) -> usize {
         self.core
@@ -135,6 +143,7 @@ impl World {
             start,
             exchange,
             fetch: 0,
+            number: 0,
             fill: None,
             readers: Vec::new(),
             told,
@@ -151,6 +160,13 @@ impl World {
             Conditions::Viewer => Preconditions::Range,
             conditions => conditional(conditions, stored.as_deref(), &fields),
         };
+        // What is validated or completed is no newer than what was held of it against the rules (I-24).
+        let built_on =
+            stored.as_ref().filter(|_| conditions != Conditions::Viewer && conditions != Conditions::None);
+        let number = built_on.map_or(u64::MAX, |stored| stored.invalidation()).min(self.control.number);
+        let it = &mut self.flights[flight];
+        it.number = number;
+        self.cores[it.core].collapse.sent(it.id, number);
         self.request(flight, head, preconditions);
     }
 
@@ -172,8 +188,10 @@ impl World {
             return self.resumed(flight, fetch, &head);
         }
         let now = self.clock();
+        // I-25: what was invalidated meanwhile is no answer to an error; those who wait for its validation came before.
+        let stored = self.flights[flight].start.stored.clone();
+        let stored = if head.status == 304 { stored } else { self.held_at(flight, stored) };
         let it = &mut self.flights[flight];
-        let stored = it.start.stored.clone();
         let event = Event::OriginHead { head: &head, request: &request, stored: stored.as_deref().map(view) };
         let action = it.exchange.step(&self.behavior, event, now);
         note!(self, "flight {flight}: {action:?}");
@@ -222,8 +240,9 @@ impl World {
         let mut slots = FieldSlots::new();
         let request = parsed(&raw, &mut slots);
         let now = self.clock();
+        let stored = self.flights[flight].start.stored.clone();
+        let stored = self.held_at(flight, stored);
         let it = &mut self.flights[flight];
-        let stored = it.start.stored.clone();
         let (role, stored) = (Role::Lead, stored.as_deref().map(view));
         let event = Event::OriginFailed { failure, role, request: &request, stored };
         let outcome = match it.exchange.step(&self.behavior, event, now) {
@@ -231,6 +250,13 @@ impl World {
             _ => Outcome::Failed,
         };
         self.settle(flight, outcome, &Brought::Failure(failure));
+    }
+
+    fn held_at(&mut self, flight: usize, stored: Option<Arc<StoredResponse>>) -> Option<Arc<StoredResponse>> {
+        let (core, wall) = (self.flights[flight].core, self.clock().wall);
+        let held = stored.filter(|stored| self.cores[core].holds(stored, wall));
+        self.justify(core);
+        held
     }
 
     /// Begins to fill memory with what comes; false if it is not stored after all.
@@ -263,7 +289,15 @@ impl World {
         }
         let stored_head = self.stored_head(head);
         let body = Arc::clone(writer.body());
-        let Some(stored) = self.record(core, candidate, stored_head, meta, body) else { return false };
+        let it = &self.flights[flight];
+        let rules = match from {
+            From::Head(_) => self.fetches[it.fetch].rules,
+            From::Prefix(prefix) => self.began(prefix).unwrap_or(0),
+        };
+        let number = it.number;
+        self.begins_body(&body, rules);
+        let kept = Kept { head: stored_head, meta, body, number, tags: tags_of(head) };
+        let Some(stored) = self.record(core, candidate, kept) else { return false };
         let whole = meta.part.is_none() && meta.status == 200;
         let tag = head.field("etag").filter(|tag| whole && !tag.starts_with(b"W/"));
         self.flights[flight].fill = Some(Fill {
@@ -315,7 +349,8 @@ impl World {
             self.counts.add(Count::Doomed, 1);
             old.mark_gone();
         }
-        let Some(stored) = self.freshen(core, &old, head.into(), meta) else {
+        let number = self.flights[flight].number;
+        let Some(stored) = self.freshen(core, &old, head.into(), meta, number) else {
             return self.settle(flight, Outcome::Passed { status: 200 }, &Brought::Error(502));
         };
         self.counts.add(Count::Validated, 1);

@@ -4,9 +4,14 @@
 //! bytes of one representation only, nothing staler than allowed (RFC 9111 §4.2.4, RFC 5861), nothing from before an invalidation (§4.4),
 //! nobody else's answer, one fetch for a key at a time (C-1), and everybody is answered once.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
+use aspis_cache::invalidation::Verdict;
+
+use super::control::Judged;
 use super::origin::Record;
+use super::purge::Item;
 use super::scenario::{OnError, Plan, Scenario, Site, Verb};
 use super::text::Head;
 
@@ -17,6 +22,8 @@ pub(crate) struct Got {
     pub(crate) body: Vec<u8>,
     /// When it was decided that this is the answer.
     pub(crate) at: u64,
+    /// Where it comes from memory: how many batches of rules had been accepted when the first byte there was asked for.
+    pub(crate) began: Option<usize>,
 }
 
 /// How an answer ended.
@@ -45,6 +52,17 @@ struct Invalidated {
     version: u64,
 }
 
+/// A batch of rules that the operator was told was accepted.
+#[derive(Debug)]
+struct Accepted {
+    number: u64,
+    items: Vec<Item>,
+    /// The operator was told so.
+    is_done: bool,
+    /// It was not safe when everything restarted.
+    is_lost: bool,
+}
+
 /// The judge's memory.
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
@@ -69,6 +87,11 @@ pub(crate) struct Oracle {
     fetched: HashSet<usize>,
     /// Versions that unsafe requests made, by viewer.
     posted: HashMap<usize, u64>,
+    accepted: Vec<Accepted>,
+    /// How many of them count for a viewer: all up to the last that was done when it came.
+    counting: HashMap<usize, usize>,
+    /// Answers that were stale by a soft rule alone.
+    pub(crate) soft_served: Cell<u64>,
 }
 
 impl Oracle {
@@ -151,6 +174,92 @@ impl Oracle {
         if !marked && self.joinable.contains_key(&(owner, key.to_vec())) {
             self.fault(format!("viewer {viewer} does not follow the flight for its key"));
         }
+    }
+
+    /// A batch of rules is accepted; returns the judge's name for it.
+    pub(crate) fn accepts(&mut self, number: u64, items: Vec<Item>) -> usize {
+        self.accepted.push(Accepted { number, items, is_done: false, is_lost: false });
+        self.accepted.len() - 1
+    }
+
+    /// How many batches were accepted.
+    pub(crate) fn rules(&self) -> usize {
+        self.accepted.len()
+    }
+
+    /// The operator is told that a batch is done; false if it was before.
+    pub(crate) fn completes(&mut self, name: usize) -> bool {
+        !std::mem::replace(&mut self.accepted[name].is_done, true)
+    }
+
+    /// A batch was not safe when everything restarted.
+    pub(crate) fn loses(&mut self, name: usize) {
+        if self.accepted[name].is_done {
+            self.fault(format!("batch {name} was done and is lost"));
+        }
+        self.accepted[name].is_lost = true;
+    }
+
+    /// Everything restarts: nobody flies, nothing is marked.
+    pub(crate) fn restarts(&mut self) {
+        self.joinable.clear();
+        self.marked.clear();
+    }
+
+    /// A viewer comes: what is done now holds for it (I-21).
+    pub(crate) fn arrives(&mut self, viewer: usize) {
+        let count = self.accepted.iter().rposition(|accepted| accepted.is_done).map_or(0, |last| last + 1);
+        self.counting.insert(viewer, count);
+    }
+
+    /// A rule took something stored out of use, or made it stale: one has to concern it.
+    pub(crate) fn lets_go(&mut self, scenario: &Scenario, judged: &Judged, latest: u64, floor: u64) {
+        let is_hard = judged.verdict == Verdict::Gone;
+        let concerns = |item: &Item, site: &Site| item.soft != is_hard && item.concerns(site);
+        // What comes from before all that is remembered is refused, which may be too much; what is stored already never is that old.
+        if !(judged.is_late && judged.from < floor) {
+            self.has_reason(scenario, judged, latest, concerns);
+        }
+    }
+
+    /// A flight without a head, or a mark, is not for those who come now: a rule has to concern its key, or it may by its tags.
+    pub(crate) fn closes(&mut self, scenario: &Scenario, judged: &Judged, latest: u64, floor: u64) {
+        if judged.from >= floor {
+            self.has_reason(scenario, judged, latest, |item, site| item.is_tag() || item.concerns(site));
+        }
+    }
+
+    /// A flight whose head is there is not for those who come now: a rule has to concern it.
+    pub(crate) fn outdates(&mut self, scenario: &Scenario, judged: &Judged, latest: u64) {
+        self.has_reason(scenario, judged, latest, Item::concerns);
+    }
+
+    fn has_reason(
+        &mut self,
+        scenario: &Scenario,
+        judged: &Judged,
+        latest: u64,
+        concerns: impl Fn(&Item, &Site) -> bool,
+    ) {
+        let path = judged.key.split(|byte| *byte == b'\n').nth(2).unwrap_or_default();
+        let Some(site) = scenario.sites.iter().find(|site| site.path.as_bytes() == path) else {
+            return self.fault(format!("a rule was held against {:?}", judged.key));
+        };
+        let newer = |accepted: &&Accepted| {
+            !accepted.is_lost && accepted.number > judged.from && accepted.number <= latest
+        };
+        let mut items = self.accepted.iter().filter(newer).flat_map(|accepted| &accepted.items);
+        if !items.any(|item| concerns(item, site)) {
+            self.fault(format!(
+                "{} is {:?} from {} to {latest} without a rule",
+                site.path, judged.verdict, judged.from
+            ));
+        }
+    }
+
+    /// A mark was taken away.
+    pub(crate) fn lifts(&mut self, primary: &[u8]) {
+        self.marked.remove(primary);
     }
 
     /// Too many wait.
@@ -259,6 +368,7 @@ impl Oracle {
             .iter()
             .any(|it| it.site == record.site && it.done_at < answer.plan.at && record.version < it.version);
         check(!forgotten, "a version from before an invalidation that was done when it came")?;
+        self.purged(answer, record, stale_as_stated)?;
         // C-4: only who asked the origin says that it missed.
         let missed = answer.head.field("x-cache").is_some_and(|cache| cache.starts_with("Miss"));
         check(
@@ -266,6 +376,42 @@ impl Oracle {
             "a miss although nothing was fetched for it",
         )?;
         self.freshness(answer, record, stale_as_stated)
+    }
+
+    /// Nothing that was asked for before a rule that concerns it and was done when the viewer came (I-21); after a soft rule at most stale, where
+    /// that is allowed.
+    fn purged(&self, answer: &Answer<'_>, record: &Record, stale_as_stated: bool) -> Result<(), String> {
+        let counting = self.counting.get(&answer.viewer).copied().unwrap_or(0);
+        let began = answer.got.began.unwrap_or(record.rules);
+        let mut is_stale = false;
+        for (name, accepted) in self.accepted[..counting].iter().enumerate().filter(|(_, it)| it.is_done) {
+            for item in accepted.items.iter().filter(|item| item.concerns(answer.site)) {
+                check(
+                    item.soft || began > name,
+                    &format!("what batch {} took away, asked for after {began} batches", accepted.number),
+                )?;
+                is_stale |= item.soft && record.rules <= name;
+            }
+        }
+        if !is_stale {
+            return Ok(());
+        }
+        self.soft_served.set(self.soft_served.get() + 1);
+        let while_revalidating = answer.plan.verb == Verb::Get && record.policy.while_revalidating > 0;
+        let on_error = match record.policy.on_error {
+            OnError::Forbidden => false,
+            OnError::Unstated => !stale_as_stated,
+            OnError::Within(_) => true,
+        };
+        let failed = on_error && record.status < 500 && self.failed(answer, record);
+        check(while_revalidating || failed, "what a soft rule made stale, as if it were fresh")
+    }
+
+    /// Not to be asked at all, for lack of room, is a failure too.
+    fn failed(&self, answer: &Answer<'_>, record: &Record) -> bool {
+        let times = answer.plan.at..=answer.got.at;
+        self.refused.contains(&answer.viewer)
+            || self.failures.iter().any(|(site, at)| *site == record.site && times.contains(at))
     }
 
     /// Nothing staler than allowed, and nothing that is for another alone.
@@ -295,12 +441,7 @@ impl Oracle {
         if plan.verb == Verb::Get && policy.lifetime > 0 && stale_for < policy.while_revalidating {
             return Ok(());
         }
-        // Not to be asked at all, for lack of room, is a failure too.
-        let failed = self.refused.contains(&answer.viewer)
-            || self
-                .failures
-                .iter()
-                .any(|(site, at)| *site == record.site && (plan.at..=answer.got.at).contains(at));
+        let failed = self.failed(answer, record);
         let allowed = match policy.on_error {
             OnError::Forbidden => false,
             OnError::Unstated => !stale_as_stated,

@@ -30,6 +30,8 @@ pub(crate) struct Record {
     /// When the product asked for it, and when its head reached the product.
     pub(crate) sent_at: u64,
     pub(crate) received_at: Option<u64>,
+    /// How many batches of rules had been accepted when the product asked for it.
+    pub(crate) rules: usize,
     /// The whole content, whatever part of it this answer has.
     pub(crate) content: Content,
     pub(crate) len: u64,
@@ -144,6 +146,7 @@ impl Origin {
             generated_at: now,
             sent_at: now,
             received_at: None,
+            rules: 0,
             content: Content::of("posted"),
             len: 4,
             leader,
@@ -179,6 +182,7 @@ impl Origin {
             generated_at: now,
             sent_at: now,
             received_at: None,
+            rules: 0,
             content: content(site, version, language.as_deref(), status),
             len: site.len(version),
             language,
@@ -306,6 +310,12 @@ impl Reply {
             && let Some(modified) = modified(site, *version)
         {
             line("Last-Modified", &modified);
+        }
+        if !site.tags.is_empty() {
+            // Every other site names them in the one or the other way.
+            let (name, between) =
+                if site.tags.len() == 2 { ("Surrogate-Key", " ") } else { ("Cache-Tag", ", ") };
+            line(name, &site.tags.join(between));
         }
         if self.varies {
             line("Vary", "Accept-Language");

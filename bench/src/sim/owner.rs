@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use aspis_cache::invalidation::tags;
 use aspis_cache::key;
 use aspis_cache::range::{self, ByteRange, Selection};
 use aspis_cache::reuse::{Reuse, reuse};
@@ -13,7 +14,7 @@ use aspis_exchange::collapse::{Asked, Place, Wants};
 use aspis_exchange::response_head::write_stored;
 use aspis_exchange::{Collapsing, Conditions, OriginFailure, Role};
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
-use aspis_storage::response::{Parts, StoredResponse, VariantOf};
+use aspis_storage::response::{self, Parts, StoredResponse, VariantOf};
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
 use aspis_wire::{FieldSlots, Method};
@@ -21,7 +22,7 @@ use aspis_wire::{FieldSlots, Method};
 use super::counts::Count;
 use super::flight::Start;
 use super::viewer::{Primary, parsed, parsed_answer};
-use super::world::{Bytes, Message, World, note};
+use super::world::{Bytes, Fetch, Message, World, note};
 
 /// What an owner tells one who asked.
 pub(crate) enum Reply {
@@ -63,6 +64,8 @@ pub(crate) struct Deposit {
     pub(crate) body: Vec<u8>,
     /// The owner's number before the request was sent.
     pub(crate) epoch: u64,
+    /// The fetch that brought it.
+    pub(crate) fetch: usize,
 }
 
 /// What a viewer's own fetch says about something stored.
@@ -74,7 +77,22 @@ pub(crate) struct Change {
 /// What becomes of it.
 pub(crate) enum Keeps {
     Nothing,
-    Fresh { head: Box<[u8]>, meta: StoredMeta },
+    /// With the number of the rules that it is from.
+    Fresh {
+        head: Box<[u8]>,
+        meta: StoredMeta,
+        number: u64,
+    },
+}
+
+/// What is stored under it.
+pub(crate) struct Kept {
+    pub(crate) head: Box<[u8]>,
+    pub(crate) meta: StoredMeta,
+    pub(crate) body: Arc<Body>,
+    /// The number of the rules that it is from.
+    pub(crate) number: u64,
+    pub(crate) tags: Box<[u64]>,
 }
 
 /// Under which key a response is stored.
@@ -94,7 +112,9 @@ impl World {
         let raw = Bytes::clone(&viewer.raw);
         let mut slots = FieldSlots::new();
         let head = parsed(&raw, &mut slots);
-        if let Some(stored) = self.owned(core, &primary, &head)
+        let owned = self.owned(core, &primary, &head);
+        self.justify(core);
+        if let Some(stored) = owned
             && has.as_ref().is_none_or(|has| !Arc::ptr_eq(has, &stored))
         {
             return self.reply(core, id, Reply::Stored(stored));
@@ -103,7 +123,9 @@ impl World {
             return self.reply(core, id, Reply::Alone);
         };
         // What left the tier since it was found is not validated any more: it may have been invalidated.
-        let stored = has.filter(|has| has.is_live());
+        let wall = self.clock().wall;
+        let stored = has.filter(|has| has.is_live() && self.cores[core].holds(has, wall));
+        self.justify(core);
         let conditions = if stored.is_some() { forward.conditions } else { Conditions::Viewer };
         let range = match (head.method, conditions) {
             (Method::Get, Conditions::Viewer) => range_text(&head),
@@ -186,6 +208,7 @@ impl World {
         let now = self.clock();
         loop {
             let asked = Asked { primary: primary.0, selected: key::hash(&key), key: &key, wants };
+            self.close_outdated(core, primary, &asked);
             let place = self.cores[core].collapse.ask(asked, id, now);
             if let Place::Attach(flight, _) = place {
                 let number = self.cores[core].flights[&flight];
@@ -210,8 +233,10 @@ impl World {
         primary: &Primary,
         head: &RequestHead<'_, '_>,
     ) -> Option<Arc<StoredResponse>> {
-        let tier = &self.cores[core].tier;
-        if let Some(stored) = tier.lookup(primary.0, &primary.1) {
+        let (it, wall) = (&self.cores[core], self.clock().wall);
+        let tier = &it.tier;
+        let held = |stored: &&Arc<StoredResponse>| it.holds(stored, wall);
+        if let Some(stored) = tier.lookup(primary.0, &primary.1).filter(held) {
             return Some(Arc::clone(stored));
         }
         let mut key = primary.1.to_vec();
@@ -221,11 +246,11 @@ impl World {
             }
         } else if head.method == Method::Get && tier.has_parts() {
             key.extend_from_slice(key::PART_SUFFIX);
-            return tier.part(key::hash(&key), &key, |total| wanted(head, total)).cloned();
+            return tier.part(key::hash(&key), &key, |total| wanted(head, total)).filter(held).cloned();
         } else {
             return None;
         }
-        tier.lookup(key::hash(&key), &key).cloned()
+        tier.lookup(key::hash(&key), &key).filter(held).cloned()
     }
 
     /// The key that a request selects, by what is stored and what is arriving; `None` if it is too long.
@@ -263,13 +288,17 @@ impl World {
 
     /// Somebody got this stale; one task validates it (RFC 5861 §3).
     pub(crate) fn refresh(&mut self, core: usize, id: usize, stored: Arc<StoredResponse>) {
-        if !stored.is_live() {
+        let wall = self.clock().wall;
+        let is_held = stored.is_live() && self.cores[core].holds(&stored, wall);
+        self.justify(core);
+        if !is_held {
             return;
         }
         let Some(primary) = self.viewers[id].primary.clone() else { return };
         let key = stored.key.to_vec();
         let wants = Wants::LeadOrFollow;
         let asked = Asked { primary: primary.0, selected: stored.hash, key: &key, wants };
+        self.close_outdated(core, &primary, &asked);
         let Some(flight) = self.cores[core].collapse.begin(asked) else { return };
         self.counts.add(Count::Refreshes, 1);
         let raw = Bytes::clone(&self.viewers[id].raw);
@@ -311,8 +340,12 @@ impl World {
         if writer.complete() != BodyState::Complete {
             return self.oracle.fault("a deposit is not whole");
         }
+        let tags = tags_of(&head);
         let head = self.stored_head(&head);
-        if let Some(stored) = self.record(core, candidate, head, deposit.meta, body)
+        let Fetch { number, rules, .. } = self.fetches[deposit.fetch];
+        self.begins_body(&body, rules);
+        let kept = Kept { head, meta: deposit.meta, body, number, tags };
+        if let Some(stored) = self.record(core, candidate, kept)
             && self.admit(core, &stored)
         {
             self.counts.add(Count::Deposited, 1);
@@ -327,8 +360,8 @@ impl World {
                     self.cores[core].tier.remove(change.stored.hash, &change.stored.key);
                 }
             }
-            Keeps::Fresh { head, meta } => {
-                self.freshen(core, &change.stored, head.clone(), *meta);
+            Keeps::Fresh { head, meta, number } => {
+                self.freshen(core, &change.stored, head.clone(), *meta, *number);
             }
         }
     }
@@ -340,11 +373,21 @@ impl World {
         stored: &Arc<StoredResponse>,
         head: Box<[u8]>,
         meta: StoredMeta,
+        number: u64,
     ) -> Option<Arc<StoredResponse>> {
+        // I-19: those that it was stored with, where a 304 does not name others.
+        let tags = match response::tags_of(&head, None) {
+            none if none.is_empty() => stored.tags.clone(),
+            tags => tags,
+        };
         let candidate =
             Candidate { hash: stored.hash, key: stored.key.to_vec(), variant: stored.variant.clone() };
-        let fresh = self.record(core, candidate, head, meta, Arc::clone(&stored.body))?;
-        if !stored.is_live() || self.cores[core].tier.insert(Arc::clone(&fresh)).is_err() {
+        let body = Arc::clone(&stored.body);
+        let fresh = self.record(core, candidate, Kept { head, meta, body, number, tags })?;
+        let wall = self.clock().wall;
+        let is_held = self.cores[core].admits(&fresh, wall);
+        self.justify(core);
+        if !is_held || !stored.is_live() || self.cores[core].tier.insert(Arc::clone(&fresh)).is_err() {
             fresh.mark_gone();
         }
         Some(fresh)
@@ -388,17 +431,15 @@ impl World {
         &mut self,
         core: usize,
         candidate: Candidate,
-        head: Box<[u8]>,
-        meta: StoredMeta,
-        body: Arc<Body>,
+        kept: Kept,
     ) -> Option<Arc<StoredResponse>> {
         let Candidate { hash, key, variant } = candidate;
+        let Kept { head, meta, body, number, tags } = kept;
         let need = (key.len() + head.len() + 2048) as u64;
         let wall = self.clock().wall;
         self.cores[core].tier.note_time(wall);
         self.cores[core].tier.make_room_beside(need);
-        let parts =
-            Parts { hash, key: key.into(), head, meta, body, invalidation: 0, tags: Box::default(), variant };
+        let parts = Parts { hash, key: key.into(), head, meta, body, invalidation: number, tags, variant };
         let stored = StoredResponse::new(parts, &self.budget);
         self.counts.add(Count::ShortOfMemory, u64::from(stored.is_none()));
         stored
@@ -427,6 +468,10 @@ impl World {
 
     /// Takes a whole response in, if it still fits to what is stored; else it is gone.
     pub(crate) fn admit(&mut self, core: usize, stored: &Arc<StoredResponse>) -> bool {
+        let wall = self.clock().wall;
+        // What came by a request from before a rule is of no use after it (I-22).
+        let is_held = self.cores[core].admits(stored, wall);
+        self.justify(core);
         let tier = &mut self.cores[core].tier;
         // A rule that grew meanwhile selects by more than this response was chosen by.
         let outgrown = match &stored.variant {
@@ -438,7 +483,7 @@ impl World {
         // Fetches of one key may run side by side: the one that was answered later stays.
         let newer = tier.holds_newer(stored);
         let is_part = stored.meta.part.is_some();
-        let taken = !outgrown && !newer && tier.insert(Arc::clone(stored)).is_ok();
+        let taken = is_held && !outgrown && !newer && tier.insert(Arc::clone(stored)).is_ok();
         if taken {
             self.counts.add(if is_part { Count::Parts } else { Count::Stored }, 1);
         } else {
@@ -446,6 +491,11 @@ impl World {
         }
         taken
     }
+}
+
+/// The tags of an answer (I-17).
+pub(crate) fn tags_of(head: &ResponseHead<'_, '_>) -> Box<[u64]> {
+    tags::of_fields(head.fields.iter().map(|field| (field.name.as_bytes(), field.value)), None)
 }
 
 /// The range that is asked for of a content of this length; all of it where none is.

@@ -5,6 +5,8 @@
 
 use crate::random::Random;
 
+use super::purge::{self, Purge, TAGS};
+
 /// All that is played.
 #[derive(Debug)]
 pub(crate) struct Scenario {
@@ -25,6 +27,12 @@ pub(crate) struct Scenario {
     pub(crate) plans: Vec<Plan>,
     /// When the origin has a new version of which site.
     pub(crate) changes: Vec<(u64, usize)>,
+    /// What the operator invalidates, and when.
+    pub(crate) purges: Vec<Purge>,
+    /// The cores hear of it before the log is safe.
+    pub(crate) tells_early: bool,
+    /// When everything is killed and starts again.
+    pub(crate) restart_at: Option<u64>,
     /// When nobody comes any more.
     pub(crate) ends_at: u64,
 }
@@ -33,6 +41,9 @@ pub(crate) struct Scenario {
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) path: String,
+    pub(crate) host: &'static str,
+    /// The cache tags that all its answers carry.
+    pub(crate) tags: Vec<&'static str>,
     seed: u64,
     base: Policy,
     len_max: u64,
@@ -227,12 +238,20 @@ impl Site {
     }
 
     fn drawn(number: usize, random: &mut Random) -> Site {
+        let seed = random.next();
         let bad = random.chance(45);
         let percent = |random: &mut Random, most| if bad { random.between(0, most) } else { 0 };
         let slow = random.weighted(&[((0, 3), 3), ((5, 80), 3), ((200, 900), 1)]);
         Site {
             path: format!("/s{number}"),
-            seed: random.next(),
+            host: if number % 3 == 2 { "b" } else { "a" },
+            tags: TAGS[..3]
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| seed >> at & 1 == 1)
+                .map(|(_, tag)| *tag)
+                .collect(),
+            seed,
             base: Policy::drawn(random),
             len_max: random.weighted(&[(600, 2), (9_000, 4), (60_000, 3), (400_000, 1)]),
             is_rigid: random.chance(30),
@@ -347,12 +366,18 @@ impl Scenario {
                 partial_changes.push((start + random.between(50, 2_000), number));
             }
         }
+        let (purges, purge_changes) = purge::drawn(seed, &sites, &plans, ends_at);
         let changes = (0..random.between(0, 12))
             .map(|_| (random.between(0, ends_at), random.between(0, sites.len() as u64 - 1) as usize))
             .filter(|(_, site)| !sites[*site].is_storm)
             .chain(partial_changes)
+            .chain(purge_changes)
             .collect();
+        let mut later = Random::new(seed ^ 0x0e57_a127);
         Scenario {
+            purges,
+            tells_early: later.chance(50),
+            restart_at: later.chance(12).then(|| later.between(0, ends_at)),
             cores,
             memory_len: random.weighted(&[(24 << 10, 2), (96 << 10, 3), (400 << 10, 3), (4 << 20, 3)]),
             object_len_max: random.weighted(&[(1 << 30, 5), (9_000, 1)]),

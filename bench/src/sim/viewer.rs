@@ -97,7 +97,7 @@ fn text(plan: &Plan, scenario: &Scenario) -> String {
         Verb::Head => "HEAD",
         Verb::Post => "POST",
     };
-    let mut head = format!("{verb} {} HTTP/1.1\r\nHost: a\r\n", site.path);
+    let mut head = format!("{verb} {} HTTP/1.1\r\nHost: {}\r\n", site.path, site.host);
     let mut line = |name: &str, value: &str| head.push_str(&format!("{name}: {value}\r\n"));
     if !plan.language.is_empty() {
         line("Accept-Language", plan.language);
@@ -151,6 +151,7 @@ impl World {
     /// A viewer's request is there.
     pub(crate) fn arrives(&mut self, id: usize) {
         self.counts.add(Count::Viewers, 1);
+        self.oracle.arrives(id);
         let raw = Bytes::clone(&self.viewers[id].raw);
         let mut slots = FieldSlots::new();
         let head = parsed(&raw, &mut slots);
@@ -167,6 +168,7 @@ impl World {
         let Action::Lookup { hash } = action else { return self.obey(id, action, None) };
         self.viewers[id].primary = Some((hash, key.clone().into()));
         let (action, found) = self.look_up(id, hash, &head, &mut key);
+        self.justify(self.viewers[id].core);
         self.viewers[id].found.clone_from(&found);
         self.obey(id, action, found);
     }
@@ -183,8 +185,10 @@ impl World {
         let viewer = &mut self.viewers[id];
         let core = &self.cores[viewer.core];
         let owns = owner == viewer.core;
+        let held = |stored: &&Arc<StoredResponse>| core.holds(stored, now.wall);
         let get = |hash, key: &[u8]| {
-            if owns { core.tier.lookup(hash, key).cloned() } else { core.replicas.lookup(hash, key).cloned() }
+            let found = if owns { core.tier.lookup(hash, key) } else { core.replicas.lookup(hash, key) };
+            found.filter(held).cloned()
         };
         let names = if owns { core.tier.vary_names(hash, key) } else { core.replicas.vary_names(hash, key) };
         let primary_len = key.len();
@@ -203,7 +207,7 @@ impl World {
         if found.is_none() && may_be_a_part && owns && core.tier.has_parts() {
             action = viewer.exchange.step(&self.behavior, Event::NotWhole { key_buffer: key }, now);
             if let Action::Lookup { hash } = action {
-                found = core.tier.part(hash, key, |total| wanted(head, total)).cloned();
+                found = core.tier.part(hash, key, |total| wanted(head, total)).filter(held).cloned();
             }
         }
         if let Action::Lookup { .. } = action {
@@ -287,8 +291,9 @@ impl World {
         let mut slots = FieldSlots::new();
         let request = parsed(&raw, &mut slots);
         let (now, request) = (self.clock(), &request);
+        // I-25: what was found before may have been invalidated since, and is no answer to an error then.
+        let found = self.still_held(id);
         let viewer = &mut self.viewers[id];
-        let found = viewer.found.clone();
         let stored = found.as_deref().map(view);
         match reply {
             Reply::Stored(stored) => {

@@ -4,17 +4,20 @@
 //! decides. Invariants: messages of one core to another arrive in their order; what happens at the same millisecond happens in the order
 //! in which it was scheduled, so a seed is played in one way only.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aspis_cache::invalidation::RuleTable;
 use aspis_config::{Behavior, Raw, check};
 use aspis_exchange::collapse::{Collapse, FlightId, Limits};
 use aspis_exchange::{Now, OriginFailure, ViewerFacts};
 use aspis_storage::budget::{Budget, Purpose};
 use aspis_storage::mapping::arena::Arena;
+use aspis_storage::mapping::body::Body;
 use aspis_storage::replica::ReplicaTable;
 use aspis_storage::response::StoredResponse;
 use aspis_storage::shards::owner_core;
@@ -23,6 +26,7 @@ use aspis_wire::Scheme;
 
 use crate::random::Random;
 
+use super::control::{Control, Judged, Sweep, Told};
 use super::counts::{Count, Counts};
 use super::flight::Flight;
 use super::oracle::Oracle;
@@ -54,6 +58,32 @@ pub(crate) struct Core {
     pub(crate) waits: HashMap<usize, FlightId>,
     /// How many invalidations this core did as an owner.
     pub(crate) epoch: u64,
+    /// What the operator invalidated, as far as this core was told.
+    pub(crate) rules: RuleTable,
+    /// What the rules did here, until the judge hears of it.
+    pub(crate) judged: RefCell<Vec<Judged>>,
+    pub(crate) sweep: Sweep,
+}
+
+impl Core {
+    /// A core with nothing stored.
+    pub(crate) fn new(scenario: &Scenario, budget: &Arc<Budget>) -> Result<Core, String> {
+        let limits =
+            Limits { waiters_max: scenario.waiters_max, marks_max: 64, mark_millis: scenario.mark_millis };
+        let arena = Arena::new(4 << 20, Arc::clone(budget)).map_err(|error| error.to_string())?;
+        let replicas = ReplicaTable::new(scenario.replica_slots, budget).ok_or("no room for replicas")?;
+        Ok(Core {
+            tier: RamTier::new(arena, Arc::clone(budget)),
+            replicas,
+            collapse: Collapse::new(limits),
+            flights: HashMap::new(),
+            waits: HashMap::new(),
+            epoch: 0,
+            rules: RuleTable::new(),
+            judged: RefCell::default(),
+            sweep: Sweep::default(),
+        })
+    }
 }
 
 /// What a core tells another, or itself.
@@ -110,7 +140,7 @@ pub(crate) enum Message {
 }
 
 /// What happens at some time.
-enum Happening {
+pub(crate) enum Happening {
     Arrives(usize),
     Leaves(usize),
     Reads(usize),
@@ -118,6 +148,7 @@ enum Happening {
         from: usize,
         to: usize,
         message: Message,
+        life: u64,
     },
     /// A request reaches the origin.
     Reaches(usize),
@@ -125,6 +156,24 @@ enum Happening {
     Comes(usize),
     Changes(usize),
     Sweeps(usize),
+    /// The operator invalidates.
+    Accepts(usize),
+    /// The log is safe up to this number.
+    Safe {
+        number: u64,
+        life: u64,
+    },
+    /// A core is told by the control thread.
+    Told {
+        core: usize,
+        told: Told,
+        life: u64,
+    },
+    SweepsRules {
+        core: usize,
+        life: u64,
+    },
+    Restarts,
 }
 
 struct Due {
@@ -175,6 +224,10 @@ pub(crate) struct Fetch {
     script: VecDeque<(u64, Item)>,
     version: u64,
     sent_at: u64,
+    /// The number of the newest batch of rules when it was sent.
+    pub(crate) number: u64,
+    /// The judge's count of them.
+    pub(crate) rules: usize,
 }
 
 /// All of one seed's run.
@@ -192,6 +245,9 @@ pub(crate) struct World {
     pub(crate) now: u64,
     /// What happened, if anybody wants to know.
     pub(crate) trace: Option<Vec<String>>,
+    pub(crate) control: Control,
+    /// By the address of a body, how many batches of rules had been accepted when its first byte was asked for; the last body there counts.
+    bodies: HashMap<usize, usize>,
     queue: BinaryHeap<Reverse<Due>>,
     scheduled: u64,
     /// When the last message from one core to another arrives.
@@ -220,21 +276,9 @@ impl World {
         let behavior = Behavior::from(&check(&raw).map_err(|errors| format!("{errors:?}"))?);
         let base = scenario.cores as u64 * 16 * 1024;
         let budget = Budget::new(base + scenario.memory_len);
-        let limits =
-            Limits { waiters_max: scenario.waiters_max, marks_max: 64, mark_millis: scenario.mark_millis };
         let mut cores = Vec::new();
         for _ in 0..scenario.cores {
-            let arena = Arena::new(4 << 20, Arc::clone(&budget)).map_err(|error| error.to_string())?;
-            let replicas =
-                ReplicaTable::new(scenario.replica_slots, &budget).ok_or("no room for replicas")?;
-            cores.push(Core {
-                tier: RamTier::new(arena, Arc::clone(&budget)),
-                replicas,
-                collapse: Collapse::new(limits),
-                flights: HashMap::new(),
-                waits: HashMap::new(),
-                epoch: 0,
-            });
+            cores.push(Core::new(&scenario, &budget)?);
         }
         let viewers = scenario.plans.iter().map(|plan| Viewer::new(plan, &scenario)).collect();
         let mut world = World {
@@ -249,6 +293,8 @@ impl World {
             counts: Counts::default(),
             now: 0,
             trace: traced.then(Vec::new),
+            control: Control::new(scenario.cores, scenario.tells_early),
+            bodies: HashMap::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
             last: vec![0; scenario.cores * scenario.cores],
@@ -274,6 +320,15 @@ impl World {
         for core in 0..self.cores.len() {
             self.schedule(SWEEP_EVERY, Happening::Sweeps(core));
         }
+        for purge in 0..self.scenario.purges.len() {
+            self.schedule(self.scenario.purges[purge].at, Happening::Accepts(purge));
+        }
+        if !self.scenario.purges.is_empty() {
+            (0..self.cores.len()).for_each(|core| self.schedule(0, Happening::SweepsRules { core, life: 0 }));
+        }
+        if let Some(at) = self.scenario.restart_at {
+            self.schedule(at, Happening::Restarts);
+        }
     }
 
     /// Plays until nothing is left to happen, or a fault is found; then looks whether everything is in its place.
@@ -291,6 +346,7 @@ impl World {
             }
         }
         self.counts.add(Count::Events, events);
+        self.counts.add(Count::SoftServed, self.oracle.soft_served.get());
         self.drained();
     }
 
@@ -299,7 +355,8 @@ impl World {
             Happening::Arrives(viewer) => self.arrives(viewer),
             Happening::Leaves(viewer) => self.leaves(viewer),
             Happening::Reads(viewer) => self.read(viewer),
-            Happening::Delivered { from, to, message } => self.delivered(from, to, message),
+            Happening::Delivered { life, .. } if life != self.control.life => {}
+            Happening::Delivered { from, to, message, .. } => self.delivered(from, to, message),
             Happening::Reaches(fetch) => {
                 let Fetch { site, leader, request, .. } = &self.fetches[fetch];
                 let (site, leader) = (*site, *leader);
@@ -311,6 +368,12 @@ impl World {
                 self.comes_next(fetch);
             }
             Happening::Comes(fetch) => self.comes(fetch),
+            Happening::Accepts(purge) => self.accepts(purge),
+            Happening::Safe { number, life } => self.safe(number, life),
+            Happening::Told { core, told, life } => self.told(core, told, life),
+            Happening::SweepsRules { core, life } if life == self.control.life => self.sweeps_rules(core),
+            Happening::SweepsRules { .. } => {}
+            Happening::Restarts => self.restarts(),
             Happening::Changes(site) => {
                 self.origin.change(site);
                 note!(self, "site {site} is now version {}", self.origin.version(site));
@@ -346,10 +409,21 @@ impl World {
         let mut at = self.now;
         if from != to {
             let pair = from * self.cores.len() + to;
-            at = (at + self.random.between(0, self.scenario.message_millis_max)).max(self.last[pair]);
+            at = (at + self.delay()).max(self.last[pair]);
             self.last[pair] = at;
         }
-        self.schedule(at, Happening::Delivered { from, to, message });
+        let life = self.control.life;
+        self.schedule(at, Happening::Delivered { from, to, message, life });
+    }
+
+    /// How long a message takes.
+    pub(crate) fn delay(&mut self) -> u64 {
+        self.random.between(0, self.scenario.message_millis_max)
+    }
+
+    /// Something happens later.
+    pub(crate) fn schedule_after(&mut self, after: u64, happening: Happening) {
+        self.schedule(self.now + after, happening);
     }
 
     /// A viewer reads on later.
@@ -357,7 +431,7 @@ impl World {
         self.schedule(self.now + after, Happening::Reads(viewer));
     }
 
-    fn schedule(&mut self, at: u64, happening: Happening) {
+    pub(crate) fn schedule(&mut self, at: u64, happening: Happening) {
         self.scheduled += 1;
         self.queue.push(Reverse(Due { at, number: self.scheduled, happening }));
     }
@@ -382,10 +456,22 @@ impl World {
             script: VecDeque::new(),
             version: 0,
             sent_at: self.now,
+            number: self.control.number,
+            rules: self.oracle.rules(),
         });
         let after = self.random.between(0, 3);
         self.schedule(self.now + after, Happening::Reaches(fetch));
         fetch
+    }
+
+    /// A body is begun by a request that was sent when so many batches of rules had been accepted.
+    pub(crate) fn begins_body(&mut self, body: &Arc<Body>, rules: usize) {
+        self.bodies.insert(Arc::as_ptr(body).addr(), rules);
+    }
+
+    /// That number of a body.
+    pub(crate) fn began(&self, body: &Arc<Body>) -> Option<usize> {
+        self.bodies.get(&Arc::as_ptr(body).addr()).copied()
     }
 
     /// Nobody wants what still comes for a fetch.
@@ -410,7 +496,9 @@ impl World {
         match item {
             Item::Head(serial, head) => {
                 let record = &mut self.origin.records[serial];
-                (record.sent_at, record.received_at) = (self.fetches[fetch].sent_at, Some(self.now));
+                let sent = &self.fetches[fetch];
+                (record.sent_at, record.received_at, record.rules) =
+                    (sent.sent_at, Some(self.now), sent.rules);
                 note!(self, "fetch {fetch} head {serial}: {} version {}", record.status, record.version);
                 if record.status >= 500 {
                     self.oracle.fails(site, self.now);
@@ -519,10 +607,20 @@ impl World {
 
     /// A sound site that many asked for before its first head was there was asked for once.
     fn storms(&mut self) {
-        if self.counts.of(Count::ShortOfMemory) > 0 {
+        if self.counts.of(Count::ShortOfMemory) + self.counts.of(Count::Restarts) > 0 {
             return;
         }
         for (number, site) in self.scenario.sites.iter().enumerate() {
+            // What was invalidated meanwhile is fetched again, and what may be as long as its tags are not known; all else is not.
+            let purged = self
+                .scenario
+                .purges
+                .iter()
+                .flat_map(|purge| &purge.items)
+                .any(|item| item.is_tag() || item.concerns(site));
+            if purged {
+                continue;
+            }
             if site.is_storm && self.origin.gets[number] != 1 {
                 self.oracle.fault(format!("{} was fetched {} times", site.path, self.origin.gets[number]));
             }
