@@ -20,8 +20,6 @@ use super::world::{Consumer, Core, Happening, World, note};
 
 /// Entries that one step of a sweep looks at.
 const SWEEP_COUNT: usize = 5;
-/// The time between two steps, in milliseconds.
-const SWEEP_STEP: u64 = 40;
 
 /// What the control thread knows.
 #[derive(Debug, Default)]
@@ -217,7 +215,7 @@ impl World {
         self.justify(core);
         let life = self.control.life;
         if self.now < self.scenario.ends_at {
-            self.schedule_after(SWEEP_STEP, Happening::SweepsRules { core, life });
+            self.schedule_after(self.scenario.rule_sweep_millis, Happening::SweepsRules { core, life });
         }
     }
 
@@ -346,7 +344,7 @@ impl World {
         self.completes();
         let life = self.control.life;
         for core in 0..count {
-            self.schedule_after(SWEEP_STEP, Happening::SweepsRules { core, life });
+            self.schedule_after(self.scenario.rule_sweep_millis, Happening::SweepsRules { core, life });
         }
     }
 }

@@ -90,6 +90,8 @@ pub(crate) struct Oracle {
     accepted: Vec<Accepted>,
     /// How many of them count for a viewer: all up to the last that was done when it came.
     counting: HashMap<usize, usize>,
+    /// For viewers that are answered since the origin failed: the newest number that their core has.
+    knowing: HashMap<usize, u64>,
     /// Answers that were stale by a soft rule alone.
     pub(crate) soft_served: Cell<u64>,
 }
@@ -210,6 +212,11 @@ impl Oracle {
     pub(crate) fn arrives(&mut self, viewer: usize) {
         let count = self.accepted.iter().rposition(|accepted| accepted.is_done).map_or(0, |last| last + 1);
         self.counting.insert(viewer, count);
+    }
+
+    /// A viewer gets something stale, since the origin failed, from a core that has the rules up to `latest`: what they took is not used (I-25).
+    pub(crate) fn stale_on_error(&mut self, viewer: usize, latest: u64) {
+        self.knowing.insert(viewer, latest);
     }
 
     /// A rule took something stored out of use, or made it stale: one has to concern it.
@@ -384,7 +391,11 @@ impl Oracle {
         let counting = self.counting.get(&answer.viewer).copied().unwrap_or(0);
         let began = answer.got.began.unwrap_or(record.rules);
         let mut is_stale = false;
-        for (name, accepted) in self.accepted[..counting].iter().enumerate().filter(|(_, it)| it.is_done) {
+        let known = self.knowing.get(&answer.viewer).copied().unwrap_or(0);
+        let holds = |(name, it): &(usize, &Accepted)| {
+            (*name < counting && it.is_done) || (!it.is_lost && it.number <= known)
+        };
+        for (name, accepted) in self.accepted.iter().enumerate().filter(holds) {
             for item in accepted.items.iter().filter(|item| item.concerns(answer.site)) {
                 check(
                     item.soft || began > name,

@@ -31,6 +31,8 @@ pub(crate) struct Scenario {
     pub(crate) purges: Vec<Purge>,
     /// The cores hear of it before the log is safe.
     pub(crate) tells_early: bool,
+    /// The time between two steps of a sweep for rules.
+    pub(crate) rule_sweep_millis: u64,
     /// When everything is killed and starts again.
     pub(crate) restart_at: Option<u64>,
     /// When nobody comes any more.
@@ -377,6 +379,7 @@ impl Scenario {
         Scenario {
             purges,
             tells_early: later.chance(50),
+            rule_sweep_millis: later.weighted(&[(40, 1), (400, 1), (3_000, 2)]),
             restart_at: later.chance(12).then(|| later.between(0, ends_at)),
             cores,
             memory_len: random.weighted(&[(24 << 10, 2), (96 << 10, 3), (400 << 10, 3), (4 << 20, 3)]),

@@ -233,6 +233,8 @@ impl World {
             (Action::Answer(answer), Some(stored)) => {
                 if self.viewers[id].exchange.is_stale_on_error() {
                     self.counts.add(Count::StaleOnError, 1);
+                    let latest = self.cores[self.viewers[id].core].rules.latest();
+                    self.oracle.stale_on_error(id, latest);
                 }
                 if answer.refresh {
                     self.ask_for_refresh(id, &stored);

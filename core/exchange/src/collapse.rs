@@ -268,14 +268,14 @@ impl<W> Collapse<W> {
     ///
     /// For flights that began under the primary key, before anybody knew that the URI varies; before they are settled. Who asks for the
     /// primary key alone does not find it any more, so look at [`Collapse::names`] first. Where another flies for the variant already,
-    /// this one is not joined any more.
+    /// this one is not joined any more; nor is one that was closed.
     pub fn rekey(&mut self, flight: FlightId, selected: u128, key: &[u8]) {
         let FlightId(number) = flight;
-        self.part(number);
+        let was_joinable = self.part(number);
         let Some(flight) = self.flights.get_mut(&number) else { return };
         flight.selected = selected;
         flight.key = key.into();
-        if !flight.doomed {
+        if was_joinable {
             self.joinable.entry(selected).or_insert(number);
         }
     }
@@ -465,13 +465,12 @@ impl<W> Collapse<W> {
         }
     }
 
-    /// Nobody joins the flight any more; another may take its place.
-    fn part(&mut self, number: u64) {
-        if let Some(flight) = self.flights.get(&number)
-            && self.joinable.get(&flight.selected) == Some(&number)
-        {
-            self.joinable.remove(&flight.selected);
-        }
+    /// Nobody joins the flight any more; another may take its place. Tells whether somebody could.
+    fn part(&mut self, number: u64) -> bool {
+        let selected = self.flights.get(&number).map(|flight| flight.selected);
+        let is_joinable = selected.is_some_and(|selected| self.joinable.get(&selected) == Some(&number));
+        selected.filter(|_| is_joinable).map(|selected| self.joinable.remove(&selected));
+        is_joinable
     }
 
     /// The flight is over.

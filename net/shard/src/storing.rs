@@ -132,7 +132,8 @@ impl Shard {
 
     /// Makes a stored response with a new head over the same body (RFC 9111 §3.2); `None` when memory is short.
     ///
-    /// Without `meta` it is for one answer only.
+    /// Without `meta` it is for one answer only. I-24: it is no newer than what was held of `stored` against the rules, since a rule may
+    /// have been accepted before the origin confirmed it that this core did not have yet.
     pub(crate) fn freshened(
         &self,
         stored: &StoredResponse,
@@ -154,7 +155,7 @@ impl Shard {
             head: head.into(),
             meta,
             body: Arc::clone(&stored.body),
-            invalidation,
+            invalidation: invalidation.min(stored.invalidation()),
             tags,
             variant: stored.variant.clone(),
         };

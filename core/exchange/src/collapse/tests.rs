@@ -319,6 +319,19 @@ fn of_two_flights_that_turn_out_to_be_one_variant_the_older_is_joined() {
     assert_eq!(collapse.ask(variant, 3, at(1)), Place::Wait(older));
 }
 
+/// I-22: what a rule closed before its head came stays closed.
+#[test]
+fn a_closed_flight_is_not_joined_under_another_key() {
+    let (mut collapse, flight) = flying(1);
+    collapse.close(flight);
+    let variant = get(1, b"a\naccept\nx");
+    collapse.rekey(flight, variant.selected, variant.key);
+    assert_eq!(collapse.joinable(&variant), None);
+    let answers = collapse.settle(flight, kept("accept"), at(1));
+    assert_eq!(answers.len(), 2, "those who were there before are answered");
+    assert!(matches!(collapse.ask(variant, 2, at(1)), Place::Lead(next) if next != flight));
+}
+
 #[test]
 fn late_flights_touch_nothing() {
     let (mut collapse, flight) = flying(0);
@@ -515,7 +528,7 @@ fn step(
             collapse.rekey(id, get(0, &key).selected, &key);
             let free = model.joinable(&key).is_none_or(|flight| flight.id == id);
             if let Some(flight) = model.pick(flight) {
-                flight.joinable = free;
+                flight.joinable &= free;
                 flight.key = key;
             }
         }
