@@ -362,7 +362,9 @@ impl Scenario {
             });
             for _ in 0..random.between(1, 5) {
                 let at = start + random.between(100, 4_000);
-                plans.push(Plan { at, ..Plan::plain(number, cores, random) });
+                // Some want the beginning again.
+                let range = random.chance(35).then_some((0, Some(last)));
+                plans.push(Plan { at, range, ..Plan::plain(number, cores, random) });
             }
             if random.chance(50) {
                 partial_changes.push((start + random.between(50, 2_000), number));
