@@ -20,6 +20,7 @@ use aspis_wire::response::ResponseHead;
 use aspis_wire::{Field, FieldSlots};
 
 use super::counts::Count;
+use super::flight::answers_ours;
 use super::oracle::End;
 use super::owner::{Change, Deposit, Keeps};
 use super::viewer::{State, parsed, parsed_answer, view};
@@ -122,8 +123,9 @@ impl World {
         let mut answer_slots = FieldSlots::new();
         let head = parsed_answer(raw, &mut answer_slots, request.method);
         let now = self.clock();
-        // A 304 is about what was found; what came instead of one makes do without what was invalidated meanwhile (I-25).
-        let found = if head.status == 304 { self.viewers[id].found.clone() } else { self.still_held(id) };
+        // What confirms or completes what was found is about that; what came instead makes do without what was invalidated meanwhile (I-25).
+        let ours = answers_ours(head.status);
+        let found = if ours { self.viewers[id].found.clone() } else { self.still_held(id) };
         let of = fetch.or(flight.map(|flight| self.flights[flight].fetch));
         let number = of.map_or(0, |fetch| self.fetches[fetch].number);
         let viewer = &mut self.viewers[id];

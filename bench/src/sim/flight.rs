@@ -2,19 +2,18 @@
 //!
 //! Started by `owner`; told by the world what the origin sends. Its own exchange decides; `Collapse` says who is told what.
 
+mod filling;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use aspis_cache::conditional::Validators;
-use aspis_cache::range;
 use aspis_cache::stored::StoredMeta;
 use aspis_exchange::collapse::{Answer, FlightId, Outcome, Shared};
 use aspis_exchange::origin_request::{self, Preconditions};
 use aspis_exchange::response_head::{joined_fields, joined_head, stored_fields, write_freshened};
 use aspis_exchange::{Action, Conditions, Event, Exchange, OriginFailure, Role};
-use aspis_storage::limits::PASSAGE_CHUNK_LEN_MAX;
-use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
-use aspis_storage::passage::{Passage, PassageWriter, passage};
+use aspis_storage::mapping::body::{Body, BodyWriter};
+use aspis_storage::passage::{Passage, PassageWriter};
 use aspis_storage::response::StoredResponse;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::{ResponseFraming, ResponseHead};
@@ -188,9 +187,9 @@ impl World {
             return self.resumed(flight, fetch, &head);
         }
         let now = self.clock();
-        // I-25: what was invalidated meanwhile is no answer to an error; those who wait for its validation came before.
+        // I-25: what was invalidated meanwhile is no answer to an error; those who wait for its validation or completion came before.
         let stored = self.flights[flight].start.stored.clone();
-        let stored = if head.status == 304 { stored } else { self.held_at(flight, stored) };
+        let stored = if answers_ours(head.status) { stored } else { self.held_at(flight, stored) };
         let it = &mut self.flights[flight];
         let event = Event::OriginHead { head: &head, request: &request, stored: stored.as_deref().map(view) };
         let action = it.exchange.step(&self.behavior, event, now);
@@ -454,158 +453,6 @@ impl World {
         }
     }
 
-    /// Content comes for a flight.
-    pub(crate) fn flight_chunk(&mut self, flight: usize, bytes: &[u8]) {
-        let core = self.flights[flight].core;
-        let Some(mut fill) = self.flights[flight].fill.take() else { return };
-        let mut taken = 0;
-        if let Some(mut writer) = fill.writer.take() {
-            let room = self.scenario.object_len_max.saturating_sub(writer.published());
-            let fits = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-            taken = self.append(core, &mut writer, fits);
-            if taken < bytes.len() {
-                fill.passing = Some(self.hand_over(flight, &fill.stored, writer));
-            } else {
-                fill.writer = Some(writer);
-            }
-        }
-        if let Some(passing) = &mut fill.passing {
-            passing.held.extend(bytes[taken..].chunks(PASSAGE_CHUNK_LEN_MAX).map(<[u8]>::to_vec));
-        }
-        self.flights[flight].fill = Some(fill);
-        self.pump(flight);
-        self.wake(flight);
-    }
-
-    /// What is known to be too large is passed on to all who share it.
-    fn give_up(&mut self, flight: usize) {
-        let Some(mut fill) = self.flights[flight].fill.take() else { return };
-        if let Some(writer) = fill.writer.take() {
-            fill.passing = Some(self.hand_over(flight, &fill.stored, writer));
-        }
-        self.flights[flight].fill = Some(fill);
-    }
-
-    /// Memory is short, or the body too large: what is there stays readable, the rest is passed on.
-    fn hand_over(&mut self, flight: usize, stored: &StoredResponse, writer: BodyWriter) -> Passing {
-        stored.mark_gone();
-        note!(self, "flight {flight} is handed over at {}", writer.published());
-        self.counts.add(Count::HandedOver, 1);
-        let (passing, passage) = passage(&self.budget, self.scenario.window_len, writer.published());
-        writer.hand_over();
-        self.over(flight);
-        Passing { passage, writer: Some(passing), held: VecDeque::new(), end: None }
-    }
-
-    /// Passes on what was held, as far as there is room before the fastest reader.
-    pub(crate) fn pump(&mut self, flight: usize) {
-        let it = &mut self.flights[flight];
-        let (readers, fetch) = (it.readers.clone(), it.fetch);
-        let Some(passing) = it.fill.as_mut().and_then(|fill| fill.passing.as_mut()) else { return };
-        if readers.is_empty() {
-            // Nobody needs the rest, nor what was there before it.
-            it.fill = None;
-            return self.drop_fetch(fetch);
-        }
-        while let Some(writer) = &mut passing.writer {
-            let Some(piece) = passing.held.pop_front() else { break };
-            if !writer.has_room() && (writer.must_wait() || writer.readers() == 0) {
-                passing.held.push_front(piece);
-                break;
-            }
-            if writer.append(piece).is_err() {
-                self.counts.add(Count::ShortOfMemory, 1);
-                passing.writer = None;
-                passing.held.clear();
-                readers.iter().for_each(|reader| self.oracle.excuses(*reader));
-            }
-        }
-        if passing.held.is_empty()
-            && let Some(end) = passing.end
-            && let Some(writer) = passing.writer.take()
-        {
-            match end {
-                End::Whole => writer.complete(),
-                End::Broken => writer.fail(),
-            }
-        }
-        self.wake(flight);
-    }
-
-    /// No more content comes.
-    pub(crate) fn flight_ended(&mut self, flight: usize, whole: bool) {
-        if !whole {
-            return self.broken(flight);
-        }
-        let Flight { core, id, .. } = self.flights[flight];
-        let Some(fill) = &mut self.flights[flight].fill else { return };
-        let Some(writer) = fill.writer.take() else { return self.passing_ends(flight, End::Whole) };
-        let stored = Arc::clone(&fill.stored);
-        let doomed = self.cores[core].collapse.is_doomed(id);
-        if doomed {
-            // Before readers can see that it is whole, and keep it.
-            self.counts.add(Count::Doomed, 1);
-            stored.mark_gone();
-        }
-        if writer.complete() == BodyState::Complete && !doomed {
-            self.admit(core, &stored);
-        } else {
-            stored.mark_gone();
-        }
-        self.over(flight);
-        self.wake(flight);
-    }
-
-    fn passing_ends(&mut self, flight: usize, end: End) {
-        let passing = self.flights[flight].fill.as_mut().and_then(|fill| fill.passing.as_mut());
-        if let Some(passing) = passing {
-            passing.end = Some(end);
-            self.pump(flight);
-        }
-    }
-
-    /// Content broke off: the rest is asked for where the tag is strong (RFC 9110 §13.1.5), else readers see that it is broken.
-    fn broken(&mut self, flight: usize) {
-        let Some(fill) = &mut self.flights[flight].fill else { return };
-        if let (Some(writer), Some(tag)) = (&fill.writer, &fill.tag)
-            && fill.resumes < RESUMES_MAX
-        {
-            fill.resumes += 1;
-            fill.is_resuming = true;
-            let (from, tag) = (writer.published(), tag.clone());
-            let raw = Bytes::clone(&self.flights[flight].start.raw);
-            let mut slots = FieldSlots::new();
-            let head = parsed(&raw, &mut slots);
-            note!(self, "flight {flight} asks for the rest from {from}");
-            return self.request(flight, &head, Preconditions::Rest { from, etag: Some(&tag) });
-        }
-        let Some(writer) = fill.writer.take() else { return self.passing_ends(flight, End::Broken) };
-        fill.stored.mark_gone();
-        writer.fail();
-        self.over(flight);
-        self.wake(flight);
-    }
-
-    /// The origin answers a fill that asks for its rest.
-    fn resumed(&mut self, flight: usize, fetch: usize, head: &ResponseHead<'_, '_>) {
-        let Some(fill) = &mut self.flights[flight].fill else { return };
-        let Some(writer) = &fill.writer else { return };
-        let range = head.field("content-range").and_then(range::parse_content_range);
-        let tag = Validators::of(head.fields, 0).strong_etag();
-        let fits = range.is_some_and(|(range, total)| {
-            range.start == writer.published()
-                && total == Some(range.end)
-                && fill.stored.body.length().is_none_or(|length| length == range.end)
-        });
-        if head.status == 206 && fill.is_resuming && fits && tag == fill.tag.as_deref() {
-            fill.is_resuming = false;
-            return self.counts.add(Count::Resumed, 1);
-        }
-        self.drop_fetch(fetch);
-        fill_gives_up(&mut self.flights[flight]);
-        self.broken(flight);
-    }
-
     /// Tells each core whose viewers read this that there is more; once until it looks.
     fn wake(&mut self, flight: usize) {
         let from = self.flights[flight].core;
@@ -638,9 +485,7 @@ impl World {
     }
 }
 
-/// The rest that came is not the rest: no further attempt.
-fn fill_gives_up(flight: &mut Flight) {
-    if let Some(fill) = &mut flight.fill {
-        fill.tag = None;
-    }
+/// Whether such a status may answer a condition or a range that was made of what is stored.
+pub(crate) fn answers_ours(status: u16) -> bool {
+    matches!(status, 206 | 304 | 416)
 }

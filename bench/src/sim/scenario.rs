@@ -441,9 +441,12 @@ impl Plan {
             plan.leaves_after = Some(random.length(3_000));
         }
         if random.chance(18) {
-            // Slow, but not for ever.
+            // Slow, some so much that a passage loses them, but not for ever.
             let least = sites[site].len_max / 100;
-            plan.pace = Some((least + random.length(20_000), random.between(1, 120)));
+            let millis = random.between(1, 120);
+            let (bytes, millis) =
+                if millis % 3 == 0 { (1, millis * 4) } else { (random.length(20_000), millis) };
+            plan.pace = Some((least + bytes, millis));
         }
         plan
     }
