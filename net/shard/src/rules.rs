@@ -175,6 +175,7 @@ impl Rules {
             settled: Cell::new(latest),
             next_round_at: Cell::new(0),
         };
+        rules.recharge(|_| ());
         let progress = rules.progress();
         progress.applied.store(latest, Ordering::Release);
         progress.settled.store(latest, Ordering::Release);
@@ -342,6 +343,10 @@ impl Shard {
 }
 
 #[cfg(test)]
+mod purge_tests;
+#[cfg(test)]
 mod stage;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod under_way_tests;

@@ -1,7 +1,7 @@
-//! Invalidation within whole shards on two cores: what is stored, what is on its way, what waits, and what is forgotten.
+//! Invalidation within whole shards on two cores: what is stored, what stays, what is swept and forgotten, what is explained.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use aspis_cache::invalidation::{Rule, Wildcards};
 
@@ -83,110 +83,6 @@ fn the_first_request_afterwards_is_a_miss() {
     assert_eq!(results, ["miss", "hit", "hit", "hit"]);
 }
 
-/// I-22, the test of the specification: who is attached gets the old version whole, who comes after the rule the new one, which stays.
-#[test]
-fn a_fill_that_runs_is_delivered_and_not_stored() {
-    let gate = Gate::default();
-    let opened = gate.clone();
-    let stage = Stage::new(move |reply| match reply.before {
-        0 => {
-            reply.begin("200 OK", "Cache-Control: max-age=60\r\n", 10);
-            reply.write("11111");
-            opened.wait();
-            reply.write("11111");
-        }
-        _ => reply.version(""),
-    });
-    let leader = stage.ask("/slow");
-    stage.wait_count("/slow", 1);
-    stage.wait(|| stage.explain("/slow").in_flight);
-    let follower = stage.ask("/slow");
-    stage.wait(|| stage.sum(Counter::CollapsedArriving) == 1);
-    let number = stage.purge("/slow");
-    assert!(!stage.explain("/slow").in_flight, "nobody joins it any more");
-    assert!(stage.shards().rules_settled() < number);
-    let mut viewers = stage.viewers();
-    stage.expect(&mut viewers, "/slow", "v2", 1);
-    gate.open();
-    for old in [leader, follower] {
-        assert_eq!(old.recv().unwrap().body, "1111111111");
-    }
-    stage.wait(|| stage.shards().rules_settled() >= number);
-    stage.expect(&mut viewers, "/slow", "v2", 0);
-    assert_eq!(viewers[0].get("/slow").result(), "hit");
-}
-
-/// A fill that ends after the rule, with nobody in between, is not stored either.
-#[test]
-fn a_fill_that_ends_after_the_rule_leaves_nothing() {
-    let gate = Gate::default();
-    let opened = gate.clone();
-    let stage = Stage::new(move |reply| {
-        if reply.before == 0 {
-            opened.wait();
-        }
-        reply.version("");
-    });
-    let leader = stage.ask("/a");
-    stage.wait_count("/a", 1);
-    stage.purge("/*");
-    gate.open();
-    assert_eq!(leader.recv().unwrap().body, "v1");
-    stage.expect(&mut stage.viewers(), "/a", "v2", 1);
-}
-
-/// I-22 where tags are not known yet: who begins to wait after the rule shares the fetch only if its tags turn out not to be concerned.
-#[test]
-fn who_waits_for_a_head_asks_again_if_its_tags_are_purged() {
-    for (tags, versions) in [("xkey: gone\r\n", "v2"), ("xkey: other\r\n", "v1"), ("", "v1")] {
-        let gate = Gate::default();
-        let opened = gate.clone();
-        let stage = Stage::new(move |reply| {
-            if reply.before == 0 {
-                opened.wait();
-            }
-            reply.version(tags);
-        });
-        let leader = stage.ask("/a");
-        stage.wait_count("/a", 1);
-        stage.invalidate(vec![Rule::tag("gone", None, false).unwrap()]);
-        let follower = stage.ask("/a");
-        stage.wait(|| stage.sum(Counter::CollapsedWaiting) == 1);
-        gate.open();
-        assert_eq!(leader.recv().unwrap().body, "v1");
-        assert_eq!(follower.recv().unwrap().body, versions, "{tags}");
-        let fetches = if versions == "v2" { 2 } else { 1 };
-        stage.expect(&mut stage.viewers(), "/a", versions, 0);
-        assert_eq!(stage.count("/a"), fetches, "{tags}");
-    }
-}
-
-/// I-24: what a 304 confirms that was asked for before the rule stays purged, and the next fetch is unconditional.
-#[test]
-fn a_validation_that_runs_does_not_revive() {
-    let gate = Gate::default();
-    let opened = gate.clone();
-    let stage = Stage::new(move |reply| {
-        if reply.before == 1 {
-            assert!(reply.has("if-none-match"), "{}", reply.head);
-            opened.wait();
-            return reply.answer("304 Not Modified", "Cache-Control: max-age=60\r\nETag: \"a\"\r\n", "");
-        }
-        let conditional = reply.has("if-none-match");
-        let body = format!("v{}{}", reply.before + 1, if conditional { " conditional" } else { "" });
-        let age = if reply.before == 0 { "max-age=0" } else { "max-age=60" };
-        reply.answer("200 OK", &format!("Cache-Control: {age}\r\nETag: \"a\"\r\n"), &body);
-    });
-    let mut viewers = stage.viewers();
-    assert_eq!(viewers[0].get("/a").body, "v1");
-    let validating = stage.ask("/a");
-    stage.wait_count("/a", 2);
-    stage.purge("/a");
-    gate.open();
-    assert_eq!(validating.recv().unwrap().body, "v1", "it came before the rule");
-    stage.expect(&mut viewers, "/a", "v3", 1);
-}
-
 /// A stale response, and what becomes of it where the origin is down: `answers` says how the second request for it is answered.
 fn stale_and_purged(fields: &'static str, rule: Rule) -> (Stage, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(false));
@@ -239,36 +135,6 @@ fn what_is_purged_is_not_served_stale() {
         for viewer in &mut stage.viewers() {
             let answer = viewer.get("/a");
             assert_eq!((answer.status, answer.body.contains("v2")), (503, false), "{allowed}");
-        }
-    }
-}
-
-/// I-25 for what is stale by itself, and is purged while the origin is asked: the failure is passed on, be it an answer or none.
-#[test]
-fn a_failure_that_comes_after_the_rule_has_nothing_to_fall_back_to() {
-    for (answers, purges, status) in
-        [(true, true, 503), (false, true, 502), (true, false, 200), (false, false, 200)]
-    {
-        let gate = Gate::default();
-        let opened = gate.clone();
-        let stage = Stage::new(move |reply| match reply.before {
-            0 => {
-                reply.answer("200 OK", "Cache-Control: max-age=0, stale-if-error=60\r\nETag: \"a\"\r\n", "v1")
-            }
-            _ => {
-                opened.wait();
-                if answers { reply.answer("503 Service Unavailable", "", "down") } else { reply.hang_up() }
-            }
-        });
-        stage.viewer().get("/a");
-        let asking = [stage.ask("/a"), stage.ask("/a")];
-        stage.wait_count("/a", 2);
-        if purges {
-            stage.purge("/a");
-        }
-        gate.open();
-        for asked in asking {
-            assert_eq!(asked.recv().unwrap().status, status, "answers {answers}, purges {purges}");
         }
     }
 }
@@ -328,88 +194,6 @@ fn parts_errors_and_redirects_go_too() {
         stage.purge("/*");
         get("v2");
     }
-}
-
-/// C-13: that a response was for one viewer says nothing about what comes after the rule, so those who ask then share a fetch again.
-#[test]
-fn a_mark_is_lifted_by_a_rule_for_its_key() {
-    let gate = Gate::default();
-    let opened = gate.clone();
-    let stage = Stage::new(move |reply| match reply.before {
-        0 => reply.answer("200 OK", "Cache-Control: private\r\n", "mine"),
-        _ => {
-            opened.wait();
-            reply.version("");
-        }
-    });
-    assert_eq!(stage.viewer().get("/a").body, "mine");
-    assert_eq!(stage.explain("/a").why, Why::Alone);
-    stage.purge("/b");
-    assert_eq!(stage.explain("/a").why, Why::Alone, "not its key");
-    stage.purge("/a");
-    let first = stage.ask("/a");
-    stage.wait_count("/a", 2);
-    let second = stage.ask("/a");
-    stage.wait(|| stage.sum(Counter::CollapsedWaiting) == 1);
-    gate.open();
-    for asked in [first, second] {
-        assert_eq!(asked.recv().unwrap().body, "v2");
-    }
-    assert_eq!(stage.count("/a"), 2);
-}
-
-/// Requests that go alone: the answer to a POST that is kept for GETs, asked for before the rule, is not stored after it.
-#[test]
-fn what_a_request_fetches_by_itself_is_held_against_the_rules() {
-    let gate = Gate::default();
-    let opened = gate.clone();
-    let stage = Stage::new(move |reply| {
-        if reply.head.starts_with("post") {
-            opened.wait();
-            let fields = "Cache-Control: max-age=60\r\nContent-Location: /form\r\n";
-            return reply.answer("200 OK", fields, "posted");
-        }
-        reply.version("");
-    });
-    for purged in [true, false] {
-        let mut viewer = stage.viewer();
-        let before = stage.count("/form");
-        let posting = std::thread::spawn(move || viewer.send("POST", "/form", "Content-Length: 0\r\n"));
-        stage.wait_count("/form", before + 1);
-        if purged {
-            stage.purge("/form");
-        }
-        gate.open();
-        assert_eq!(posting.join().unwrap().body, "posted");
-        let body = stage.viewer().get("/form").body;
-        assert_eq!(body != "posted", purged, "{body}");
-        stage.purge("/*");
-    }
-}
-
-/// A fetch of the other core's than the owner's is stored by the owner, if no rule came meanwhile.
-#[test]
-fn a_copy_for_the_owner_is_held_against_the_rules() {
-    let gate = Gate::default();
-    let opened = gate.clone();
-    let stage = Stage::new(move |reply| match reply.before {
-        // A mark: the next requests go alone, each on its own core.
-        0 => reply.answer("200 OK", "Cache-Control: private\r\n", "mine"),
-        1 | 2 => {
-            opened.wait();
-            reply.version("xkey: one\r\n");
-        }
-        _ => reply.version(""),
-    });
-    assert_eq!(stage.viewer().get("/a").body, "mine");
-    let alone = [stage.ask("/a"), stage.ask("/a")];
-    stage.wait_count("/a", 3);
-    stage.invalidate(vec![Rule::tag("one", None, false).unwrap()]);
-    gate.open();
-    for asked in alone {
-        assert!(asked.recv().unwrap().body.starts_with('v'));
-    }
-    stage.expect(&mut stage.viewers(), "/a", "v4", 1);
 }
 
 /// The sweep: what is gone leaves, what stays is not asked for again once the rules are forgotten, and what comes late is refused.
@@ -503,99 +287,6 @@ fn shards_begin_where_the_log_ends() {
     stage.expect(&mut viewers, "/a", "v1", 1);
     assert_eq!(stage.purge("/a"), 10);
     stage.expect(&mut viewers, "/a", "v2", 1);
-}
-
-/// Keeps what PURGE requests ask for until the test does it.
-#[derive(Default)]
-struct Asked(Mutex<Vec<Vec<Rule>>>, Mutex<Vec<Done>>);
-
-type Done = Box<dyn FnOnce(Purged) + Send>;
-
-impl Purges for Asked {
-    fn purge(&self, rules: Vec<Rule>, done: Done) {
-        self.0.lock().unwrap().push(rules);
-        self.1.lock().unwrap().push(done);
-    }
-}
-
-impl Asked {
-    /// Takes what was asked first, once there is something.
-    fn take(&self, stage: &Stage) -> (Vec<Rule>, Done) {
-        stage.wait(|| !self.1.lock().unwrap().is_empty());
-        (self.0.lock().unwrap().remove(0), self.1.lock().unwrap().remove(0))
-    }
-}
-
-fn purging(from: &'static str) -> (Stage, Arc<Asked>) {
-    let asked = Arc::new(Asked::default());
-    let purges: Arc<dyn Purges> = Arc::clone(&asked) as Arc<dyn Purges>;
-    let invalidations = Invalidations { purges: Some(purges), ..Invalidations::default() };
-    let flags: &[_] = if from.is_empty() { &[] } else { &[("purge-from", from)] };
-    let stage = Stage::with(flags, invalidations, |reply| match reply.head.starts_with("purge") {
-        true => reply.answer("200 OK", "", "the origin's"),
-        false => reply.version(""),
-    });
-    (stage, asked)
-}
-
-/// A PURGE waits until its rules took effect, and the connection goes on.
-#[test]
-fn a_purge_is_answered_when_it_took_effect() {
-    let (stage, asked) = purging("10.0.0.0/8,127.0.0.0/8");
-    let mut viewers = stage.viewers();
-    stage.expect(&mut viewers, "/a", "v1", 1);
-    std::thread::scope(|scope| {
-        for viewer in &mut viewers {
-            scope.spawn(|| {
-                let answer = viewer.send("PURGE", "/a", "");
-                assert_eq!(
-                    (answer.status, answer.body.ends_with("\"status\":\"Completed\"}\n")),
-                    (200, true)
-                );
-                assert!(answer.head.contains("content-type: application/json"), "{}", answer.head);
-                let version = viewer.get("/a").body;
-                assert!(version != "v1", "{version}");
-            });
-        }
-        for _ in 0..2 {
-            let (rules, done) = asked.take(&stage);
-            assert_eq!(rules, [Rule { host: Some("a.example".into()), ..rule("/a") }]);
-            done(Ok(stage.invalidate(rules)));
-        }
-    });
-}
-
-/// What keeps a purge from taking effect is said, and an end of the server too.
-#[test]
-fn a_purge_that_fails_says_why() {
-    let (stage, asked) = purging("127.0.0.1");
-    for (why, said) in [(Some("no \"room\""), r#""no \"room\"""#), (None, "the server is ending")] {
-        let mut viewer = stage.viewer();
-        let asking = std::thread::spawn(move || viewer.send("PURGE", "/a", "xkey: a b\r\nSoft-Purge: 1\r\n"));
-        let (rules, done) = asked.take(&stage);
-        assert!(rules.len() == 2 && rules.iter().all(|rule| rule.soft), "{rules:?}");
-        match why {
-            Some(why) => done(Err(why.to_owned())),
-            None => drop(done),
-        }
-        let answer = asking.join().unwrap();
-        assert_eq!(answer.status, 503);
-        assert!(answer.body.contains(said), "{}", answer.body);
-    }
-}
-
-/// Nobody else purges, and where nobody may the method is the origin's.
-#[test]
-fn a_purge_of_others_is_refused() {
-    let (stage, asked) = purging("10.0.0.0/8");
-    assert_eq!(stage.viewer().send("PURGE", "/a", "").status, 403);
-    assert!(asked.0.lock().unwrap().is_empty());
-    let (stage, _) = purging("127.0.0.1");
-    let long = format!("xkey: {}\r\n", "x".repeat(257));
-    assert_eq!(stage.viewer().send("PURGE", "/a", &long).status, 400);
-    let (stage, asked) = purging("");
-    assert_eq!(stage.viewer().send("PURGE", "/a", "").body, "the origin's");
-    assert!(asked.0.lock().unwrap().is_empty());
 }
 
 /// What `aspis explain` says.
