@@ -6,7 +6,7 @@
     unsafe_code,
     reason = "a global allocator cannot be written without; bench's counting allocator is the place for it"
 )]
-#![allow(dead_code, reason = "each test asks for the thread's count or for that of the others")]
+#![allow(dead_code, reason = "each test asks for one of the counts")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 thread_local! {
     static HERE: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<i64> = const { Cell::new(0) };
     static ASIDE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -28,6 +29,7 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HERE.with(|count| count.set(count.get() + 1));
+        BYTES.with(|bytes| bytes.set(bytes.get() + layout.size() as i64));
         if !ASIDE.with(Cell::get) {
             ELSEWHERE.fetch_add(1, Ordering::Relaxed);
         }
@@ -36,6 +38,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        BYTES.with(|bytes| bytes.set(bytes.get() - layout.size() as i64));
         // SAFETY: `pointer` came from `alloc` above, that is from the system's allocator, with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -47,6 +50,11 @@ static ALLOCATOR: Counting = Counting;
 /// How many allocations this thread has made.
 pub(crate) fn here() -> u64 {
     HERE.with(Cell::get)
+}
+
+/// How many bytes this thread has allocated and not freed; less than none if it freed what others allocated.
+pub(crate) fn bytes_here() -> i64 {
+    BYTES.with(Cell::get)
 }
 
 /// How many allocations were made by threads that had not stepped aside.

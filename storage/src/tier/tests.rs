@@ -289,6 +289,46 @@ fn content_leaves_the_headroom_to_others() {
     assert!(budget.used(Purpose::Payload) > 3 * MIB, "{}", budget.used(Purpose::Payload));
 }
 
+/// In a tier of this size every key is sampled.
+#[test]
+fn uses_of_sampled_keys_wait_for_the_next_insert_and_are_bounded() {
+    let (mut tier, _budget) = tier(2 * MIB, 8 * MIB);
+    assert!(store(&mut tier, 1, 10) && tier.policy.is_sampled(hash(1)));
+    for _ in 0..2 * SAMPLE_COUNT_MAX {
+        assert!(tier.lookup(hash(1), &key(1)).is_some() && tier.lookup(hash(2), &key(2)).is_none());
+    }
+    assert_eq!(tier.samples.borrow().len(), SAMPLE_COUNT_MAX);
+    assert_eq!(tier.samples.borrow()[0].0, hash(1));
+    assert!(store(&mut tier, 2, 10));
+    assert_eq!(tier.samples.borrow().len(), 0);
+}
+
+/// A rule for what varies needs memory as an entry does, and gets it as one does.
+#[test]
+fn what_varies_makes_room_for_its_rule() {
+    let (mut tier, budget) = tier(2 * MIB, 4 * MIB);
+    for number in 0..100 {
+        assert!(store(&mut tier, number, 30_000));
+    }
+    let key = b"https://host/page\nx".as_slice();
+    let (primary, primary_len) = (aspis_cache::key::hash(&key[..17]), 17);
+    let parts = Parts {
+        hash: aspis_cache::key::hash(key),
+        key: key.into(),
+        head: [0; 9].into(),
+        meta: META,
+        body: Arc::clone(&tier.lookup(hash(99), &self::key(99)).unwrap().body),
+        invalidation: 0,
+        tags: Box::default(),
+        variant: Some(crate::response::VariantOf { primary, primary_len, names: "accept".into() }),
+    };
+    let variant = StoredResponse::new(parts, &budget).unwrap();
+    let rest = budget.reserve(Purpose::Connections, budget.available()).unwrap();
+    assert!(tier.insert(variant).is_ok());
+    assert_eq!(tier.vary_names(primary, &key[..17]), Some("accept"));
+    drop(rest);
+}
+
 #[test]
 fn memory_returns_to_zero_after_a_clear() {
     let (mut tier, budget) = tier(4 * MIB, 8 * MIB);
