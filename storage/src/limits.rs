@@ -57,7 +57,7 @@ pub const USE_COUNT_MAX: u8 = 3;
 /// Most entries that one eviction moves aside before it takes the next one whatever its uses.
 ///
 /// Other cores may go on counting uses while the policy looks, so without a bound it might never decide.
-pub const EVICTION_STEPS_MAX: usize = 1024;
+pub const EVICTION_STEPS_MAX: usize = 256;
 
 /// One part in this many of a tier's capacity is the memory of keys that left.
 pub const GHOST_MEMORY_SHARE: u64 = 50;
