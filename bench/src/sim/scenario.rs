@@ -445,7 +445,7 @@ impl Plan {
             let least = sites[site].len_max / 100;
             let millis = random.between(1, 120);
             let (bytes, millis) =
-                if millis % 3 == 0 { (1, millis * 4) } else { (random.length(20_000), millis) };
+                if millis.is_multiple_of(3) { (1, millis * 4) } else { (random.length(20_000), millis) };
             plan.pace = Some((least + bytes, millis));
         }
         plan
