@@ -18,14 +18,16 @@ pub const PART_SUFFIX: &[u8] = b"\n\n";
 ///
 /// Path and query are taken byte for byte: what the origin could tell apart, the key tells apart.
 pub fn write_key(scheme: Scheme, authority: &str, path_and_query: &str, out: &mut Vec<u8>) {
+    let (scheme_text, host) = (scheme.as_str(), without_default_port(scheme, authority));
+    // Made as long as it will be at once: growing step by step took half of this function's time.
     out.clear();
-    out.extend_from_slice(scheme.as_str().as_bytes());
-    out.push(SEPARATOR);
-    let host_at = out.len();
-    out.extend_from_slice(without_default_port(scheme, authority).as_bytes());
-    out[host_at..].make_ascii_lowercase();
-    out.push(SEPARATOR);
-    out.extend_from_slice(path_and_query.as_bytes());
+    out.resize(scheme_text.len() + host.len() + path_and_query.len() + 2, SEPARATOR);
+    let (scheme_place, rest) = out.split_at_mut(scheme_text.len());
+    let (host_place, rest) = rest[1..].split_at_mut(host.len());
+    scheme_place.copy_from_slice(scheme_text.as_bytes());
+    host_place.copy_from_slice(host.as_bytes());
+    host_place.make_ascii_lowercase();
+    rest[1..].copy_from_slice(path_and_query.as_bytes());
 }
 
 /// Returns the hash of a key: one-shot xxh3-128, no seed.

@@ -247,8 +247,7 @@ fn judge<'b, 'h>(
 
 /// A `Host` value that names one host, as text.
 fn host_text(value: &[u8]) -> Result<&str, RequestError> {
-    authority::parse_authority(value).ok_or(RequestError::HostInvalid)?;
-    str::from_utf8(value).map_err(|_| RequestError::HostInvalid)
+    authority::authority_text(value).ok_or(RequestError::HostInvalid)
 }
 
 /// RFC 9112 section 6.3 for requests, with nothing left to interpretation.
