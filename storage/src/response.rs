@@ -16,6 +16,7 @@ use aspis_wire::fields;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::USE_COUNT_MAX;
 use crate::mapping::body::Body;
+use crate::mapping::prefetch::prefetch;
 use crate::parts;
 
 /// What a stored response is made of.
@@ -139,6 +140,13 @@ impl StoredResponse {
         if self.invalidation() < number {
             self.invalidation.fetch_max(number, Ordering::AcqRel);
         }
+    }
+
+    /// Asks the processor for what a hit reads next, head and the beginning of the body, while the caller is busy with something else.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self.head.as_ptr());
+        self.body.prefetch();
     }
 
     /// Counts a use; writes nothing once the count is saturated.

@@ -108,6 +108,7 @@ pub(crate) struct Inner {
     pub(crate) stopping: Cell<bool>,
     epoch: Instant,
     pub(crate) turn_millis: Cell<u64>,
+    turn_started: Cell<Instant>,
     wall_read_at: Cell<u64>,
     wall: Cell<u64>,
 }
@@ -185,6 +186,7 @@ impl Inner {
             stopping: Cell::new(false),
             epoch,
             turn_millis: Cell::new(0),
+            turn_started: Cell::new(epoch),
             wall_read_at: Cell::new(u64::MAX),
             wall: Cell::new(0),
         })
@@ -193,6 +195,7 @@ impl Inner {
     pub(crate) fn set_clock(&self, now: Instant) {
         let millis = now.saturating_duration_since(self.epoch).as_millis() as u64;
         self.turn_millis.set(millis);
+        self.turn_started.set(now);
         task::set_now(millis);
     }
 
@@ -468,6 +471,11 @@ impl Ring {
     /// Returns milliseconds since the core's start, as of the beginning of this turn.
     pub fn now_millis(&self) -> u64 {
         self.inner.turn_millis.get()
+    }
+
+    /// Returns when this turn began to look at what happened: the time of all that came with it, at no cost.
+    pub fn turn_started(&self) -> Instant {
+        self.inner.turn_started.get()
     }
 
     /// Returns seconds since 1970, read at most once per millisecond. It never decreases on this core.

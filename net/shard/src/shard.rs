@@ -71,6 +71,8 @@ pub(crate) struct Shard {
     pub(crate) origin: OriginClient,
     pub(crate) counters: Arc<CoreCounters>,
     pub(crate) histograms: Arc<CoreHistograms>,
+    /// Hits of this turn that are not timed yet.
+    pub(crate) turn_hits: Cell<u64>,
     pub(crate) log: Option<RefCell<LogBuffer>>,
     /// Reused for cache keys and for heads that are sent with a larger body.
     pub(crate) scratch: RefCell<Scratch>,
@@ -143,6 +145,7 @@ impl Shard {
             origin: parts.origin,
             counters: parts.counters,
             histograms: parts.histograms,
+            turn_hits: Cell::new(0),
             log: parts.log.map(RefCell::new),
             scratch: RefCell::new(Scratch::default()),
             viewers: RefCell::new(Vec::new()),
@@ -540,6 +543,10 @@ impl Handler for Shard {
 
     fn on_turn_end(&self, micros: u64) {
         self.histograms.record(Timing::CoreTurn, micros);
+        let hits = self.turn_hits.take();
+        if hits > 0 {
+            self.histograms.record_many(Timing::RequestHit, micros, hits);
+        }
     }
 
     fn on_late(&self, millis: u64) {

@@ -17,6 +17,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
 use super::arena::{Arena, Memory};
+use super::prefetch::prefetch;
 use crate::atomics::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::buddy::{Fit, Span};
 use crate::budget::{Charge, Purpose};
@@ -124,6 +125,13 @@ impl Body {
         // - Unaliased: published bytes are written by nobody: tails and appends begin at `published`, which never falls.
         // Test: `readers_see_every_byte_while_the_writer_appends`.
         unsafe { std::slice::from_raw_parts(self.memory.pointer(unit).add(offset), len) }
+    }
+
+    /// Asks the processor for the beginning of the body.
+    #[inline]
+    pub fn prefetch(&self) {
+        // A slot that nobody wrote yet names the arena's first unit: a hint in vain.
+        prefetch(self.memory.pointer(self.first[0].unit.load(Ordering::Relaxed)));
     }
 
     /// Returns how many bytes can be read now.

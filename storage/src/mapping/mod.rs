@@ -14,5 +14,6 @@
 
 pub mod arena;
 pub mod body;
+pub(crate) mod prefetch;
 mod residence;
 mod watch;

@@ -197,7 +197,7 @@ impl Shard {
 
     /// Answers the requests in `bytes` as far as that needs no waiting and this turn allows; returns the bytes that it used.
     fn serve(&self, viewer: &Rc<Viewer>, bytes: &[u8]) -> usize {
-        let started = Instant::now();
+        let started = self.ring.turn_started();
         let mut at = 0;
         while at < bytes.len() && viewer.state.get() == ViewerState::Idle {
             if self.ring.queued_len(viewer.socket) > QUEUED_LEN_MAX {
@@ -338,6 +338,7 @@ impl Shard {
             }
         }
         if let Some(found) = found {
+            found.prefetch();
             self.counters.add(Counter::LookupsFound, 1);
             return Found::Stored(found);
         }
