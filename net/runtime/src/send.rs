@@ -5,6 +5,7 @@
 //! to memory of its own and sent on with a completion. Everything else is pinned in the socket's slot (`InFlight`)
 //! until its completion. One send per socket is in flight; the others wait in order.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -198,8 +199,12 @@ impl State {
             Some(socket) if socket.send_error.is_none() => {
                 if len > 0 {
                     socket.queued_len += len;
-                    socket.queue.push_back(pending);
-                    self.start_next_send(key);
+                    if matches!(socket.in_flight, InFlight::None) && socket.queue.is_empty() {
+                        // Past the queue, whose memory a connection would keep while it is idle.
+                        self.start_send(key, pending);
+                    } else {
+                        socket.queue.push_back(pending);
+                    }
                     return true;
                 }
                 true
@@ -217,6 +222,16 @@ impl State {
             return;
         }
         let Some(pending) = socket.queue.pop_front() else { return };
+        if socket.queue.is_empty() {
+            // What waited is rare; what is kept for it would be kept by every idle connection.
+            socket.queue = VecDeque::new();
+        }
+        self.start_send(key, pending);
+    }
+
+    /// Starts a send; none is in flight.
+    fn start_send(&mut self, key: Key, pending: Pending) {
+        let Some(socket) = self.sockets.get_mut(key) else { return };
         socket.outstanding += 1;
         match pending {
             Pending::Owned(owned) => {
