@@ -4,6 +4,8 @@
 //! a response is found only by its full key, while it is live; it has a complete body; whatever leaves the index is marked gone;
 //! what the tables take is charged as index before they take it.
 
+mod room;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -12,12 +14,9 @@ use aspis_cache::range::ByteRange;
 
 use crate::budget::{Budget, Charge, Purpose};
 use crate::expiry::Expiries;
-use crate::limits::{
-    BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, GIVE_UP_KEPT_SHARE, GIVE_UP_LEN,
-    OBJECT_RESERVE_SHARE, SAMPLE_COUNT_MAX,
-};
+use crate::limits::{OBJECT_RESERVE_SHARE, SAMPLE_COUNT_MAX};
 use crate::mapping::arena::Arena;
-use crate::mapping::body::{BodyState, BodyWriter, Tail};
+use crate::mapping::body::BodyState;
 use crate::parts::PartsTable;
 use crate::policy::{Entries, Handle, Policy, SizeAware};
 use crate::response::StoredResponse;
@@ -217,19 +216,6 @@ impl<P: Policy> RamTier<P> {
         Ok(replaced)
     }
 
-    /// Charges what the tables grow by for one more entry, after evicting for it if need be.
-    fn cover_entry(&mut self, response: &StoredResponse) -> bool {
-        let growth = |tier: &Self| {
-            let entry = Handle(tier.index.next());
-            tier.index.growth() + tier.policy.growth(entry) + tier.expiries.growth(response)
-        };
-        let wanted = growth(self);
-        self.cover(wanted) || {
-            self.make_room_beside(wanted);
-            self.cover(growth(self))
-        }
-    }
-
     /// Removes the response stored under exactly this key, or all parts, and returns it or one of them, gone.
     pub fn remove(&mut self, hash: u128, key: &[u8]) -> Option<Arc<StoredResponse>> {
         if self.index.get(hash).is_some_and(|entry| *entry.response.key == *key) {
@@ -335,83 +321,12 @@ impl<P: Policy> RamTier<P> {
         }
     }
 
-    /// Evicts until `bytes` more of content, rounded up to whole units, can be allocated, and tells whether they can.
-    ///
-    /// About `bytes` of content and a bounded number of them leave in one call: those that sends still hold free nothing
-    /// yet, and evicting others instead would empty the cache without helping. A caller that is told `false` serves uncached.
-    pub fn make_room(&mut self, bytes: u64) -> bool {
-        let bytes = bytes.next_multiple_of(BLOCK_LEN_MIN as u64);
-        let mut evicted_len = 0;
-        for _ in 0..EVICTION_COUNT_PER_CALL {
-            if self.has_room(bytes) {
-                return true;
-            }
-            if evicted_len >= bytes {
-                break;
-            }
-            let Some(response) = self.evict() else { break };
-            // Heads and index are freed as well, and let the arena have more, but only content is there for certain.
-            evicted_len += response.body.charged_len();
-        }
-        self.has_room(bytes)
-    }
-
-    /// Evicts until the budget has `bytes` for anything but content, and tells whether it has.
-    ///
-    /// Free memory of the arena is given up for it, some more than needed, so that it is not for each head anew; but first what an
-    /// arena that is full has free between its blocks stays, since the next object would want it back. Bounded as
-    /// [`RamTier::make_room`] is.
-    pub fn make_room_beside(&mut self, bytes: u64) -> bool {
-        let (mut evicted_len, bound) = (0, bytes.saturating_mul(2).max(2 * GIVE_UP_LEN));
-        for _ in 0..EVICTION_COUNT_PER_CALL {
-            let kept = self.arena.resident_len() / GIVE_UP_KEPT_SHARE;
-            if self.has_room_beside(bytes, kept) {
-                return true;
-            }
-            if evicted_len >= bound {
-                break;
-            }
-            let Some(response) = self.evict() else { break };
-            evicted_len += response.charged_len();
-        }
-        self.has_room_beside(bytes, 0)
-    }
-
-    /// Lends the next room of a fill, after evicting for it if need be; `None` when memory is short all the same.
-    ///
-    /// Room for the whole next block is made first: a full tier would give one splinter after another otherwise.
-    pub fn tail(&mut self, writer: &mut BodyWriter, len_max: usize) -> Option<Tail> {
-        let missing = writer.missing_room(len_max);
-        if missing == 0 {
-            return writer.tail(len_max);
-        }
-        // A list of many blocks needs room for itself as well.
-        let listed = writer.directory_len_max();
-        if listed > 0 {
-            self.make_room_beside(listed);
-        }
-        if !self.make_room(missing) {
-            // A smaller block will do too, if there is one.
-            self.make_room(BLOCK_LEN_MIN as u64);
-        }
-        writer.tail(len_max)
-    }
-
     /// Tells the tier that it is wall second `now` at least; what expired until then leaves first when room is needed.
     ///
     /// Before the first call nothing counts as expired. Time never falls.
     pub fn note_time(&mut self, now: u64) {
         self.now = self.now.max(now);
         self.policy.note_time(self.now);
-    }
-
-    /// Tells whether an object of `len` bytes could be stored, if need be with all that is stored now leaving for it.
-    ///
-    /// A caller who asks first does not empty the tier for an object that running fills and readers of others leave no room for.
-    pub fn could_hold(&self, len: u64) -> bool {
-        let in_use = self.arena.filling_len() + self.limbo();
-        len <= self.arena.obtainable_len()
-            || len.saturating_add(in_use) <= object_len_max(self.arena.reachable_len())
     }
 
     /// Removes everything.
@@ -446,14 +361,6 @@ impl<P: Policy> RamTier<P> {
         self.len
     }
 
-    /// Returns the bytes of bodies that somebody holds though they are neither stored here nor being filled.
-    ///
-    /// Replica tables of other cores and sends that run hold them; when this grows, sweeps of the tables let go of it. What was
-    /// dropped already is not part of it: the arena takes that back by itself.
-    pub fn limbo(&self) -> u64 {
-        self.arena.held_len().saturating_sub(self.payload).saturating_sub(self.arena.filling_len())
-    }
-
     /// Returns the arena that bodies of this tier are filled in.
     pub fn arena(&self) -> &Arena {
         &self.arena
@@ -470,62 +377,6 @@ impl<P: Policy> RamTier<P> {
             self.note_sample(response);
         }
         Some(response)
-    }
-
-    /// Keeps a use for the policy; what is too much until something is stored is not missed, since nothing is evicted either.
-    #[cold]
-    fn note_sample(&self, response: &StoredResponse) {
-        let mut samples = self.samples.borrow_mut();
-        if samples.len() < SAMPLE_COUNT_MAX {
-            samples.push((response.place(), response.charged_len()));
-        }
-    }
-
-    /// Tells the policy of uses of sampled keys, as long as there is memory for what it makes of them.
-    fn tell_samples(&mut self) {
-        let mut samples = self.samples.take();
-        for (hash, len) in samples.drain(..) {
-            if !self.cover(self.policy.growth(Handle(0))) {
-                break;
-            }
-            self.policy.note_use(hash, len);
-        }
-        self.samples.replace(samples);
-    }
-
-    /// Charges what the tables take and `growth` more, and tells whether the budget has that; else nothing is charged.
-    fn cover(&mut self, growth: u64) -> bool {
-        let wanted = self.index.memory() + self.policy.memory() + self.expiries.memory() + growth;
-        let charged = self.charge.bytes();
-        self.charge.shrink(charged.saturating_sub(wanted));
-        charged >= wanted || self.charge.grow(wanted - charged)
-    }
-
-    /// Tells whether content of `bytes` can be allocated, after taking back what was dropped if need be.
-    fn has_room(&self, bytes: u64) -> bool {
-        let fits = || self.arena.obtainable_len() >= bytes;
-        fits() || (self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE) > 0 && fits())
-    }
-
-    /// Tells whether the budget has `bytes`, after giving up free memory of the arena beyond `kept` if need be.
-    fn has_room_beside(&self, bytes: u64, kept: u64) -> bool {
-        let missing = || bytes.saturating_sub(self.budget.available());
-        if missing() > 0 {
-            self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE);
-            let spare = self.arena.resident_free_len().saturating_sub(kept);
-            self.arena.give_up(missing().max(GIVE_UP_LEN).min(spare));
-        }
-        missing() == 0
-    }
-
-    /// Lets the response of the least use go: one that is of none any more, else the policy's choice.
-    fn evict(&mut self) -> Option<Arc<StoredResponse>> {
-        if let Some(position) = self.expiries.next(self.now) {
-            return self.take_at(position).map(|(response, _)| response);
-        }
-        let Handle(position) = self.policy.evict(&mut self.index)?;
-        let entry = self.index.remove(position);
-        Some(self.leave(entry.expect("the policy knows exactly what is in the index")))
     }
 
     fn take(&mut self, place: u128) -> Option<Arc<StoredResponse>> {
