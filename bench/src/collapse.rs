@@ -8,7 +8,7 @@ mod crowd;
 mod expiry;
 mod followers;
 mod hot;
-mod script;
+pub(crate) mod script;
 mod stampede;
 
 use crate::aspis::{Aspis, sum};

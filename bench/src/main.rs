@@ -8,6 +8,7 @@ mod collapse;
 mod compare;
 mod conformance;
 mod content;
+mod fair;
 mod floor;
 mod http;
 mod idle;
@@ -91,6 +92,18 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             profiles: arguments.get_one::<PathBuf>("profiles").cloned(),
         })
         .map(held),
+        "fair" => fair::run(&fair::Options {
+            scenarios: arguments.get_many::<String>("scenario").into_iter().flatten().cloned().collect(),
+            rounds: number(arguments, "rounds") as usize,
+            length: Duration::from_secs(number(arguments, "seconds")),
+            rate: number(arguments, "rate") as u32,
+            aspis,
+            assert: arguments.get_flag("assert"),
+        }),
+        "fair-part" => {
+            let words: Vec<String> = arguments.get_many("words").into_iter().flatten().cloned().collect();
+            fair::part(&words).map(|()| true)
+        }
         "idle" => {
             let length = Duration::from_secs(number(arguments, "seconds"));
             idle::run(length, number(arguments, "connections") as usize, aspis.as_deref()).map(held)
@@ -179,6 +192,8 @@ fn command() -> Command {
         )
         .subcommand(conformance_command())
         .subcommand(traces_command())
+        .subcommand(fair::command())
+        .subcommand(fair::part_command())
         .subcommand(
             Command::new("idle")
                 .about("Measures the CPU share of a server that nobody asks anything, and the memory of idle connections")

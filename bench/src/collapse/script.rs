@@ -13,37 +13,37 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How to answer one request.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Field lines, each ended by CRLF, without the framing.
-    pub(super) fields: &'static str,
+    pub(crate) fields: &'static str,
     /// The content; a 304 has none.
-    pub(super) body: Arc<Vec<u8>>,
+    pub(crate) body: Arc<Vec<u8>>,
     /// Time before the head.
-    pub(super) after: Duration,
+    pub(crate) after: Duration,
     /// The content comes in so many pieces, spread over this time; the first with the head.
-    pub(super) pieces: usize,
-    pub(super) over: Duration,
+    pub(crate) pieces: usize,
+    pub(crate) over: Duration,
 }
 
 impl Answer {
     /// A 200 that comes whole after `after`.
-    pub(super) fn whole(fields: &'static str, body: &Arc<Vec<u8>>, after: Duration) -> Self {
+    pub(crate) fn whole(fields: &'static str, body: &Arc<Vec<u8>>, after: Duration) -> Self {
         Self { status: 200, fields, body: Arc::clone(body), after, pieces: 1, over: Duration::ZERO }
     }
 }
 
 /// One request that came.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) path: String,
+pub(crate) struct Asked {
+    pub(crate) path: String,
     /// It had `If-None-Match`.
-    pub(super) conditional: bool,
-    pub(super) at: Instant,
+    pub(crate) conditional: bool,
+    pub(crate) at: Instant,
     /// The same by the machine's clock, since 1970.
-    pub(super) wall: Duration,
+    pub(crate) wall: Duration,
     /// When the first bytes of the answer were written.
-    pub(super) answered: Option<Instant>,
+    pub(crate) answered: Option<Instant>,
 }
 
 type Answers = dyn Fn(&str, &Head) -> Answer + Send + Sync;
@@ -56,7 +56,7 @@ struct Shared {
 }
 
 /// A running origin; dropping it ends its threads.
-pub(super) struct Script {
+pub(crate) struct Script {
     address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
@@ -64,7 +64,7 @@ pub(super) struct Script {
 
 impl Script {
     /// Starts an origin that answers each path and head with what `answers` returns.
-    pub(super) fn start(answers: impl Fn(&str, &Head) -> Answer + Send + Sync + 'static) -> io::Result<Self> {
+    pub(crate) fn start(answers: impl Fn(&str, &Head) -> Answer + Send + Sync + 'static) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
@@ -90,17 +90,17 @@ impl Script {
     }
 
     /// Returns where it listens.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Returns every request so far in order of arrival.
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         lock(&self.shared.asked).clone()
     }
 
     /// Returns how many requests for `path` came.
-    pub(super) fn count(&self, path: &str) -> u64 {
+    pub(crate) fn count(&self, path: &str) -> u64 {
         lock(&self.shared.asked).iter().filter(|each| each.path == path).count() as u64
     }
 }
