@@ -25,7 +25,7 @@ use io_uring::{cqueue, opcode, squeue};
 use crate::bind;
 use crate::limits::{
     ACCEPT_RETRY, ACCEPTS_PER_TURN, ACCEPTS_WAITING_MAX, COMPLETIONS_PER_TURN, LONG_TURN, PROBE_COMPLETIONS,
-    PROBE_INTERVAL, STOP_WAIT, TASKS_PER_YIELD, YIELD_COUNT_MAX,
+    PROBE_INTERVAL, STOP_WAIT, TASKS_PER_TURN, YIELD_COUNT_MAX,
 };
 use crate::op::{Kind, parse_user_data, plain, user_data};
 use crate::receive::Received;
@@ -371,13 +371,18 @@ impl<H: Handler> Turn<H> {
     /// Makes waiting calls and gives the tasks that were woken first their turn, until neither brings about more or the turn
     /// is long enough.
     async fn run_tasks(&mut self) -> More {
+        let mut left = TASKS_PER_TURN;
         for _ in 0..YIELD_COUNT_MAX {
             let calls = self.call_waiting();
             self.inner.settle();
-            let count = task::release(TASKS_PER_YIELD);
+            if left == 0 {
+                break;
+            }
+            let count = task::release(left);
             if count == 0 {
                 return calls;
             }
+            left -= count;
             self.inner.state.borrow_mut().stats.yielded(count as u64);
             glommio::executor().yield_now().await;
         }

@@ -1,4 +1,5 @@
-//! What one turn leaves for the next, so that no turn is long: requests of who pipelines much, mail, and the sweep over the viewers.
+//! What one turn leaves for the next, so that no turn is long: requests of who pipelines much, mail, replies to a crowd, and the sweep over
+//! the viewers.
 //!
 //! The shard's `Handler` calls it; `viewer/hot.rs` asks whether a connection may be answered once more in this turn. Invariants: a connection gets at
 //! most [`REQUESTS_PER_TURN`] answers in a turn, and those that wait come in the order in which they began to; mail that changes what is
@@ -12,7 +13,10 @@ use aspis_runtime::SocketId;
 use aspis_runtime::mailbox::Receiver;
 use aspis_telemetry::Counter;
 
-use crate::limits::{MAILBOX_LEN, QUEUED_VIEWERS_PER_TURN, REQUESTS_PER_TURN, SWEPT_PER_TURN};
+use crate::asking::{Reply, Waiter};
+use crate::limits::{
+    MAILBOX_LEN, QUEUED_VIEWERS_PER_TURN, REPLIES_PER_TURN, REQUESTS_PER_TURN, SWEPT_PER_TURN,
+};
 use crate::messages::Message;
 use crate::shard::Shard;
 use crate::viewer::{Deadline, Viewer, ViewerState};
@@ -27,6 +31,8 @@ pub(crate) struct Backlog {
     /// Mail that changes what is stored, and the rest that was before or between.
     urgent: RefCell<VecDeque<Message>>,
     mail: RefCell<VecDeque<Message>>,
+    /// What requests that waited for a fetch are still to be told.
+    replies: RefCell<VecDeque<(Waiter, Reply)>>,
     /// Where the sweep over the viewers goes on.
     sweep_at: Cell<Option<usize>>,
 }
@@ -80,7 +86,8 @@ impl Backlog {
 
     /// Whether the next turn has something to do.
     pub(crate) fn waits(&self) -> bool {
-        self.has_mail() || !self.viewers.borrow().is_empty() || self.sweep_at.get().is_some()
+        let one = !self.viewers.borrow().is_empty() || !self.replies.borrow().is_empty();
+        one || self.has_mail() || self.sweep_at.get().is_some()
     }
 }
 
@@ -115,6 +122,23 @@ impl Shard {
             }
         }
         self.backlog.turn.set(turn + 1);
+    }
+
+    /// Tells requests that waited for a fetch what became of it: the first at once, the others in turns that follow.
+    pub(crate) fn tell(&self, answers: impl Iterator<Item = (Waiter, Reply)>) {
+        let mut answers = answers;
+        for (waiter, reply) in answers.by_ref().take(REPLIES_PER_TURN) {
+            self.reply(&waiter, reply);
+        }
+        self.backlog.replies.borrow_mut().extend(answers);
+    }
+
+    /// Goes on with that.
+    pub(crate) fn tell_some(&self) {
+        for _ in 0..REPLIES_PER_TURN {
+            let Some((waiter, reply)) = self.backlog.replies.borrow_mut().pop_front() else { return };
+            self.reply(&waiter, reply);
+        }
     }
 
     /// Looks at some viewers whether their deadline has passed.

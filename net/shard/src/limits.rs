@@ -11,6 +11,9 @@ pub(crate) const QUEUED_LEN_MAX: u64 = 256 * 1024;
 /// Requests of one connection that are answered in one turn; the others wait for the next, behind those of other connections.
 pub(crate) const REQUESTS_PER_TURN: u32 = 32;
 
+/// Requests that are told in one turn what became of a fetch that they waited for.
+pub(crate) const REPLIES_PER_TURN: usize = 256;
+
 /// Connections that waited for a turn and are served in it.
 pub(crate) const QUEUED_VIEWERS_PER_TURN: usize = 4;
 

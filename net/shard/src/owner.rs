@@ -302,11 +302,11 @@ impl Shard {
             self.owner.arriving.borrow_mut().insert(id, arrived);
         }
         let answers = self.owner.collapse.borrow_mut().settle(id, outcome, self.now());
-        for (Waiting { waiter, seen }, answer) in answers {
+        self.tell(answers.into_iter().map(|(Waiting { waiter, seen }, answer)| {
             let core = waiter.core(self);
             let came_after = is_outdated && seen > sent && answer == Answer::Follow;
-            self.reply(&waiter, if came_after { Reply::Again } else { reply(answer, core) });
-        }
+            (waiter, if came_after { Reply::Again } else { reply(answer, core) })
+        }));
     }
 
     /// A flight is over: nobody attaches to it any more.

@@ -121,6 +121,38 @@ mod tests {
         assert!(counts[0] - counts[1] <= counts[1] / SLACK_SHARE, "{counts:?}");
     }
 
+    /// Whatever the kernel's spread, and however viewers come and go, the cores end within an eighth of each other.
+    #[test]
+    fn a_thousand_connections_on_two_cores_end_balanced() {
+        for all_to_one in [true, false] {
+            let places = Places::new(2, 10_000);
+            let mut random = 1_u64;
+            let mut draw = |below: usize| {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 33) as usize % below
+            };
+            let mut served = Vec::new();
+            for round in 0..5000 {
+                if served.len() < 1000 {
+                    // Two of three go to the first core, or all.
+                    let here = if all_to_one { 0 } else { draw(3) / 2 };
+                    served.push(places.take(here).expect("there is a place"));
+                }
+                if round > 1000 && served.len() == 1000 {
+                    places.give_back(served.swap_remove(draw(1000)));
+                }
+            }
+            while served.len() < 1000 {
+                served.push(places.take(0).expect("there is a place"));
+            }
+            let counts = counts(&places);
+            assert_eq!(counts.iter().sum::<usize>(), 1000);
+            let ahead = counts[0].abs_diff(counts[1]);
+            assert!(ahead <= 1000 / SLACK_SHARE, "{counts:?}");
+        }
+    }
+
     #[test]
     fn a_core_whose_viewers_left_is_filled_up_by_the_others() {
         let places = Places::new(3, 100);

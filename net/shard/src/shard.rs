@@ -528,6 +528,7 @@ impl Handler for Shard {
 
     fn on_turn(&self) -> bool {
         self.drain_mail(MAIL_PER_TURN);
+        self.tell_some();
         self.serve_queued();
         self.sweep_viewers();
         self.flush_outbox();

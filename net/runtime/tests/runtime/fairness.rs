@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use aspis_runtime::CoreOptions;
-use aspis_runtime::limits::{PROBE_COMPLETIONS, PROBE_INTERVAL, TASKS_PER_YIELD, YIELD_COUNT_MAX};
+use aspis_runtime::limits::{PROBE_COMPLETIONS, PROBE_INTERVAL, TASKS_PER_TURN};
 use aspis_runtime::sync::Notify;
 
 use crate::harness::*;
@@ -39,10 +39,9 @@ fn a_crowd_that_is_woken_at_once_runs_in_portions_and_in_order() {
     });
     assert_eq!(order, (0..CROWD).collect::<Vec<_>>(), "first woken, first run");
     let (before, after) = stats;
-    assert!(after.tasks_run_max <= TASKS_PER_YIELD as u64, "{}", after.tasks_run_max);
-    let portion = TASKS_PER_YIELD * YIELD_COUNT_MAX as usize;
+    assert!(after.tasks_run_max <= TASKS_PER_TURN as u64, "{}", after.tasks_run_max);
     let turns = (after.turns - before.turns) as usize;
-    assert!(turns >= CROWD / portion, "{turns} turns: each runs {portion} at most");
+    assert!(turns >= CROWD / TASKS_PER_TURN, "{turns} turns");
 }
 
 /// Bytes of a viewer are answered while a crowd still runs, not behind it.
@@ -82,8 +81,7 @@ fn bytes_are_looked_at_between_the_portions_of_a_crowd() {
         assert_eq!(round_trip(&mut client, b"ping"), b"ping");
         let after = core.call(|ring| ring.stats());
         let (tasks, turns) = (after.tasks_run - before.tasks_run, after.turns - before.turns);
-        let portion = (TASKS_PER_YIELD * YIELD_COUNT_MAX as usize) as u64;
-        assert!(tasks <= (turns + 1) * portion, "{tasks} tasks ran in {turns} turns");
+        assert!(tasks <= (turns + 1) * TASKS_PER_TURN as u64, "{tasks} tasks ran in {turns} turns");
     }
     stop.send(()).unwrap();
     core.wait_until("all have ended", |ring| ring.live_tasks() == 1);

@@ -154,6 +154,22 @@ fn a_burst_is_spread_over_the_cores() {
     server.wait("all places are given back", |server| server.shards().open_viewers() == 0);
 }
 
+/// A thousand, over TCP where the kernel spreads them and over a Unix socket where one core accepts all.
+#[test]
+fn a_thousand_connections_end_balanced() {
+    const COUNT: u64 = 1000;
+    let server = Server::start("thousand", 2, &[]);
+    let is_balanced =
+        |open: &[u64]| open.iter().sum::<u64>() == COUNT && open[0].abs_diff(open[1]) <= COUNT / 8;
+    let tcp: Vec<_> = (0..COUNT).map(|_| server.tcp()).collect();
+    server.wait("those over TCP are spread", |server| is_balanced(&server.open()));
+    drop(tcp);
+    server.wait("all have left", |server| server.open() == [0, 0]);
+    let unix: Vec<_> = (0..COUNT).map(|_| server.unix()).collect();
+    server.wait("those over the Unix socket are spread", |server| is_balanced(&server.open()));
+    drop(unix);
+}
+
 /// One core accepts from the Unix socket, and all serve it.
 #[test]
 fn connections_of_a_unix_socket_are_spread_over_the_cores() {
