@@ -5,7 +5,6 @@
 
 mod aspis;
 mod collapse;
-mod compare;
 mod conformance;
 mod content;
 mod fair;
@@ -16,7 +15,10 @@ mod instructions;
 mod memory;
 mod miss;
 mod origin;
+mod pace;
+mod peers;
 mod plan;
+mod popularity;
 mod process;
 mod random;
 mod sim;
@@ -25,6 +27,7 @@ mod stats;
 mod stream;
 mod traces;
 mod wait;
+mod zipf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::io;
@@ -54,16 +57,17 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
     let held = |inside: bool| inside || !arguments.get_flag("assert");
     match name {
         "floor" => floor::run(size(arguments) as usize).map(|()| true),
-        "compare" => compare::run(&compare::Options {
+        "peers" => peers::run(&peers::flags::peers_options(arguments)?),
+        "compare" => peers::run(&peers::flags::compare_options(arguments)?),
+        "pace" => pace::generate(&peers::flags::order(arguments)?).map(|()| true),
+        "zipf" => zipf::run(&zipf::Options {
             rounds: number(arguments, "rounds") as usize,
             length: Duration::from_secs(number(arguments, "seconds")),
             connections: number(arguments, "connections") as u32,
-            size: size(arguments),
-            arms: compare::arms(text(arguments, "arms")).map_err(io::Error::other)?,
+            rate: number(arguments, "rate") as u32,
             aspis,
-            output: arguments.get_one::<PathBuf>("output").cloned(),
-            assert: arguments.get_flag("assert"),
-        }),
+        })
+        .map(held),
         "collapse" => collapse::run(&collapse::Options {
             scenarios: arguments.get_many::<String>("scenario").into_iter().flatten().cloned().collect(),
             aspis,
@@ -151,28 +155,17 @@ fn command() -> Command {
                 .about("Serves one fixed answer on the product's ring: the least that a hit can cost")
                 .arg(size_flag("1KiB")),
         )
+        .subcommand(peers::flags::peers())
+        .subcommand(peers::flags::compare())
+        .subcommand(peers::flags::pace())
         .subcommand(
-            Command::new("compare")
-                .about("Compares server CPU per hit of floor, aspis and nginx, interleaved, one core each")
-                .arg(number_flag("rounds", "N", "7", "Times that each arm is loaded", 1..=1000))
+            Command::new("zipf")
+                .about("Compares what a hit among 100,000 objects costs with one of a single object, at one fixed rate")
+                .arg(number_flag("rounds", "N", "15", "Times that both are loaded", 1..=1000))
                 .arg(number_flag("seconds", "S", "2", "Length of one load", 1..=600))
                 .arg(number_flag("connections", "N", "64", "Connections of the load", 1..=10_000))
-                .arg(size_flag("1KiB"))
-                .arg(
-                    Arg::new("arms")
-                        .long("arms")
-                        .value_name("LIST")
-                        .default_value("floor,aspis,nginx")
-                        .help("Servers to compare"),
-                )
-                .arg(
-                    Arg::new("output")
-                        .long("output")
-                        .value_name("FILE")
-                        .value_parser(value_parser!(PathBuf))
-                        .help("Writes every sample as JSON, to bench/results/NAME.json by custom"),
-                )
-                .arg(assert_flag("Fails when a median ratio is over its bound"))
+                .arg(number_flag("rate", "N", "40000", "Requests each second", 1..=1_000_000))
+                .arg(assert_flag("Fails when the ratio is over its bound"))
                 .arg(aspis_flag()),
         )
         .subcommand(
@@ -455,11 +448,5 @@ mod tests {
         assert!(parse_size("2GB").is_err());
         assert!(parse_size("0").is_err());
         assert!(parse_size("99999999999GiB").is_err());
-    }
-
-    #[test]
-    fn unknown_arms_are_refused() {
-        assert!(compare::arms("floor,apache").is_err());
-        assert_eq!(compare::arms("floor,aspis").map(|arms| arms.len()), Ok(2));
     }
 }

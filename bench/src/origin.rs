@@ -8,6 +8,7 @@ mod versions;
 use crate::http::{Fault, Flow, Framing, Head, Reader};
 use crate::plan::{Kind, Plan};
 use crate::random::Random;
+use crate::sim::text::date;
 use crate::wait;
 use socket2::SockRef;
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use versions::Versions;
 
 /// How long an idle connection, or one whose peer does not read, is kept.
@@ -396,6 +397,7 @@ impl Answer {
         let policy = match self.plan.kind {
             Kind::Brief => "max-age=1",
             Kind::Fresh
+            | Kind::Dated
             | Kind::FreshChunked
             | Kind::CutLength
             | Kind::CutChunked
@@ -403,8 +405,12 @@ impl Answer {
             | Kind::Overrun => "public, max-age=3600",
             _ => "no-store",
         };
+        let date = match self.plan.kind {
+            Kind::Dated => format!("Date: {}\r\n", date(now())),
+            _ => String::new(),
+        };
         format!(
-            "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: application/octet-stream\r\n{framing}\
+            "HTTP/1.1 200 OK\r\nServer: bench\r\n{date}Content-Type: application/octet-stream\r\n{framing}\
              Cache-Control: {policy}\r\nETag: \"{:016x}\"\r\nLast-Modified: Tue, 01 Sep 2026 10:00:00 GMT\r\nX-Plan: {}\r\n\r\n",
             self.plan.seed ^ self.plan.id,
             self.path
@@ -452,6 +458,11 @@ impl Answer {
     }
 }
 
+/// Returns the second since the epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
 /// Says nothing until the peer gives up.
 fn stall(reader: &mut Reader) {
     drop(reader.stream().set_read_timeout(Some(STALL)));
@@ -482,9 +493,15 @@ mod tests {
     #[test]
     fn each_kind_keeps_its_promise_or_breaks_it_visibly() {
         let origin = Origin::start().unwrap();
-        for kind in
-            [Kind::Fresh, Kind::FreshChunked, Kind::UntilClose, Kind::Interim, Kind::Trickle, Kind::Overrun]
-        {
+        for kind in [
+            Kind::Fresh,
+            Kind::Dated,
+            Kind::FreshChunked,
+            Kind::UntilClose,
+            Kind::Interim,
+            Kind::Trickle,
+            Kind::Overrun,
+        ] {
             let plan = Plan { kind, size: 100_001, seed: 1, id: 2 };
             assert_eq!(get(&origin, plan), Ok((200, 100_001, None)), "{kind:?}");
         }

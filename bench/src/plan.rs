@@ -13,6 +13,8 @@ const UPLOAD_ANSWER_LEN: u64 = 64 * 1024;
 pub(crate) enum Kind {
     /// Storable for an hour, with a length.
     Fresh,
+    /// The same with a date, without which some caches keep nothing.
+    Dated,
     /// Storable for an hour, chunked.
     FreshChunked,
     /// Storable for a second.
@@ -60,6 +62,7 @@ pub(crate) enum Kind {
 /// Every kind and the word for it in a path.
 const KINDS: &[(Kind, &str)] = &[
     (Kind::Fresh, "fresh"),
+    (Kind::Dated, "dated"),
     (Kind::FreshChunked, "fresh-chunked"),
     (Kind::Brief, "brief"),
     (Kind::Private, "private"),

@@ -8,6 +8,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -131,10 +132,16 @@ impl Server {
         Duration::from_nanos(nanos)
     }
 
-    /// Returns the part of it spent in user mode, in steps of 10 ms.
-    pub(crate) fn user_cpu(&self) -> Duration {
-        let ticks: u64 = tree(self.id()).into_iter().filter_map(|id| stat_field(id, 14)).sum();
-        Duration::from_millis(ticks * 10)
+    /// Returns the parts of it spent in user mode and in the kernel, in steps of 10 ms.
+    pub(crate) fn modes(&self) -> (Duration, Duration) {
+        let family = tree(self.id());
+        let ticks = |field| family.iter().filter_map(|id| stat_field(*id, field)).sum::<u64>();
+        (Duration::from_millis(ticks(14) * 10), Duration::from_millis(ticks(15) * 10))
+    }
+
+    /// Returns how many bytes of memory it and its child processes hold, what several of them share counted once.
+    pub(crate) fn resident(&self) -> u64 {
+        tree(self.id()).into_iter().map(proportional_bytes).sum()
     }
 
     /// Returns a number of `/proc/PID/status` given in kB, as bytes.
@@ -226,6 +233,9 @@ pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
+/// Folders made so far, so that each has a name of its own.
+static SCRATCHES: AtomicUsize = AtomicUsize::new(0);
+
 /// A folder that is removed at the end.
 #[derive(Debug)]
 pub(crate) struct Scratch {
@@ -237,7 +247,8 @@ impl Scratch {
     pub(crate) fn new() -> io::Result<Self> {
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let path = base.join(format!("aspis-bench-{}", std::process::id()));
+        let number = SCRATCHES.fetch_add(1, Ordering::Relaxed);
+        let path = base.join(format!("aspis-bench-{}-{number}", std::process::id()));
         fs::create_dir_all(&path)?;
         Ok(Self { path })
     }
@@ -285,6 +296,13 @@ fn stat_field(id: u32, number: usize) -> Option<u64> {
     rest.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
 }
 
+/// Returns the resident bytes of one process; of pages that several share, its part.
+fn proportional_bytes(id: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
 /// Returns the time on a CPU of all threads of one process.
 fn cpu_nanos(id: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
@@ -310,6 +328,7 @@ mod tests {
         assert_eq!(server.announced("listening on ").unwrap().port(), 9);
         assert!(wait::until(START, || server.cpu() > Duration::ZERO));
         assert!(server.status_bytes("VmRSS") > 0);
+        assert!(server.resident() > 0);
         assert!(server.descriptors() >= 3);
         assert!(server.runs());
         assert!(server.terminate(Duration::from_secs(5)).unwrap().is_some());

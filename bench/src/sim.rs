@@ -15,7 +15,7 @@ mod origin;
 mod owner;
 mod purge;
 mod scenario;
-mod text;
+pub(crate) mod text;
 mod viewer;
 mod world;
 

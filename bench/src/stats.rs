@@ -21,6 +21,12 @@ impl Spread {
             upper_quartile: quantile(&sorted, 0.75)?,
         })
     }
+
+    /// Returns it for a table: the median, and the quartiles in brackets.
+    pub(crate) fn show(self, digits: usize) -> String {
+        let Self { lower_quartile, median, upper_quartile } = self;
+        format!("{median:.digits$} [{lower_quartile:.digits$}, {upper_quartile:.digits$}]")
+    }
 }
 
 /// Returns the value below which `share` of the sorted samples lie, interpolated between neighbours.
@@ -39,6 +45,7 @@ mod tests {
     fn quartiles_interpolate() {
         let spread = Spread::of(&[4.0, 1.0, 3.0, 2.0]).unwrap();
         assert_eq!(spread, Spread { lower_quartile: 1.75, median: 2.5, upper_quartile: 3.25 });
+        assert_eq!(spread.show(1), "2.5 [1.8, 3.2]");
         assert_eq!(Spread::of(&[7.0]).unwrap().median, 7.0);
         assert_eq!(Spread::of(&[]), None);
     }

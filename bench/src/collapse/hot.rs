@@ -8,14 +8,12 @@ use super::crowd::{self, Ask};
 use super::script::{Answer, Script};
 use super::{Figure, Stage, metric};
 use crate::aspis::Aspis;
-use crate::compare::load::{self, Load};
 use crate::content::Content;
-use crate::process::find_program;
+use crate::peers::wrk::{Load, Script as Requests, Wrk};
 use crate::stats::Spread;
 use crate::wait;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -41,7 +39,7 @@ const RATIO_MAX: f64 = 1.05;
 
 /// Plays both.
 pub(super) fn play(stage: &Stage) -> io::Result<Vec<Figure>> {
-    let wrk = find_program("wrk").ok_or_else(|| io::Error::other("wrk is not installed"))?;
+    let load = Quarters::of(Wrk::find()?)?;
     if thread::available_parallelism()?.get() < 2 {
         return Err(io::Error::other("one CPU: there is nothing to share"));
     }
@@ -59,23 +57,23 @@ pub(super) fn play(stage: &Stage) -> io::Result<Vec<Figure>> {
     for product in &alone {
         warm(product, &body)?;
     }
-    let (mails, served) = quiet(&wrk, &shared)?;
+    let (mails, served) = quiet(&load, &shared)?;
     let mut figures = vec![
         Figure::exactly("origin requests until both cores have it", fetched, 1),
         Figure::exactly("messages between the cores", mails as u64, 0),
         Figure::at_least("hits meanwhile", served, SERVED_MIN, ""),
     ];
-    figures.extend(compare(&wrk, &shared, &alone)?);
+    figures.extend(compare(&load, &shared, &alone)?);
     Ok(figures)
 }
 
 /// Returns how many messages the cores received, and how many hits they served, in the middle of a load.
-fn quiet(wrk: &Path, shared: &Aspis) -> io::Result<(f64, f64)> {
+fn quiet(quarters: &Quarters, shared: &Aspis) -> io::Result<(f64, f64)> {
     let counts = || -> io::Result<(f64, f64)> {
         Ok((metric(shared, "aspis_core_mails_total")?, metric(shared, "aspis_requests_total")?))
     };
     thread::scope(|scope| {
-        let load = scope.spawn(|| quarters(wrk, [shared.address; 2], QUIET + 2 * MARGIN));
+        let load = scope.spawn(|| quarters.run([shared.address; 2], QUIET + 2 * MARGIN));
         // Connections that are opened may be handed from core to core, so only what comes after counts.
         wait::pause(MARGIN);
         let before = counts()?;
@@ -87,10 +85,10 @@ fn quiet(wrk: &Path, shared: &Aspis) -> io::Result<(f64, f64)> {
 }
 
 /// Interleaves loads of the two arrangements and compares the CPU time of a hit.
-fn compare(wrk: &Path, shared: &Aspis, alone: &[Aspis; 2]) -> io::Result<Vec<Figure>> {
+fn compare(quarters: &Quarters, shared: &Aspis, alone: &[Aspis; 2]) -> io::Result<Vec<Figure>> {
     let (mut both, mut own, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let two = || cost(wrk, [shared.address; 2], &[shared]);
-    let one = || cost(wrk, [alone[0].address, alone[1].address], &[&alone[0], &alone[1]]);
+    let two = || cost(quarters, [shared.address; 2], &[shared]);
+    let one = || cost(quarters, [alone[0].address, alone[1].address], &[&alone[0], &alone[1]]);
     for round in 0..ROUNDS {
         // What a round's first load leaves behind must not always meet the same one.
         let (two, one) = if round % 2 == 0 {
@@ -122,23 +120,36 @@ fn compare(wrk: &Path, shared: &Aspis, alone: &[Aspis; 2]) -> io::Result<Vec<Fig
 }
 
 /// Returns the microseconds of CPU that `servers` need for a hit under a load of all quarters.
-fn cost(wrk: &Path, addresses: [SocketAddr; 2], servers: &[&Aspis]) -> io::Result<f64> {
+fn cost(quarters: &Quarters, addresses: [SocketAddr; 2], servers: &[&Aspis]) -> io::Result<f64> {
     let used = || servers.iter().map(|product| product.server.cpu()).sum::<Duration>();
     let before = used();
-    let requests = quarters(wrk, addresses, ROUND)?;
+    let requests = quarters.run(addresses, ROUND)?;
     Ok(used().saturating_sub(before).as_secs_f64() * 1e6 / requests.max(1) as f64)
 }
 
-/// Loads each address from each CPU, all at the same time; returns the requests of all.
-fn quarters(wrk: &Path, addresses: [SocketAddr; 2], length: Duration) -> io::Result<u64> {
-    let pairs = [(0, addresses[0]), (0, addresses[1]), (1, addresses[0]), (1, addresses[1])];
-    let loads: Vec<io::Result<Load>> = thread::scope(|scope| {
-        let run = |(cpu, address)| load::run(wrk, cpu, address, PATH, CONNECTIONS, length);
-        let started: Vec<_> = pairs.into_iter().map(|pair| scope.spawn(move || run(pair))).collect();
-        let died = |_| Err(io::Error::other("a thread of the driver panicked"));
-        started.into_iter().map(|quarter| quarter.join().unwrap_or_else(died)).collect()
-    });
-    loads.into_iter().try_fold(0, |sum, load| Ok(sum + load?.requests))
+/// The load of both arrangements.
+struct Quarters {
+    wrk: Wrk,
+    requests: Requests,
+}
+
+impl Quarters {
+    fn of(wrk: Wrk) -> io::Result<Self> {
+        let requests = wrk.script(&[PATH.to_owned()], 1)?;
+        Ok(Self { wrk, requests })
+    }
+
+    /// Loads each address from each CPU, all at the same time; returns the requests of all.
+    fn run(&self, addresses: [SocketAddr; 2], length: Duration) -> io::Result<u64> {
+        let pairs = [(0, addresses[0]), (0, addresses[1]), (1, addresses[0]), (1, addresses[1])];
+        let loads: Vec<io::Result<Load>> = thread::scope(|scope| {
+            let run = |(cpu, address)| self.wrk.run(cpu, address, &self.requests, CONNECTIONS, length);
+            let started: Vec<_> = pairs.into_iter().map(|pair| scope.spawn(move || run(pair))).collect();
+            let died = |_| Err(io::Error::other("a thread of the driver panicked"));
+            started.into_iter().map(|quarter| quarter.join().unwrap_or_else(died)).collect()
+        });
+        loads.into_iter().try_fold(0, |sum, load| Ok(sum + load?.requests))
+    }
 }
 
 /// Asks over so many connections that every core has seen the object.
