@@ -18,7 +18,7 @@ const SIZE: u64 = 1024;
 /// Most that a request for one of many may cost, in requests for a single object.
 const RATIO_MAX: f64 = 1.15;
 /// A load that kept less of the rate was hindered, and the round says nothing.
-const KEPT_MIN: f64 = 0.98;
+const KEPT_MIN: f64 = 0.95;
 /// Rounds that may be hindered for each that is asked for.
 const HINDERED_MAX: usize = 2;
 
