@@ -12,6 +12,7 @@ mod floor;
 mod http;
 mod idle;
 mod instructions;
+mod invalidation;
 mod memory;
 mod miss;
 mod origin;
@@ -121,6 +122,16 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             aspis,
         })
         .map(held),
+        "invalidation" => invalidation::run(&invalidation::Options {
+            objects: number(arguments, "objects"),
+            rounds: number(arguments, "rounds") as usize,
+            seconds: number(arguments, "seconds"),
+            rate: number(arguments, "rate"),
+            cores: number(arguments, "cores"),
+            memory: arguments.get_one::<u64>("memory").copied(),
+            aspis,
+        })
+        .map(held),
         "miss-latency" => miss::run(number(arguments, "count") as usize, aspis.as_deref()).map(held),
         "stream" => stream::run(size(arguments), aspis.as_deref()),
         "sim" => sim::run(&sim::Options {
@@ -195,6 +206,7 @@ fn command() -> Command {
                 .arg(assert_flag("Fails when it is over the bound"))
                 .arg(aspis_flag()),
         )
+        .subcommand(invalidation_command())
         .subcommand(memory_command())
         .subcommand(
             Command::new("instructions")
@@ -275,6 +287,25 @@ fn command() -> Command {
                 )
                 .arg(aspis_flag()),
         )
+}
+
+fn invalidation_command() -> Command {
+    Command::new("invalidation")
+        .about("Invalidates many objects over and over, and many times a second, while hits are served")
+        .arg(number_flag("objects", "N", "1000000", "Objects that are stored", 1..=100_000_000))
+        .arg(number_flag("rounds", "N", "100", "Rounds of each kind of rule", 1..=100_000))
+        .arg(number_flag("seconds", "S", "10", "Length of the stream; 0 for none", 0..=3600))
+        .arg(number_flag("rate", "N", "1000", "Invalidations in each second of it", 1..=100_000))
+        .arg(number_flag("cores", "N", "2", "Cores of the server", 1..=64))
+        .arg(
+            Arg::new("memory")
+                .long("memory")
+                .value_name("SIZE")
+                .value_parser(parse_size)
+                .help("The limit that the server is given; without it what the objects need"),
+        )
+        .arg(assert_flag("Fails when a figure is out of bounds or a rule was lost"))
+        .arg(aspis_flag())
 }
 
 fn memory_command() -> Command {

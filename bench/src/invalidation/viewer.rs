@@ -1,0 +1,82 @@
+//! One connection of the driver: asks for objects and reads which version it got; or asks the admin server to invalidate.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::http::{Fault, Flow, Framing, Reader};
+
+/// A server that says nothing for so long is broken.
+const SILENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(crate) struct Viewer {
+    reader: Reader,
+}
+
+impl Viewer {
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<Viewer> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(SILENCE))?;
+        Ok(Viewer { reader: Reader::new(stream) })
+    }
+
+    /// Asks for one object; returns its version.
+    pub(crate) fn ask(&mut self, path: &str) -> io::Result<u64> {
+        self.send(std::slice::from_ref(&path))?;
+        self.version()
+    }
+
+    /// Asks for several at once; returns their versions.
+    pub(crate) fn ask_for(&mut self, paths: &[String]) -> io::Result<Vec<u64>> {
+        self.send(paths)?;
+        paths.iter().map(|_| self.version()).collect()
+    }
+
+    /// Sends requests whose answers are read with [`version`](Self::version).
+    pub(crate) fn send(&mut self, paths: &[impl AsRef<str>]) -> io::Result<()> {
+        let mut text = String::new();
+        for path in paths {
+            text.push_str(&format!("GET {} HTTP/1.1\r\nHost: bench\r\n\r\n", path.as_ref()));
+        }
+        self.reader.stream().write_all(text.as_bytes())
+    }
+
+    /// Reads one answer's version.
+    pub(crate) fn version(&mut self) -> io::Result<u64> {
+        let (status, body) = self.answer()?;
+        let version = std::str::from_utf8(&body).ok().and_then(|text| text.parse().ok());
+        version.filter(|_| status == 200).ok_or_else(|| unexpected(status, &body))
+    }
+
+    /// Asks for an invalidation, and waits until it is accepted, or completed where `wait` says so.
+    pub(crate) fn invalidate(&mut self, json: &str, wait: bool) -> io::Result<()> {
+        let query = if wait { "?wait=true" } else { "" };
+        let head = format!(
+            "POST /v1/invalidations{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        );
+        write!(self.reader.stream(), "{head}Content-Length: {}\r\n\r\n{json}", json.len())?;
+        let (status, body) = self.answer()?;
+        let is_done = !wait || String::from_utf8_lossy(&body).contains("\"Completed\"");
+        if status == 201 && is_done { Ok(()) } else { Err(unexpected(status, &body)) }
+    }
+
+    fn answer(&mut self) -> io::Result<(u16, Vec<u8>)> {
+        let failed = |fault: Fault| io::Error::other(format!("no answer: {fault:?}"));
+        let head = self.reader.head().map_err(failed)?;
+        let mut body = Vec::new();
+        let framing = head.framing().map_err(failed)?.unwrap_or(Framing::UntilClose);
+        self.reader
+            .body(framing, |_, piece| {
+                body.extend_from_slice(piece);
+                Flow::Continue
+            })
+            .map_err(failed)?;
+        Ok((head.status().map_err(failed)?, body))
+    }
+}
+
+fn unexpected(status: u16, body: &[u8]) -> io::Error {
+    io::Error::other(format!("{status} {}", String::from_utf8_lossy(body)))
+}
