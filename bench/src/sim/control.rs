@@ -2,7 +2,7 @@
 //! cores' side of it: rules come in, sweeps go through what is stored, old rules are forgotten. And restarts, which lose all but the log.
 //!
 //! Told by the world when the operator asks; its messages take their time like those between cores. Invariants: a batch is done when every core has its
-//! rules and the log is safe (I-20); a core's rules come in the order of their numbers; rules are forgotten when no core has anything older.
+//! rules and the log is safe; a core's rules come in the order of their numbers; rules are forgotten when no core has anything older.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
