@@ -59,6 +59,7 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
         admin: one(raw, "admin", values::admin)?,
         admin_token: optional(raw, "admin-token", values::path)?,
         purge_from: each(raw, "purge-from", values::networks)?.into_iter().flatten().collect(),
+        cache_tag_header: optional(raw, "cache-tag-header", values::name)?,
         state: optional(raw, "state", values::path)?,
         access_log: one(raw, "access-log", values::access_log)?,
         name: one(raw, "name", values::name)?,

@@ -37,6 +37,8 @@ pub struct Settings {
     pub admin_token: Option<String>,
     /// Viewers that may invalidate by PURGE.
     pub purge_from: Vec<IpNet>,
+    /// The operator's own field with cache tags.
+    pub cache_tag_header: Option<String>,
     /// The folder of what survives the process; `None` keeps it in memory.
     pub state: Option<String>,
     /// Where the access log goes.

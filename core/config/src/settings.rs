@@ -237,6 +237,17 @@ pub static SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        flag: "cache-tag-header",
+        value_name: "NAME",
+        default_note: "none",
+        kind: Kind::Name,
+        summary: "Another field of the origin's with cache tags, separated by commas",
+        detail: "Invalidations name what carries a tag. Tags are read from Surrogate-Key and xkey, separated by spaces, from Cache-Tag and \
+                 Edge-Cache-Tag, and from this field (I-17): at most 50 of at most 256 visible characters each, letter case aside, kept as 8 bytes each. \
+                 They are read when a response is stored, so the flag does not tag what is stored already.",
+        ..PLAIN
+    },
+    Setting {
         flag: "state",
         value_name: "DIR",
         default_note: "none: invalidations are forgotten when the process ends",

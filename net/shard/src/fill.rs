@@ -155,7 +155,7 @@ pub(crate) fn prepare(
         meta: filling.meta,
         body: Arc::clone(writer.body()),
         invalidation: filling.invalidation,
-        tags: tags::of_fields(lines, None),
+        tags: tags::of_fields(lines, shard.settings.cache_tag_header.as_deref()),
         variant,
     };
     let stored = shard.stored_response(parts)?;

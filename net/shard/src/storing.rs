@@ -145,7 +145,7 @@ impl Shard {
         let mut head = Vec::with_capacity(stored.head.len() + 256);
         response_head::write_freshened(&self.behavior, &stored.head, &meta, update, self.now(), &mut head);
         // I-19: those that it was stored with, where a 304 does not name others.
-        let tags = match tags_of(&head, None) {
+        let tags = match tags_of(&head, self.settings.cache_tag_header.as_deref()) {
             none if none.is_empty() => stored.tags.clone(),
             tags => tags,
         };

@@ -24,7 +24,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(settings.listen.iter().map(|l| l.0.to_string()).collect::<Vec<_>>(), ["127.0.0.1:8080"]);
     assert_eq!(settings.admin, AdminAddress::Address("127.0.0.1:9080".parse().unwrap()));
     assert_eq!((settings.admin_token.as_deref(), settings.state.as_deref()), (None, None));
-    assert!(settings.purge_from.is_empty());
+    assert!(settings.purge_from.is_empty() && settings.cache_tag_header.is_none());
     assert_eq!(settings.access_log, AccessLog::Off);
     assert_eq!(settings.origin_host, OriginHost::Viewer);
     assert_eq!(settings.cores, Cores::All);
