@@ -349,7 +349,7 @@ fn traces_command() -> Command {
                 .long("only")
                 .value_name("TRACE")
                 .action(ArgAction::Append)
-                .value_parser(["adaptsize", "web07", "scarab-recs", "churn"])
+                .value_parser(["adaptsize", "web07", "scarab-recs", "web07-sized", "scarab-sized", "churn"])
                 .help("Plays this trace; may be repeated; default: all"),
         )
         .arg(assert_flag("Fails when a published count is not met or the product's policy is over a bound"))

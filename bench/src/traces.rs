@@ -61,10 +61,12 @@ const SHIPPED: &str = "Aspis, lazy";
 /// Plays everything and prints it; false when a bound was asked for and does not hold.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let folder = &options.folder;
-    let sources: [(&str, &dyn Fn() -> io::Result<Trace>); 4] = [
+    let sources: [(&str, &dyn Fn() -> io::Result<Trace>); 6] = [
         ("adaptsize", &|| source::adaptsize(folder)),
         ("web07", &|| source::web07(folder)),
         ("scarab-recs", &|| source::scarab(folder)),
+        ("web07-sized", &|| source::sized("web07-sized", source::web07(folder)?, folder)),
+        ("scarab-sized", &|| source::sized("scarab-sized", source::scarab(folder)?, folder)),
         ("churn", &|| source::churn(folder)),
     ];
     let mut cells = Vec::new();

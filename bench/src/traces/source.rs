@@ -31,8 +31,9 @@ const UNSIZED_UNIT: u64 = 32 * 1024;
 const CHURN_DIVISOR: u64 = 18;
 const CHURN_REQUESTS: u64 = 2_000_000;
 
-/// Seed of the synthetic trace.
+/// Seeds of the synthetic trace, and of drawn sizes.
 const CHURN_SEED: u64 = 1;
+const SIZES_SEED: u64 = 2;
 
 impl Trace {
     pub(super) fn new(name: &'static str, requests: Vec<u32>, sizes: Vec<u64>, unit: u64) -> Trace {
@@ -93,12 +94,12 @@ pub(crate) fn adaptsize(folder: &Path) -> io::Result<Trace> {
     Ok(Trace::new("adaptsize", requests, numbers.sizes, 1))
 }
 
-/// Reads a trace of keys of four bytes.
+/// Reads a trace of keys of four bytes; objects are of one byte each.
 pub(crate) fn web07(folder: &Path) -> io::Result<Trace> {
     keys::<4>("web07", &folder.join("web07.trace.xz"))
 }
 
-/// Reads a trace of keys of eight bytes.
+/// Reads a trace of keys of eight bytes; objects are of one byte each.
 pub(crate) fn scarab(folder: &Path) -> io::Result<Trace> {
     keys::<8>("scarab-recs", &folder.join("scarab-recs.trace.xz"))
 }
@@ -112,6 +113,13 @@ fn keys<const LEN: usize>(name: &'static str, path: &Path) -> io::Result<Trace> 
     let mut numbers = Numbers::new();
     let requests = keys.iter().map(|key| numbers.number(*key, 1)).collect();
     Ok(Trace::new(name, requests, numbers.sizes, UNSIZED_UNIT))
+}
+
+/// Gives the objects of a trace without sizes those of a production CDN, whose popularity they have nothing to do with.
+pub(crate) fn sized(name: &'static str, trace: Trace, folder: &Path) -> io::Result<Trace> {
+    let drawn = Sizes::read(&folder.join("meta-cdn-sizes.json"))?;
+    let sizes = (0..trace.sizes.len() as u64).map(|object| drawn.length(SIZES_SEED, object)).collect();
+    Ok(Trace { name, sizes, unit: 1, ..trace })
 }
 
 fn unpacked(path: &Path) -> io::Result<Vec<u8>> {
