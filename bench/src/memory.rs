@@ -8,7 +8,7 @@ mod origin;
 mod scan;
 pub(crate) mod sizes;
 
-use crate::aspis::Aspis;
+use crate::aspis::{Aspis, sum};
 use crate::process::Server;
 use crate::wait;
 use std::io;
@@ -22,6 +22,8 @@ pub(crate) const BASE: u64 = 16 << 20;
 pub(crate) const BASE_PER_CORE: u64 = 4 << 20;
 /// How often memory is looked at.
 const SAMPLE: Duration = Duration::from_millis(100);
+/// Of the samples, one in so many asks the server too.
+const ASKED_EACH: usize = 5;
 /// The least part of the arena that content holds once it is full.
 const USE_MIN: f64 = 0.95;
 
@@ -55,20 +57,39 @@ pub(crate) fn private(server: &Server) -> u64 {
     server.status_bytes("RssAnon") + server.status_bytes("RssShmem")
 }
 
-/// Looks at a server until the end; returns what it saw, with times since the start.
-fn samples(server: &Server, over: &AtomicBool) -> Vec<(Duration, u64)> {
+/// What was seen of a server at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Duration,
+    resident: u64,
+    /// What the server says that it uses, if it was asked.
+    used: Option<u64>,
+}
+
+/// Looks at a server until the end.
+fn samples(product: &Aspis, over: &AtomicBool) -> Vec<Sample> {
     let start = Instant::now();
     let mut seen = Vec::new();
     while !over.load(Ordering::SeqCst) {
-        seen.push((start.elapsed(), private(server)));
+        let is_asked = seen.len().is_multiple_of(ASKED_EACH);
+        let metrics = if is_asked { product.metrics().ok() } else { None };
+        let used = metrics.and_then(|metrics| sum(&metrics, "aspis_memory_used_bytes"));
+        seen.push(Sample {
+            at: start.elapsed(),
+            resident: private(&product.server),
+            used: used.map(|used| used as u64),
+        });
         wait::pause(SAMPLE);
     }
     seen
 }
 
 /// Tells limit, base and peak, and whether the bound holds.
-fn judge(what: &str, options: &Options, at_rest: u64, seen: &[(Duration, u64)]) -> bool {
-    let peak = seen.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+fn judge(what: &str, options: &Options, at_rest: u64, seen: &[Sample]) -> bool {
+    let highest = seen.iter().max_by_key(|sample| sample.resident);
+    let peak = highest.map_or(0, |sample| sample.resident);
+    let unaccounted =
+        seen.iter().filter_map(|sample| Some(sample.resident.saturating_sub(sample.used?))).max();
     let bound = bound(options.limit, options.cores);
     println!("| {what} | MiB |");
     println!("|---|---|");
@@ -76,7 +97,9 @@ fn judge(what: &str, options: &Options, at_rest: u64, seen: &[(Duration, u64)]) 
     println!("| stated base | {:.1} |", mib(BASE + options.cores * BASE_PER_CORE));
     println!("| at rest | {:.1} |", mib(at_rest));
     println!("| peak of {} samples | {:.1} |", seen.len(), mib(peak));
-    println!("| last | {:.1} |", mib(seen.last().map_or(0, |(_, bytes)| *bytes)));
+    println!("| last | {:.1} |", mib(seen.last().map_or(0, |sample| sample.resident)));
+    println!("| most of it unaccounted | {:.1} |", mib(unaccounted.unwrap_or(0)));
+    println!("| peak after, s | {:.1} |", highest.map_or(0.0, |sample| sample.at.as_secs_f64()));
     println!("| at most | {:.1} |", mib(bound));
     println!(
         "| (peak - stated base) / limit | {:.3} |",

@@ -8,6 +8,7 @@ mod tally;
 mod viewer;
 
 use crate::aspis::{Aspis, sum};
+use crate::memory;
 use crate::origin::{Origin, Outages};
 use crate::process::{self, Server};
 use crate::random::Random;
@@ -49,11 +50,8 @@ const FLAGS: &[&str] = &[
 ];
 /// A machine that lets a thread sleep so much longer than it wanted may let the timeouts above run out on both sides.
 const STARVED: Duration = Duration::from_millis(700);
-/// The memory limit above; what the process may have beside it, which is its size at the start and the allocator's slack; and what it may
-/// have for each viewer: buffers of both sides.
+/// The memory limit above.
 const MEMORY: u64 = 128 << 20;
-const MEMORY_BASE: u64 = 48 << 20;
-const MEMORY_PER_VIEWER: u64 = 1 << 20;
 /// Growth between the second and the last quarter of the run that is not yet a leak.
 const GROWTH_MAX: u64 = 24 << 20;
 /// The server has so long to become quiet: longer than each of its timeouts.
@@ -141,7 +139,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         tally.fault("origin's view", complaint);
     }
     let resident = resident.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    memory(&resident, before.resident, options.viewers, &tally);
+    judge_memory(&resident, before.resident, options.cores, &tally);
     if options.only.is_empty() && tally.whole_count() < options.viewers {
         tally.fault("driver", "next to nothing was answered, so nothing was shown".into());
     }
@@ -213,7 +211,7 @@ fn starvation(outages: &Outages, over: &AtomicBool) -> usize {
 /// Notes resident memory until the end.
 fn samples(server: &Server, over: &AtomicBool, resident: &Mutex<Vec<u64>>) {
     while !wait::until(Duration::from_millis(500), || over.load(Ordering::SeqCst)) {
-        let now = server.status_bytes("VmRSS");
+        let now = memory::private(server);
         resident.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(now);
     }
 }
@@ -233,7 +231,7 @@ impl Baseline {
             sum(&metrics, name).ok_or_else(missing)
         };
         Ok(Self {
-            resident: product.server.status_bytes("VmRSS"),
+            resident: memory::private(&product.server),
             descriptors: product.server.descriptors(),
             gauges: BASELINES.iter().map(gauge).collect::<io::Result<_>>()?,
         })
@@ -321,8 +319,8 @@ fn last_request(product: &Aspis, seed: u64, scenario: &'static str, known: (&Tal
     viewer.each_once(scenario);
 }
 
-/// Judges resident memory over the run.
-fn memory(samples: &[u64], before: u64, viewers: u64, tally: &Tally) {
+/// Judges resident memory over the run: the bound that `aspis-bench memory` holds it to.
+fn judge_memory(samples: &[u64], before: u64, cores: u64, tally: &Tally) {
     let most = |samples: &[u64]| samples.iter().copied().max().unwrap_or(0);
     let quarter = samples.len() / 4;
     let peak = most(samples);
@@ -335,7 +333,7 @@ fn memory(samples: &[u64], before: u64, viewers: u64, tally: &Tally) {
         mib(late),
         mib(peak)
     );
-    let bound = MEMORY + MEMORY_BASE + viewers * MEMORY_PER_VIEWER;
+    let bound = memory::bound(MEMORY, cores);
     if peak > bound {
         tally.fault("memory", format!("peak of {:.1} MiB, at most {:.0}", mib(peak), mib(bound)));
     }

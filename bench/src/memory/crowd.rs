@@ -52,7 +52,7 @@ pub(super) fn run(options: &Options) -> io::Result<bool> {
     let at_rest = private(&product.server);
     let over = AtomicBool::new(false);
     let (seen, played) = thread::scope(|scope| {
-        let sampler = scope.spawn(|| samples(&product.server, &over));
+        let sampler = scope.spawn(|| samples(&product, &over));
         let played = play(&product, options.connections as usize, &origin, at_rest);
         over.store(true, Ordering::SeqCst);
         (sampler.join().unwrap_or_default(), played)

@@ -42,7 +42,7 @@ pub(super) fn run(options: &Options) -> io::Result<bool> {
     let faults: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let start = Instant::now();
     let (seen, uses) = thread::scope(|scope| {
-        let sampler = scope.spawn(|| samples(&product.server, &over));
+        let sampler = scope.spawn(|| samples(&product, &over));
         let looker = scope.spawn(|| uses(&product, options, &sent, &over));
         let viewers: Vec<_> = (0..VIEWERS)
             .map(|_| {
@@ -91,7 +91,8 @@ fn uses(product: &Aspis, options: &Options, sent: &AtomicU64, over: &AtomicBool)
             continue;
         }
         let Ok(metrics) = product.metrics() else { continue };
-        let held = sum(&metrics, "aspis_arena_held_bytes");
+        let limbo = sum(&metrics, "aspis_cache_limbo_bytes").unwrap_or(0.0);
+        let held = sum(&metrics, "aspis_arena_held_bytes").map(|held| (held - limbo).max(0.0));
         let capacity = sum(&metrics, "aspis_arena_capacity_bytes").filter(|capacity| *capacity > 0.0);
         uses.extend(held.zip(capacity).map(|(held, capacity)| held / capacity));
     }

@@ -188,9 +188,10 @@ pub static SETTINGS: &[Setting] = &[
         value_name: "SIZE",
         default_note: "half of the cgroup's limit or of the machine",
         kind: Kind::Size { min: 16 * MIB, max: 64 * TIB },
-        summary: "The memory limit for stored responses, their index and fills",
-        detail: "When it is reached, stored responses are evicted; where that does not help, responses pass through uncached. Connections and \
-                 buffers in flight come on top: about 2 KiB per idle viewer connection, up to 0.5 MiB per response that a slow viewer reads.",
+        summary: "The memory limit: stored responses, connections, buffers, everything",
+        detail: "Resident memory (RssAnon + RssShmem) stays within this, 5 %, and a base of 16 MiB and 4 MiB for each core. Near it, in this order: \
+                 stored responses are evicted, buffers shrink, responses pass through uncached, new connections get 503. docs/memory.md says what \
+                 counts and how to look. The default reads the limits of all cgroups on the way to the root, version 1 and 2, memory.high too.",
         ..PLAIN
     },
     Setting {

@@ -1,7 +1,8 @@
 //! How much memory is ours when the operator does not say: half of the cgroup's limit or of the machine.
 //!
 //! The files of `/proc` and `/sys` are read through a function that is handed in, so that every kind of container
-//! is a table test. A limit anywhere on the way to the root of the hierarchy counts, version 1 and version 2.
+//! is a table test. A limit anywhere on the way to the root of the hierarchy counts, version 1 and version 2; so does version 2's
+//! `memory.high`, above which the kernel slows the process down.
 
 pub(crate) mod page;
 pub(crate) mod watch;
@@ -78,17 +79,17 @@ fn limit_files(groups: &str) -> Vec<String> {
         let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
             continue;
         };
-        let (mount, file) = if controllers.is_empty() {
-            ("/sys/fs/cgroup", "memory.max")
+        let (mount, names): (_, &[&str]) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", &["memory.max", "memory.high"])
         } else if controllers.split(',').any(|name| name == "memory") {
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            ("/sys/fs/cgroup/memory", &["memory.limit_in_bytes"])
         } else {
             continue;
         };
         // A path may leave our namespace with `..`; what is above is not mounted here.
         let mut group = if path.contains("..") { "" } else { path.trim_end_matches('/') };
         loop {
-            files.push(format!("{mount}{group}/{file}"));
+            files.extend(names.iter().map(|name| format!("{mount}{group}/{name}")));
             match group.rfind('/') {
                 Some(at) => group = &group[..at],
                 None => break,
@@ -139,6 +140,20 @@ mod tests {
         assert_eq!(found, Available { bytes: 1 << 30, source: "/sys/fs/cgroup/a/memory.max".to_owned() });
         assert_eq!(default_limit(&found), 1 << 29);
         assert_eq!(found.to_string(), "1024 MiB by /sys/fs/cgroup/a/memory.max");
+    }
+
+    #[test]
+    fn what_slows_the_process_down_counts_like_what_ends_it() {
+        let files = [
+            ("/proc/meminfo", MEMINFO),
+            ("/proc/self/cgroup", "0::/a/b\n"),
+            ("/sys/fs/cgroup/a/b/memory.max", "4294967296\n"),
+            ("/sys/fs/cgroup/a/b/memory.high", "max\n"),
+            ("/sys/fs/cgroup/a/memory.max", "max\n"),
+            ("/sys/fs/cgroup/a/memory.high", "2147483648\n"),
+        ];
+        let found = found(&files).expect("a limit");
+        assert_eq!((found.bytes, found.source.as_str()), (2 << 30, "/sys/fs/cgroup/a/memory.high"));
     }
 
     #[test]

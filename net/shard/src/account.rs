@@ -10,7 +10,7 @@
 //! less                     stored responses are evicted, free memory of the arena becomes room for others
 //! less than a half         buffers shrink, idle origin connections are closed, the other cores are asked to evict
 //! less than a quarter      nothing new is stored: what the origin sends goes through uncached
-//! less than an eighth      new connections, and requests that would have to wait, get 503
+//! less than an eighth      new connections, and requests that would have to wait, get 503; no fetch begins
 //! ```
 //!
 //! Invariant: what is in use is charged by the end of the turn in which it came, to within a step.
@@ -24,7 +24,9 @@ use aspis_runtime::weight::Meter;
 use aspis_storage::budget::{Budget, Charge, Purpose};
 use aspis_telemetry::Counter;
 
-use crate::limits::{CHARGE_STEP, EVICT_AGAIN_AFTER, SHRINK_AGAIN_AFTER};
+use crate::limits::{
+    CHARGE_STEP, EVICT_AGAIN_AFTER, RELAY_BUFFER_LEN, RELAY_BUFFER_LEN_SHORT, SEND_WINDOW, SHRINK_AGAIN_AFTER,
+};
 use crate::messages::Message;
 use crate::shard::Shard;
 use crate::viewer::Viewer;
@@ -152,9 +154,9 @@ fn is_due(before: &Cell<Option<u64>>, now: u64, span: Duration) -> bool {
 
 impl Shard {
     /// Charges what this core uses, and retreats if the limit is short; once a turn.
-    pub(crate) fn keep_within_limit(&self, viewers: usize) {
+    pub(crate) fn keep_within_limit(&self) {
         let account = &self.account;
-        account.charge(self.ring.heap(), viewers);
+        account.charge(self.ring.heap(), self.viewer_count());
         let headroom = self.budget.headroom();
         if self.budget.available() >= headroom {
             account.retreat.set(Retreat::None);
@@ -206,6 +208,30 @@ impl Shard {
         for core in (0..self.cores).filter(|core| *core != self.core) {
             self.post(core, Message::Evict);
         }
+    }
+
+    /// Tells whether a fetch may begin, which takes `bytes` of buffers; content leaves for it if need be. Else what asked for it is refused:
+    /// the fourth step, for what waited already when memory became short.
+    pub(crate) fn has_room_for_fetch(&self, bytes: usize) -> bool {
+        // What this turn brought counts: thousands may be told at once to go alone.
+        self.account.charge(self.ring.heap(), self.viewer_count());
+        let (bytes, headroom) = (bytes as u64, self.budget.headroom());
+        if self.budget.available() < headroom / 8 + bytes {
+            self.evict_for_others(headroom + bytes);
+        }
+        let has_room = self.budget.available() >= headroom / 8 + bytes;
+        self.counters.add(Counter::RetreatNoRequest, u64::from(!has_room));
+        has_room
+    }
+
+    /// Returns how long a buffer is that passes content on: less while memory is short.
+    pub(crate) fn relay_len(&self) -> usize {
+        if self.account.retreat() >= Retreat::Shrink { RELAY_BUFFER_LEN_SHORT } else { RELAY_BUFFER_LEN }
+    }
+
+    /// Returns how much may be queued to a viewer before its task waits: less while memory is short.
+    pub(crate) fn send_window(&self) -> u64 {
+        if self.account.retreat() >= Retreat::Shrink { 0 } else { SEND_WINDOW }
     }
 
     /// The third step: whether a response that may be stored has to go through uncached.

@@ -27,8 +27,8 @@ use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
 
 use crate::limits::{
-    FILL_RECEIVE_LEN as RECEIVE_LEN, PASSAGE_WINDOW_LEN_MAX, PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_SHARE,
-    RELAY_BUFFER_LEN,
+    FILL_RECEIVE_LEN as RECEIVE_LEN, PASSAGE_LOOK, PASSAGE_PATIENCE, PASSAGE_WINDOW_LEN_MAX,
+    PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_SHARE,
 };
 use crate::origin::OriginBody;
 use crate::resume::Retry;
@@ -336,16 +336,34 @@ fn passage_window(shard: &Shard) -> u64 {
     (shard.arena.capacity() / PASSAGE_WINDOW_SHARE).clamp(PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_LEN_MAX)
 }
 
-/// Appends to a passage; stored responses are evicted for it rather than that its window shrinks and viewers are cut.
-fn append(shard: &Shard, passing: &mut PassageWriter, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
-    shard.make_room(PassageWriter::charged_len(bytes.capacity()));
-    passing.append(bytes)
+/// Appends to a passage; stored responses are evicted for it rather than that its window shrinks and viewers are cut, and it waits a
+/// while for what others hold.
+async fn append(
+    shard: &Shard,
+    view: &FillView,
+    passing: &mut PassageWriter,
+    bytes: Vec<u8>,
+) -> Result<(), NoMemory> {
+    let mut bytes = bytes;
+    let until = shard.ring.now_millis() + PASSAGE_PATIENCE.as_millis() as u64;
+    loop {
+        shard.make_room(PassageWriter::charged_len(bytes.capacity()));
+        match passing.append(bytes) {
+            Ok(()) => return Ok(()),
+            Err(_) if shard.ring.now_millis() >= until || !view.has_readers() => return Err(NoMemory),
+            Err(back) => bytes = back,
+        }
+        shard.ring.sleep(PASSAGE_LOOK).await;
+    }
 }
+
+/// A passage got no memory for as long as it may wait.
+struct NoMemory;
 
 /// Passes the origin's content on for as long as somebody reads, no faster than the fastest of them.
 async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut passing: PassageWriter) {
     // What is received into, until it is a chunk with a charge of its own.
-    let _weight = shard.account.origin.fetches.weigh(RELAY_BUFFER_LEN);
+    let mut weight = shard.account.origin.fetches.weigh(0);
     loop {
         while !passing.has_room() {
             let room = view.room.notified();
@@ -361,7 +379,9 @@ async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut 
             return;
         }
         // A stream that says little must not keep its connection when nobody is left to read.
-        let reading = origin.read(vec![0; RELAY_BUFFER_LEN]);
+        let len = shard.relay_len();
+        weight.set(len);
+        let reading = origin.read(vec![0; len]);
         let Either::Left((read, mut buffer)) = race(reading, view.all_left()).await else { return };
         match read {
             Ok(0) => {
@@ -370,14 +390,15 @@ async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut 
             }
             Ok(count) => {
                 buffer.truncate(count);
-                if count < RELAY_BUFFER_LEN / 4 {
+                if count < len / 4 {
                     buffer.shrink_to_fit();
                 }
-                if append(&shard, &mut passing, buffer).is_err() {
+                if append(&shard, &view, &mut passing, buffer).await.is_err() {
                     shard.counters.add(Counter::PassageNoMemory, 1);
                     drop(passing);
                     return view.tell(&shard);
                 }
+                weight.set(0);
             }
             Err(_) => {
                 passing.fail();

@@ -22,6 +22,7 @@ use aspis_wire::{Field, FieldSlots, Method};
 
 use crate::asking::{Reply, Waiter};
 use crate::fill::{self, Fill, FillView, Filling, Flying};
+use crate::limits::FETCH_ROOM;
 use crate::origin::{NoBody, OriginBody, OriginRequest, OriginResponse};
 use crate::owner::Arrived;
 use crate::resume::Retry;
@@ -47,6 +48,7 @@ pub(crate) struct Flight {
 pub(crate) async fn run(shard: Rc<Shard>, flight: Flight) {
     let mut slots = FieldSlots::new();
     let landed = match parse_request(&flight.head, &mut slots, &shard.head_limits) {
+        Ok(Some(_)) if !shard.has_room_for_fetch(FETCH_ROOM) => Err(OriginFailure::Overloaded),
         Ok(Some(request)) => {
             let (number, stored) = (Cell::new(0), RefCell::new(flight.stored.clone()));
             Work { shard: &shard, flight: &flight, request: &request, number, stored }.fly().await

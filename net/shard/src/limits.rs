@@ -29,6 +29,18 @@ pub(crate) const INLINE_BODY_LEN_MAX: u64 = 16 * 1024;
 /// Bytes read from an origin at once when the response is not stored.
 pub(crate) const RELAY_BUFFER_LEN: usize = 64 * 1024;
 
+/// The same while memory is short.
+pub(crate) const RELAY_BUFFER_LEN_SHORT: usize = 16 * 1024;
+
+/// What a fetch takes at least until its content is stored or has gone on: the head's buffer, one of the content's, one that is sent.
+pub(crate) const FETCH_ROOM: usize = 2 * RELAY_BUFFER_LEN_SHORT + 16 * 1024;
+
+/// How long what is not stored waits for memory to pass through, before it is cut.
+pub(crate) const PASSAGE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it looks meanwhile.
+pub(crate) const PASSAGE_LOOK: Duration = Duration::from_millis(20);
+
 /// Bytes of one piece of a growing fill that is queued to a viewer.
 pub(crate) const FILL_PIECE_LEN: u64 = 256 * 1024;
 

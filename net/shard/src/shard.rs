@@ -361,6 +361,11 @@ impl Shard {
         }
     }
 
+    /// How many viewers this core has.
+    pub(crate) fn viewer_count(&self) -> usize {
+        self.viewer_count.get()
+    }
+
     /// Begins to let go of dead replicas.
     pub(crate) fn sweep_all_replicas(&self) {
         self.replicas_swept.set(false);
@@ -536,7 +541,7 @@ impl Handler for Shard {
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
         let sweeps = self.sweep_rules();
-        self.keep_within_limit(self.viewer_count.get());
+        self.keep_within_limit();
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
         mail || sweeps || !self.replicas_swept.get() || self.backlog.waits()

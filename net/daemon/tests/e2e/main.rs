@@ -18,6 +18,7 @@ mod fields;
 mod invalidation;
 mod lifecycle;
 mod limits;
+mod memory;
 mod origin_failures;
 mod overload;
 mod protocol_errors;

@@ -38,7 +38,7 @@ use aspis_wire::{Field, FieldSlots, HeadLimits};
 use crate::alone::FlightGuard;
 use crate::fill::{self, FillView, Filling, Flying, Reader};
 use crate::flight::preconditions;
-use crate::limits::{DEPOSIT_LEN_MAX, LINGER};
+use crate::limits::{DEPOSIT_LEN_MAX, FETCH_ROOM, LINGER};
 use crate::log::{Answered, Ended};
 use crate::origin::{LentBody, OriginBody, OriginRequest, OriginResponse};
 use crate::shard::Shard;
@@ -188,6 +188,9 @@ impl Work<'_> {
 
     /// Fetches for this request alone.
     async fn go_alone(&self, forward: Forward) -> Afterwards {
+        if !self.shard.has_room_for_fetch(FETCH_ROOM) {
+            return self.answer_failure(OriginFailure::Overloaded, Role::Lead);
+        }
         // Read before anything is sent: whatever rule is accepted from here on, what comes was asked for before it.
         self.number.set(self.shard.rules.number());
         let flight = match self.key {

@@ -15,7 +15,7 @@ use aspis_storage::mapping::body::{Body, BodyState};
 use aspis_storage::passage::{Chunk, Passage, PassageReader, Step};
 
 use crate::fill::{FillView, Reader};
-use crate::limits::{FILL_PIECE_LEN, RELAY_BUFFER_LEN, SEND_WINDOW};
+use crate::limits::FILL_PIECE_LEN;
 use crate::origin::OriginBody;
 use crate::shard::Shard;
 use crate::viewer::Viewer;
@@ -84,12 +84,12 @@ const CHUNK_HEADER_LEN: usize = 10;
 const CHUNK_END_LEN: usize = 2;
 
 impl RelayBuffer {
-    fn new(delimiter: Delimiter) -> Self {
+    fn new(delimiter: Delimiter, len: usize) -> Self {
         let framing = match delimiter {
             Delimiter::Plain => 0,
             Delimiter::Chunked => CHUNK_HEADER_LEN + CHUNK_END_LEN,
         };
-        RelayBuffer { bytes: vec![0; RELAY_BUFFER_LEN + framing], delimiter }
+        RelayBuffer { bytes: vec![0; len + framing], delimiter }
     }
 
     /// Returns the first `count` bytes of content, framed.
@@ -207,12 +207,13 @@ impl<'r> Relay<'r> {
 
     /// Passes the origin's content through, reading on only while the viewer takes it.
     pub(crate) async fn pass(&mut self, mut origin: OriginBody) -> Result<(), RelayFailure> {
-        let mut buffer = RelayBuffer::new(self.delimiter);
-        let _weight = self.shard.account.origin.fetches.weigh(RELAY_BUFFER_LEN);
+        let mut buffer = RelayBuffer::new(self.delimiter, self.shard.relay_len());
+        let mut weight = self.shard.account.origin.fetches.weigh(buffer.bytes.len());
         loop {
             if buffer.bytes.is_empty() {
-                buffer = RelayBuffer::new(self.delimiter);
+                buffer = RelayBuffer::new(self.delimiter, self.shard.relay_len());
             }
+            weight.set(buffer.bytes.len());
             let (read, returned) = origin.read(buffer).await;
             buffer = returned;
             match read {
@@ -224,6 +225,8 @@ impl<'r> Relay<'r> {
                 }
                 Err(failure) => return Err(RelayFailure::Origin(failure)),
             }
+            // A piece that waits to be sent is weighed there.
+            weight.set(buffer.bytes.len());
             self.bound_queue().await?;
         }
     }
@@ -267,7 +270,7 @@ impl<'r> Relay<'r> {
     }
 
     async fn bound_queue(&self) -> Result<(), RelayFailure> {
-        if self.shard.ring.queued_len(self.viewer.socket) > SEND_WINDOW {
+        if self.shard.ring.queued_len(self.viewer.socket) > self.shard.send_window() {
             self.flush().await?;
         }
         if self.viewer.gone.get() { Err(RelayFailure::Viewer) } else { Ok(()) }
@@ -289,9 +292,10 @@ impl<'r> Relay<'r> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::RELAY_BUFFER_LEN;
 
     fn filled(delimiter: Delimiter, byte: u8) -> RelayBuffer {
-        let mut buffer = RelayBuffer::new(delimiter);
+        let mut buffer = RelayBuffer::new(delimiter, RELAY_BUFFER_LEN);
         assert_eq!(buffer.as_mut().len(), RELAY_BUFFER_LEN);
         buffer.as_mut().fill(byte);
         buffer
