@@ -98,6 +98,9 @@ fn judge(what: &str, options: &Options, at_rest: u64, seen: &[Sample]) -> bool {
     println!("| at rest | {:.1} |", mib(at_rest));
     println!("| peak of {} samples | {:.1} |", seen.len(), mib(peak));
     println!("| last | {:.1} |", mib(seen.last().map_or(0, |sample| sample.resident)));
+    let told = seen.iter().filter(|sample| sample.used.is_some());
+    let told = told.max_by_key(|sample| sample.resident).and_then(|sample| sample.used);
+    println!("| used by its own account about then | {:.1} |", mib(told.unwrap_or(0)));
     println!("| most of it unaccounted | {:.1} |", mib(unaccounted.unwrap_or(0)));
     println!("| peak after, s | {:.1} |", highest.map_or(0.0, |sample| sample.at.as_secs_f64()));
     println!("| at most | {:.1} |", mib(bound));

@@ -168,6 +168,10 @@ impl Budget {
     }
 
     fn take_leaving(&self, purpose: Purpose, bytes: u64, left: u64) -> bool {
+        // Nothing always fits, whatever was noted over the limit.
+        if bytes == 0 {
+            return true;
+        }
         let most = self.in_force().saturating_sub(left);
         let within_limit = |total: u64| total.checked_add(bytes).filter(|total| *total <= most);
         // Relaxed everywhere: these are counts, and no other memory is published through them.

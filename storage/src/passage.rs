@@ -14,7 +14,7 @@
 //! nobody takes a lock, a slow reader cannot pin more than its one chunk, and a chunk that was let go cannot hold those behind it.
 //!
 //! Invariants: a reader gets every byte from its first on without a gap, until the stream's end or until it is told at which byte it was
-//! lost; the fastest reader is never lost; what is alive is at most `window_len + PASSAGE_LEAD_LEN` and one chunk more, and one for each
+//! lost; the fastest reader is never lost, and gets on however short memory is; what is alive is at most `window_len + PASSAGE_LEAD_LEN` and one chunk more, and one for each
 //! reader; each chunk is charged as long as somebody holds it.
 
 mod room;
@@ -158,7 +158,8 @@ impl PassageWriter {
 
     /// Appends a chunk, at most `PASSAGE_CHUNK_LEN_MAX` bytes, and lets go of what fell out of the window.
     ///
-    /// Gives the bytes back when the budget has no room for them, even with all let go that the fastest reader has sent.
+    /// Gives the bytes back when the budget has no room for them, even with all let go that the fastest reader has sent. One chunk and the next
+    /// are taken in all the same: what is under way has to get on, and whoever begins a passage asks for so much before.
     pub fn append(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
         debug_assert!(bytes.len() <= PASSAGE_CHUNK_LEN_MAX, "the bound on memory counts in chunks");
         if bytes.is_empty() {
@@ -205,8 +206,13 @@ impl PassageWriter {
             if let Some(charge) = self.budget.reserve(Purpose::Fills, len) {
                 return Some(charge);
             }
+            if self.kept.len() <= 1 {
+                let mut charge = self.budget.reserve(Purpose::Fills, 0)?;
+                charge.set(len);
+                return Some(charge);
+            }
             let is_sent = |chunk: &Arc<Chunk>| chunk.end() <= self.passage.room.fastest();
-            if self.kept.len() <= 1 || !self.kept.front().is_some_and(is_sent) {
+            if !self.kept.front().is_some_and(is_sent) {
                 return None;
             }
             self.kept.pop_front();

@@ -22,6 +22,7 @@ mod buffers;
 mod executor;
 pub mod future;
 mod future_timer;
+pub mod heap;
 #[cfg(not(test))]
 mod kernel;
 // Unit tests have a kernel that misuses what it was lent as far as it may; those in `tests/` have the real one.

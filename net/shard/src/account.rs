@@ -19,8 +19,8 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aspis_runtime::RingHeap;
 use aspis_runtime::weight::Meter;
+use aspis_runtime::{RingHeap, heap};
 use aspis_storage::budget::{Budget, Charge, Purpose};
 use aspis_telemetry::Counter;
 
@@ -202,6 +202,7 @@ impl Shard {
         }
         self.counters.add(Counter::RetreatShrink, 1);
         self.ring.shrink();
+        heap::give_back();
         *self.scratch.borrow_mut() = Default::default();
         self.origin.close_idle();
         self.sweep_all_replicas();

@@ -136,10 +136,6 @@ pub(crate) fn prepare(
     origin: &mut Option<OriginBody>,
     retry: Option<Retry>,
 ) -> Option<Fill> {
-    if shard.refuses_fills() {
-        shard.counters.add(Counter::RetreatNoFill, 1);
-        return None;
-    }
     let (key, variant) = selected_key(shard, &filling)?;
     let mut stored_head = Vec::with_capacity(1024);
     // The length is stated by each hit: it may not be known yet.
@@ -289,6 +285,11 @@ impl Task {
         };
         if self.length.is_some_and(too_large) {
             return End::TooLarge;
+        }
+        // All who wait share what goes through all the same; each by itself would take far more.
+        if self.shard.refuses_fills() {
+            self.shard.counters.add(Counter::RetreatNoFill, 1);
+            return End::NoMemory;
         }
         let mut alone_since = None;
         loop {

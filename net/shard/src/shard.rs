@@ -14,7 +14,7 @@ use aspis_config::Settings;
 use aspis_config::behavior::Behavior;
 use aspis_exchange::Now;
 use aspis_runtime::mailbox::{Post, Receiver};
-use aspis_runtime::{Close, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId};
+use aspis_runtime::{Close, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId, heap};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::{BodyWriter, Tail};
@@ -287,8 +287,8 @@ impl Shard {
                 Message::Explain(question) => self.explain(*question),
                 Message::Purged(number) => self.purged(number),
                 Message::SweepReplicas => self.sweep_all_replicas(),
-                // The end of this turn does what it asks for.
-                Message::Evict => {}
+                // The end of this turn does the rest.
+                Message::Evict => heap::give_back(),
             }
         }
     }

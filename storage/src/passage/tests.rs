@@ -228,6 +228,33 @@ fn a_waiting_writer_is_told_when_its_last_reader_left() {
 }
 
 #[test]
+fn the_fastest_reader_gets_on_without_any_memory_left() {
+    let budget = Budget::new(100);
+    let all = budget.reserve(Purpose::Connections, 100).unwrap();
+    let (mut writer, passage) = passage(&budget, WINDOW, 0);
+    let mut reader = PassageReader::new(&passage, 0);
+    append(&mut writer, CHUNK);
+    append(&mut writer, CHUNK);
+    let refused = writer.append(bytes(2000, CHUNK)).unwrap_err();
+    assert_eq!(budget.used(Purpose::Fills), 2 * cost(CHUNK), "what is there is charged, over the limit too");
+    let mut waiting = Some(refused);
+    while let Some(end) = read(&mut reader).filter(|end| *end < 50_000) {
+        // The step behind a chunk says that it is sent.
+        if end == writer.written() {
+            assert!(matches!(reader.step(), Step::Wait));
+            let next = waiting.take().unwrap_or_else(|| bytes(end, CHUNK));
+            writer.append(next).unwrap();
+        }
+        assert!(budget.used(Purpose::Fills) <= 3 * cost(CHUNK));
+    }
+    assert_eq!(reader.at(), 49_000);
+    drop((reader, passage));
+    writer.complete();
+    drop(all);
+    assert_eq!(budget.used_total(), 0);
+}
+
+#[test]
 fn short_memory_takes_the_window_before_it_refuses() {
     let budget = Budget::new(5 * cost(CHUNK));
     let (mut writer, passage) = passage(&budget, WINDOW, 0);

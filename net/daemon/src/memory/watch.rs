@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aspis_runtime::heap;
 use aspis_shard::EvictBell;
 use aspis_storage::budget::Budget;
 use aspis_telemetry::{CoreCounters, Counter};
@@ -21,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const BASE: u64 = 16 << 20;
 /// And for each core: its executor, its ring, what its allocator keeps at hand.
 const BASE_PER_CORE: u64 = 4 << 20;
+/// Turns of a core between two looks that are no work: it looks for deadlines of idle connections.
+const QUIET_TURNS: u64 = 8;
 /// Of the room that came back, the part that is released at a time: what was over once may be again.
 const RELEASE_SHARE: u64 = 4;
 /// Room below this part of the limit is none.
@@ -45,20 +48,28 @@ impl Watch {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let base = base(self.counters.len());
-        let mut turns_before = 0;
+        let (mut turns_before, mut is_at_rest) = (0, true);
         loop {
             ticks.tick().await;
             let turns: u64 = self.counters.iter().map(|core| core.value(Counter::CoreTurns)).sum();
-            let sleeps = std::mem::replace(&mut turns_before, turns) == turns;
+            let done = turns.saturating_sub(std::mem::replace(&mut turns_before, turns));
+            let sleeps = done <= QUIET_TURNS * self.counters.len() as u64;
             let before = self.budget.withheld();
             if sleeps && before == 0 {
+                // What a crowd left behind goes back once it has gone; the cores' own answer counts as no work.
+                if !std::mem::replace(&mut is_at_rest, true) {
+                    heap::give_back();
+                    self.bell.ring();
+                }
                 continue;
             }
+            is_at_rest = sleeps && is_at_rest;
             let withheld = withheld(process::private_len(), self.budget.limit(), base, before);
             if withheld != before {
                 self.budget.withhold(withheld);
             }
             if withheld > before {
+                heap::give_back();
                 self.bell.ring();
             }
         }

@@ -55,7 +55,8 @@ fn fills_that_run_short_of_memory_midway_are_passed_on_whole() {
     assert!(short >= 1, "this test is to run short of memory");
     eventually("the fills end", || (aspis.metric("aspis_flights_running") == 0).then_some(()));
     let stored = aspis.metric("aspis_cache_stored_total");
-    assert_eq!(stored + short, COUNT as u64);
+    // One that came when the others had taken all is not begun to be stored.
+    assert_eq!(stored + aspis.metric("aspis_cache_not_stored_total"), COUNT as u64);
     assert!(aspis.metric("aspis_cache_responses") <= stored);
     assert!(resident(&aspis) <= ALLOWED, "{} B resident", resident(&aspis));
     // Afterwards everything is as it was: what was not stored is fetched, and stored now.
@@ -89,8 +90,9 @@ fn viewers_that_fill_the_memory_push_content_out_and_keep_newcomers_away() {
     for number in 0..100 {
         viewer.get(&format!("/{number}")).expect(200, &pattern(1, 100_000));
     }
-    let before = aspis.metric("aspis_cache_responses");
-    assert!(before > 90, "content fills the memory first");
+    let before = eventually("content fills the memory first", || {
+        Some(aspis.metric("aspis_cache_responses")).filter(|count| *count > 60)
+    });
     // Each asks for what is held back and sends as much again and again as its inbox takes.
     let padded = |number: usize| {
         let pad = "v".repeat(30_000);
@@ -115,7 +117,7 @@ fn viewers_that_fill_the_memory_push_content_out_and_keep_newcomers_away() {
     assert!(most <= ALLOWED, "{most} B resident");
     assert!(aspis.metric("aspis_memory_retreats_total{step=\"evict\"}") > 0);
     assert!(aspis.metric("aspis_memory_retreats_total{step=\"shrink\"}") > 0);
-    assert!(aspis.metric("aspis_cache_responses") < before / 4, "content made way");
+    eventually("content makes way", || (aspis.metric("aspis_cache_responses") < before / 4).then_some(()));
     assert!(aspis.metric("aspis_memory_used_bytes{purpose=\"connections\"}") > LIMIT / 2);
     // Most of it is theirs. Whoever was taken in gets an answer, the others 503.
     gate.open();
