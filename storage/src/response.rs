@@ -94,9 +94,21 @@ impl StoredResponse {
     /// Key, head and the record itself are charged as heads; `None` when the budget refuses.
     pub fn new(parts: Parts, budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
         let charge = budget.reserve(Purpose::Heads, parts.charged_len())?;
+        Some(Self::charged(parts, charge))
+    }
+
+    /// Makes one that is not to be kept, for those who wait for it to share while it comes: charged over the limit if need be, since each by
+    /// itself would take far more.
+    pub fn under_way(parts: Parts, budget: &Arc<Budget>) -> Arc<StoredResponse> {
+        let mut charge = budget.reserve(Purpose::Heads, 0).expect("nothing always fits into a budget");
+        charge.set(parts.charged_len());
+        Self::charged(parts, charge)
+    }
+
+    fn charged(parts: Parts, charge: Charge) -> Arc<StoredResponse> {
         let Parts { hash, key, head, meta, body, invalidation, tags, variant } = parts;
         let can_be_validated = names_a_validator(&head);
-        Some(Arc::new(StoredResponse {
+        Arc::new(StoredResponse {
             hash,
             key,
             head,
@@ -111,7 +123,7 @@ impl StoredResponse {
             can_be_validated,
             refreshing: AtomicBool::new(false),
             charge,
-        }))
+        })
     }
 
     /// Returns the first wall second at which the response is not fresh.
@@ -292,6 +304,22 @@ mod tests {
         drop(other);
         assert_eq!(budget.used_total(), 0);
         assert!(response(&Budget::new(own - 1)).is_none());
+    }
+
+    #[test]
+    fn what_is_shared_while_it_comes_is_charged_over_the_limit_too() {
+        let budget = Budget::new(10);
+        let meta = StoredMeta { lifetime: 60, ..StoredMeta::PLAIN };
+        let arena = Arena::new(1, Budget::new(1 << 22)).unwrap();
+        let body = Arc::clone(Body::writer(&arena, None).body());
+        let (key, head) = (Box::from(*b"key"), Box::from(*b"HTTP/1.1 200 OK\r\n"));
+        let (tags, variant) = (Box::default(), None);
+        let parts = Parts { hash: 7, key, head, meta, body, invalidation: 5, tags, variant };
+        let len = parts.charged_len();
+        let shared = StoredResponse::under_way(parts, &budget);
+        assert_eq!((budget.used(Purpose::Heads), budget.available()), (len, 0));
+        drop(shared);
+        assert_eq!(budget.used_total(), 0);
     }
 
     #[test]

@@ -154,7 +154,11 @@ pub(crate) fn prepare(
         tags: tags::of_fields(lines, shard.settings.cache_tag_header.as_deref()),
         variant,
     };
-    let stored = shard.stored_response(parts)?;
+    let stored = if shard.refuses_fills() {
+        StoredResponse::under_way(parts, &shard.budget)
+    } else {
+        shard.stored_response(parts)?
+    };
     if let Some(prefix) = filling.prefix
         && !shard.copy_body(&mut writer, prefix)
     {
