@@ -8,6 +8,7 @@ use crate::wait;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest answer that is read.
 const ANSWER_LEN_MAX: usize = 64 * 1024;
+
+/// Time between the moment when all are ready and the first request.
+const READY: Duration = Duration::from_millis(50);
 
 /// What is asked for and how fast.
 #[derive(Clone, Debug)]
@@ -41,13 +45,19 @@ pub(crate) fn play(base: &Base) -> io::Result<Seen> {
     let period = Duration::from_secs_f64(f64::from(base.connections) / f64::from(base.rate));
     let connect = |_| connect(base.address);
     let streams: Vec<TcpStream> = (0..base.connections).map(connect).collect::<io::Result<_>>()?;
-    let start = Instant::now() + Duration::from_millis(100);
+    // A thread that starts late must not look like an answer that is late.
+    let (ready, start) = (Barrier::new(base.connections as usize), OnceLock::new());
     let times: Vec<io::Result<Vec<f64>>> = thread::scope(|scope| {
         let viewers: Vec<_> = (0..base.connections)
             .zip(streams)
             .map(|(number, stream)| {
-                let first = start + period * number / base.connections;
-                scope.spawn(move || ask(stream, base, first, start + base.length, period))
+                let (ready, start) = (&ready, &start);
+                scope.spawn(move || {
+                    ready.wait();
+                    let start = *start.get_or_init(|| Instant::now() + READY);
+                    let first = start + period * number / base.connections;
+                    ask(stream, base, first, start + base.length, period)
+                })
             })
             .collect();
         let died = |_| Err(io::Error::other("a viewer's thread panicked"));
