@@ -58,7 +58,7 @@ pub trait Handler: 'static {
     /// A timer came that late, in milliseconds: so long waits whatever happens until this core looks at it. Called every
     /// [`crate::limits::PROBE_INTERVAL`] or so while the core is busy.
     fn on_late(&self, _millis: u64) {}
-    /// Whether mail waits. Asked after the asleep flag was raised, so that no post is slept over.
+    /// Whether mail waits, or anything else that must not be slept over. Asked after the asleep flag was raised, so that no post is.
     fn has_mail(&self) -> bool;
 }
 

@@ -26,6 +26,8 @@ use crate::viewer::{Deadline, Viewer, ViewerState};
 pub(crate) struct Backlog {
     /// Counts the turns.
     turn: Cell<u64>,
+    /// Something may be below: the one look of most turns.
+    is_busy: Cell<bool>,
     /// Connections with requests at hand that had enough answers.
     viewers: RefCell<VecDeque<SocketId>>,
     /// Mail that changes what is stored, and the rest that was before or between.
@@ -68,26 +70,28 @@ impl Backlog {
                 mail.push_back(message);
             }
         }
+        self.is_busy.set(true);
         // As much again waits: what is behind it is found by handling it all.
         if mailbox.is_empty() { urgent.len() } else { urgent.len() + mail.len() + MAILBOX_LEN }
-    }
-
-    /// Whether mail was taken that is not handled.
-    pub(crate) fn has_mail(&self) -> bool {
-        !self.mail.borrow().is_empty()
     }
 
     /// Begins to look for viewers whose deadline has passed, unless that goes on.
     pub(crate) fn begin_sweep(&self) {
         if self.sweep_at.get().is_none() {
             self.sweep_at.set(Some(0));
+            self.is_busy.set(true);
         }
     }
 
     /// Whether the next turn has something to do.
+    #[inline]
     pub(crate) fn waits(&self) -> bool {
+        self.is_busy.get()
+    }
+
+    fn holds_any(&self) -> bool {
         let one = !self.viewers.borrow().is_empty() || !self.replies.borrow().is_empty();
-        one || self.has_mail() || self.sweep_at.get().is_some()
+        one || !self.mail.borrow().is_empty() || self.sweep_at.get().is_some()
     }
 }
 
@@ -104,10 +108,23 @@ impl Shard {
         viewer.state.set(ViewerState::Queued);
         viewer.expect(Deadline::None, 0);
         self.backlog.viewers.borrow_mut().push_back(viewer.socket);
+        self.backlog.is_busy.set(true);
     }
 
-    /// Goes on with connections that had enough answers in a turn before, and ends this turn.
-    pub(crate) fn serve_queued(&self) {
+    /// Goes on with what turns before left, a part of each, and ends this turn.
+    #[inline]
+    pub(crate) fn work_off(&self) {
+        if self.backlog.is_busy.get() {
+            self.tell_some();
+            self.serve_queued();
+            self.sweep_viewers();
+            self.backlog.is_busy.set(self.backlog.holds_any());
+        }
+        self.backlog.turn.set(self.backlog.turn.get() + 1);
+    }
+
+    /// Goes on with connections that had enough answers in a turn before.
+    fn serve_queued(&self) {
         let turn = self.backlog.turn.get();
         for _ in 0..QUEUED_VIEWERS_PER_TURN {
             let Some(socket) = self.backlog.viewers.borrow_mut().pop_front() else { break };
@@ -121,7 +138,6 @@ impl Shard {
                 self.resume(&viewer);
             }
         }
-        self.backlog.turn.set(turn + 1);
     }
 
     /// Tells requests that waited for a fetch what became of it: the first at once, the others in turns that follow.
@@ -131,10 +147,11 @@ impl Shard {
             self.reply(&waiter, reply);
         }
         self.backlog.replies.borrow_mut().extend(answers);
+        self.backlog.is_busy.set(true);
     }
 
     /// Goes on with that.
-    pub(crate) fn tell_some(&self) {
+    fn tell_some(&self) {
         for _ in 0..REPLIES_PER_TURN {
             let Some((waiter, reply)) = self.backlog.replies.borrow_mut().pop_front() else { return };
             self.reply(&waiter, reply);
@@ -142,7 +159,7 @@ impl Shard {
     }
 
     /// Looks at some viewers whether their deadline has passed.
-    pub(crate) fn sweep_viewers(&self) {
+    fn sweep_viewers(&self) {
         let Some(from) = self.backlog.sweep_at.get() else { return };
         let now = self.ring.now_millis();
         let is_late =

@@ -533,9 +533,7 @@ impl Handler for Shard {
 
     fn on_turn(&self) -> bool {
         self.drain_mail(MAIL_PER_TURN);
-        self.tell_some();
-        self.serve_queued();
-        self.sweep_viewers();
+        self.work_off();
         self.flush_outbox();
         // What readers on this or other cores dropped goes back to the arena, a little each turn.
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
@@ -560,6 +558,7 @@ impl Handler for Shard {
     }
 
     fn has_mail(&self) -> bool {
-        !self.mail.is_empty() || self.backlog.has_mail()
+        // Calls and tasks behind `on_turn` leave something for the next turn, too.
+        !self.mail.is_empty() || self.backlog.waits()
     }
 }

@@ -65,6 +65,27 @@ fn a_long_pipeline_is_answered_in_portions_and_in_order() {
     viewer.get("/one").expect(200, b"/one");
 }
 
+/// What waits for the next turn because a task left it there is not slept over.
+#[test]
+fn requests_behind_a_miss_do_not_wait_for_a_timer() {
+    const ROUNDS: u32 = 12;
+    let origin = echo();
+    let aspis = on_one_core(&origin);
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.get("/one").expect(200, b"/one");
+    let started = Instant::now();
+    for round in 0..ROUNDS {
+        let miss = format!("/miss-{round}");
+        viewer.send(request("GET", &miss, "") + &request("GET", "/one", "").repeat(2 * PER_TURN));
+        viewer.response().expect(200, miss.as_bytes());
+        for _ in 0..2 * PER_TURN {
+            viewer.response().expect(200, b"/one");
+        }
+    }
+    // The only timer of an idle core is its sweep, each 500 ms.
+    assert!(started.elapsed().as_millis() < u128::from(ROUNDS) * 200, "{:?}", started.elapsed());
+}
+
 /// A viewer that sends much and then ends its side gets every answer, also those that waited for later turns.
 #[test]
 fn who_ends_behind_a_long_pipeline_gets_all_answers() {
