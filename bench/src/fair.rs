@@ -179,7 +179,7 @@ fn show(scenario: &Scenario, rounds: &[Round], options: &Options) -> io::Result<
 
 fn play(program: &Path, own: &Path, scenario: &Scenario, options: &Options) -> io::Result<Vec<Round>> {
     let origin = origin()?;
-    let mut flags = vec!["--cores", "1"];
+    let mut flags = vec!["--cores", "1", "--shed-after", "100ms"];
     flags.extend(scenario.flags);
     let product = Aspis::start(program, origin.address(), Some(CPUS.0), &flags)?;
     warm(product.address, SMALL.0)?;

@@ -44,7 +44,11 @@ impl Launch {
         self
     }
 
-    fn command(self) -> Command {
+    fn command(mut self) -> Command {
+        if !self.flags.iter().any(|flag| flag == "--shed-after") {
+            // A machine that is busy with other tests must not make a server refuse what a test asks for.
+            self.flags.extend(["--shed-after", "0"].map(str::to_owned));
+        }
         let mut command = Command::new(env!("CARGO_BIN_EXE_aspis"));
         command.arg("serve").args(self.flags).args(["--cores", &self.cores, "--memory", &self.memory]);
         command.args(["--admin", "127.0.0.1:0"]);
