@@ -1,6 +1,7 @@
 //! What the product's own part of a hit costs: key and hash, lookup, head, and all of it through the exchange machine.
 #![allow(missing_docs, reason = "criterion's macros make public items without documentation")]
 
+use aspis_cache::invalidation::{Rule, RuleTable, Subject, Wildcards};
 use aspis_cache::key::{hash, write_key};
 use aspis_cache::stored::StoredMeta;
 use aspis_config::{Behavior, Raw, check};
@@ -10,6 +11,7 @@ use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::Body;
 use aspis_storage::response::{Parts, StoredResponse};
+use aspis_storage::rules::hold;
 use aspis_storage::tier::RamTier;
 use aspis_wire::limits::HeadLimits;
 use aspis_wire::request::parse_request;
@@ -117,6 +119,24 @@ fn hit(criterion: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
+
+    // What an invalidation that does not concern it costs a response: once, and at each hit from then on.
+    let (hash, key) = &keys[7];
+    let response = tier.lookup(*hash, key).expect("the key was inserted");
+    for pending in [100, 10_000] {
+        let mut rules = RuleTable::new();
+        for number in 1..=pending {
+            let text = format!("/assets/{number}/{}", ["*", "main.css"][number as usize % 2]);
+            rules.add(number, &[Rule::path(&text, None, false, Wildcards::Trailing).expect("a path")]);
+        }
+        let subject = Subject { key: black_box(key), tags: &[1, 2, 3] };
+        group.bench_function(format!("first look with {pending} rules"), |bencher| {
+            bencher.iter(|| rules.judge(&subject, black_box(0)));
+        });
+        group.bench_function(format!("later looks with {pending} rules"), |bencher| {
+            bencher.iter(|| hold(black_box(response), black_box(&rules), NOW.wall));
+        });
+    }
 
     let prefix = prefix(&behavior);
     let mut out = vec![0; prefix.len() + HIT_TAIL_LEN_MAX];

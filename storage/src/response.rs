@@ -6,13 +6,13 @@
 //! saturated a hit writes nothing here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use aspis_cache::invalidation::tags;
 use aspis_cache::range::ByteRange;
 use aspis_cache::stored::{Part, StoredMeta};
 use aspis_wire::fields;
 
+use crate::atomics::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::budget::{Budget, Charge, Purpose};
 use crate::limits::USE_COUNT_MAX;
 use crate::mapping::body::Body;

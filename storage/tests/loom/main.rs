@@ -8,6 +8,7 @@
 mod arena;
 mod fill;
 mod passage;
+mod rules;
 
 use std::sync::Arc;
 
