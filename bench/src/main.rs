@@ -13,6 +13,7 @@ mod http;
 mod idle;
 mod instructions;
 mod invalidation;
+mod killing;
 mod memory;
 mod miss;
 mod origin;
@@ -25,6 +26,7 @@ mod random;
 mod sim;
 mod soak;
 mod stats;
+mod storm;
 mod stream;
 mod traces;
 mod wait;
@@ -152,6 +154,20 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             only: arguments.get_many::<String>("only").into_iter().flatten().cloned().collect(),
             assert: arguments.get_flag("assert"),
         }),
+        "killing" => killing::run(&killing::Options {
+            rounds: number(arguments, "rounds"),
+            seed: number(arguments, "seed"),
+            folder: arguments.get_one::<PathBuf>("folder").cloned(),
+            aspis,
+        })
+        .map(held),
+        "storm" => storm::run(&storm::Options {
+            length: Duration::from_secs(number(arguments, "seconds")),
+            rate: number(arguments, "rate"),
+            folder: arguments.get_one::<PathBuf>("folder").cloned(),
+            aspis,
+        })
+        .map(held),
         _ => Err(io::Error::other("no such command")),
     }
 }
@@ -268,6 +284,24 @@ fn command() -> Command {
                         .action(ArgAction::SetTrue)
                         .help("Shows all that happens"),
                 ),
+        )
+        .subcommand(
+            Command::new("killing")
+                .about("Kills a server with -9 while it accepts invalidations; whatever it acknowledged must hold afterwards")
+                .arg(number_flag("rounds", "N", "200", "Kills", 1..=100_000))
+                .arg(number_flag("seed", "N", "1", "Repeats the choices of a run", 0..=u64::MAX))
+                .arg(state_folder_flag())
+                .arg(assert_flag("Fails when something acknowledged was lost, and names it"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("storm")
+                .about("Invalidates a thousand times a second under load; none may be lost and hits may hardly notice")
+                .arg(number_flag("seconds", "S", "15", "Length of the storm, over all rounds", 5..=3600))
+                .arg(number_flag("rate", "N", "1000", "Invalidations per second", 8..=100_000))
+                .arg(state_folder_flag())
+                .arg(assert_flag("Fails when a figure is out of bounds"))
+                .arg(aspis_flag()),
         )
         .subcommand(
             Command::new("soak")
@@ -420,6 +454,14 @@ fn size_flag(default: &'static str) -> Arg {
         .default_value(default)
         .value_parser(parse_size)
         .help("Length of the body: 1024, 1KiB, 64MiB, 2GiB")
+}
+
+fn state_folder_flag() -> Arg {
+    Arg::new("folder")
+        .long("folder")
+        .value_name("DIR")
+        .value_parser(value_parser!(PathBuf))
+        .help("Keeps the server's state below this folder, if not among the temporary files: on the disk that is to be measured")
 }
 
 fn assert_flag(help: &'static str) -> Arg {

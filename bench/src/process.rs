@@ -110,6 +110,12 @@ impl Server {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Kills it without a word, and waits until it is gone.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
     /// Asks it to end, and waits; `None` when it did not within `limit` and was killed.
     pub(crate) fn terminate(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         // `kill` is in every shell; a system call of our own would need unsafe code.

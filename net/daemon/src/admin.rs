@@ -23,6 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
+use crate::explain::{self, Explains};
 use crate::invalidations::{Invalidations, api};
 use crate::memory::page::MemoryPage;
 use crate::metrics::{Format, Metrics};
@@ -41,7 +42,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the admin server answers from.
-#[derive(Debug)]
 pub(crate) struct Admin {
     /// For `/readyz`.
     pub(crate) readiness: Arc<Readiness>,
@@ -51,6 +51,8 @@ pub(crate) struct Admin {
     pub(crate) memory: MemoryPage,
     /// For `/v1/invalidations`.
     pub(crate) invalidations: Arc<Invalidations>,
+    /// For `/v1/explain`.
+    pub(crate) cores: Arc<dyn Explains>,
     /// Who may ask for what.
     pub(crate) guard: Guard,
 }
@@ -64,6 +66,7 @@ enum Route {
     Memory,
     Invalidations,
     Invalidation,
+    Explain,
 }
 
 /// Every path, with the methods that it takes. One that ends with a slash has a name behind it.
@@ -74,6 +77,7 @@ const ROUTES: &[(&str, Route, &str)] = &[
     ("/v1/memory", Route::Memory, "GET, HEAD"),
     ("/v1/invalidations", Route::Invalidations, "GET, HEAD, POST"),
     ("/v1/invalidations/", Route::Invalidation, "GET, HEAD"),
+    ("/v1/explain", Route::Explain, "GET, HEAD"),
 ];
 
 /// Serves until the runtime ends.
@@ -144,7 +148,7 @@ impl Admin {
         let Some((prefix, route, methods)) = found else {
             return reply::text(
                 StatusCode::NOT_FOUND,
-                "not found: try /healthz, /readyz, /metrics or /v1/invalidations\n",
+                "not found: try /healthz, /readyz, /metrics, /v1/invalidations or /v1/explain\n",
             );
         };
         if !methods.split(", ").any(|method| request.method().as_str() == method) {
@@ -190,6 +194,11 @@ impl Admin {
                 self.guard.may_read(target, fields)?;
                 let query = Query::of(target, &["wait"])?;
                 Ok(api::read(&self.invalidations, name, &query).await)
+            }
+            Route::Explain => {
+                self.guard.may_read(target, fields)?;
+                let query = Query::of(target, &["url"])?;
+                explain::answer(&*self.cores, &query).await
             }
         }
     }

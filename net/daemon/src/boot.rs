@@ -17,6 +17,7 @@ use listenfd::ListenFd;
 use crate::admin::{self, Admin, AdminListener, Guard, Readiness};
 use crate::control::{self, Control};
 use crate::dns::{Follower, OriginName};
+use crate::explain;
 use crate::invalidations;
 use crate::listeners::{self, Listeners, Wanted};
 use crate::log_writer::{self, LogWriter, Sink};
@@ -146,6 +147,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
         metrics,
         invalidations: Arc::clone(&invalidations),
         memory: memory_page(&shards),
+        cores: Arc::clone(&shards) as Arc<dyn explain::Explains>,
         guard,
     });
     let watch = Watch {

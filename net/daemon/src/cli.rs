@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 
 use aspis_config::Raw;
-use aspis_config::settings::{Setting, settings_of};
+use aspis_config::settings::{REQUESTS, Setting, settings_of};
 use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -25,6 +25,10 @@ pub(crate) enum Invocation {
     Demo(Raw),
     /// Tell whether serving would work.
     Check(Raw),
+    /// Tell a running server to invalidate these paths and what the flags say.
+    Invalidate(Raw, Vec<String>),
+    /// Ask a running server about this URL.
+    Explain(Raw, String),
     /// Print this and end.
     Print(String),
 }
@@ -51,6 +55,8 @@ Examples:
       aspis serve --origin https://app.internal --origin-ca /etc/aspis/ca.pem
   Would it work here? Flags, kernel and origin, without serving:
       aspis check --origin https://app.internal
+  What changed at the origin is to be fetched anew:
+      aspis invalidate '/images/*' --wait
 
 Was it a hit? Look at X-Cache, Age and Cache-Status:
       curl -sI http://127.0.0.1:8080/
@@ -64,10 +70,23 @@ access log if it goes to `-`. Messages for people go to standard error.
 
 Signals:
   TERM, INT   finish what runs, at most --drain-timeout, and exit 0; a second one exits 1 at once
-  HUP         read --origin-ca again and reopen the access log
+  HUP         read --origin-ca and --admin-token again and reopen the access log
   USR1        reopen the access log
 
 Exit codes: 0 done, 1 something failed (a port, a file, the kernel), 2 a flag or a value is wrong.
+";
+
+const INVALIDATE_AFTER: &str = "\
+Examples:
+  aspis invalidate /index.html '/images/*'          these, on every host
+  aspis invalidate --tag product-17 --wait          what the origin tagged so; return when it is done everywhere
+  aspis invalidate --host www.example.com --soft    a whole host becomes stale and is validated
+  aspis invalidate --all                            everything
+
+A path is compared with the request's path and query as they were sent. With --semantics cloudfront only a `*` at the end is a wildcard, with
+rfc9111 any `*` is. All variants of a path go. Prints the invalidation's id, status and number.
+
+Exit codes: 0 accepted (with --wait: completed), 1 the server cannot be reached or refuses, 2 an item or a flag is wrong.
 ";
 
 /// Reads a command line. The error is a text for standard error; the exit code is then 2.
@@ -84,6 +103,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
         Some(("serve", given)) => Invocation::Serve(raw("serve", given)),
         Some(("demo", given)) => Invocation::Demo(raw("demo", given)),
         Some(("check", given)) => Invocation::Check(raw("check", given)),
+        Some(("invalidate", given)) => {
+            let paths = given.get_many::<String>("path").into_iter().flatten().cloned().collect();
+            Invocation::Invalidate(raw("invalidate", given), paths)
+        }
+        Some(("explain", given)) => {
+            let url = given.get_one::<String>("url").cloned().expect("clap demands the URL");
+            Invocation::Explain(raw("explain", given), url)
+        }
         Some(("version", _)) => Invocation::Print(format!("{}\n", version_line())),
         Some(("flags", _)) => Invocation::Print(aspis_config::markdown::flags_page()),
         Some(("completions", given)) => {
@@ -143,6 +170,21 @@ fn command() -> Command {
             with_settings("check", "Tell whether flags, kernel and origin are fit to serve")
                 .after_help("Takes the flags of `aspis serve`. Exit codes: 0 fit, 1 not fit, 2 a flag is wrong."),
         )
+        .subcommand(
+            with_settings("invalidate", "Tell a running server that what it stored is out of date")
+                .arg(
+                    Arg::new("path")
+                        .value_name("PATH")
+                        .num_args(0..)
+                        .help("Paths with their query, `*` as wildcard (quote it); `#TAG` is a tag"),
+                )
+                .after_help(INVALIDATE_AFTER),
+        )
+        .subcommand(
+            with_settings("explain", "Ask a running server what it knows of a URL, and why")
+                .arg(Arg::new("url").value_name("URL").required(true).help("As a viewer would ask for it, such as http://www.example.com/a"))
+                .after_help("Exit codes: 0 answered, 1 the server cannot be reached or refuses, 2 the URL or a flag is wrong."),
+        )
         .subcommand(Command::new("version").about("Print the version"))
         .subcommand(
             Command::new("completions").about("Print a completion script for a shell").arg(
@@ -174,9 +216,10 @@ fn argument(setting: &'static Setting) -> Arg {
         Some(default) => default,
         None => setting.default_note,
     };
+    let is_request = REQUESTS.iter().any(|request| std::ptr::eq(request, setting));
     let arg = Arg::new(setting.flag)
         .long(setting.flag)
-        .help_heading(heading(setting.flag))
+        .help_heading((!is_request).then(|| heading(setting.flag)))
         .help(format!("{} [default: {default}]", setting.summary))
         .long_help(format!("{}\n{}\nDefault: {default}.", sentence(setting.summary), setting.detail));
     if setting.value_name.is_empty() {

@@ -4,6 +4,7 @@
 //! output belongs to programs (see [`stdout`]); everything for people goes to standard error.
 
 mod admin;
+mod ask;
 mod boot;
 mod check;
 mod cli;
@@ -11,6 +12,7 @@ mod control;
 mod cores;
 mod demo;
 mod dns;
+mod explain;
 mod invalidations;
 mod listeners;
 mod log_writer;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         Invocation::Serve(raw) => boot::serve(&raw),
         Invocation::Demo(raw) => demo::run(raw),
         Invocation::Check(raw) => check::run(&raw),
+        Invocation::Invalidate(raw, paths) => ask::invalidate(&raw, &paths),
+        Invocation::Explain(raw, url) => ask::explain(&raw, &url),
         Invocation::Print(text) => {
             stdout::print(&text);
             EXIT_DONE

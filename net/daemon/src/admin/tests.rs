@@ -6,6 +6,20 @@ use http_body_util::{BodyExt, Full};
 
 use super::*;
 
+/// Cores that know nothing of any URL.
+struct Silent;
+
+impl Explains for Silent {
+    fn explain(
+        &self,
+        _: Box<[u8]>,
+        _: &aspis_exchange::ViewerFacts,
+        _: explain::Done,
+    ) -> Result<(), &'static str> {
+        Err("nobody knows")
+    }
+}
+
 fn admin() -> Admin {
     let (invalidations, ..) = crate::invalidations::open(None, Wildcards::Trailing).expect("in memory");
     Admin {
@@ -13,6 +27,7 @@ fn admin() -> Admin {
         metrics: crate::metrics::tests::sample(),
         memory: MemoryPage::new(aspis_storage::budget::Budget::new(1 << 20), Vec::new()),
         invalidations,
+        cores: Arc::new(Silent),
         guard: Guard::new(Reach::Loopback, None).expect("no file"),
     }
 }

@@ -67,6 +67,28 @@ fn the_top_help_teaches_by_example() {
 }
 
 #[test]
+fn the_commands_that_ask_a_server_are_read() {
+    let Ok(Invocation::Invalidate(raw, paths)) = invoke(
+        "aspis invalidate /a /b/* --tag t --tag u --host h --soft --wait --caller-reference r --admin unix:/s",
+    ) else {
+        panic!("a sound command line is accepted");
+    };
+    assert_eq!(paths, ["/a", "/b/*"]);
+    assert_eq!(raw.values("tag").collect::<Vec<_>>(), ["t", "u"]);
+    assert!(raw.contains("soft") && raw.contains("wait") && !raw.contains("all"));
+    assert_eq!(raw.values("admin").collect::<Vec<_>>(), ["unix:/s"]);
+    let Ok(Invocation::Explain(raw, url)) = invoke("aspis explain http://a/b --admin-token f") else {
+        panic!("a sound command line is accepted");
+    };
+    assert_eq!((url.as_str(), raw.values("admin-token").next()), ("http://a/b", Some("f")));
+    let help = printed("aspis invalidate --help");
+    for setting in settings_of("invalidate") {
+        assert!(help.contains(&format!("--{}", setting.flag)), "{}", setting.flag);
+    }
+    assert!(help.contains("[PATH]...") && help.contains("aspis invalidate /index.html"), "{help}");
+}
+
+#[test]
 fn an_unknown_flag_is_named_with_its_value_and_what_is_accepted() {
     let text = invoke("aspis serve --lisen :80").expect_err("no such flag");
     assert!(
@@ -86,7 +108,11 @@ fn an_unknown_flag_is_named_with_its_value_and_what_is_accepted() {
 #[test]
 fn an_unknown_or_missing_subcommand_lists_the_known_ones() {
     let text = invoke("aspis sevre").expect_err("no such subcommand");
-    assert!(text.contains("'sevre'") && text.contains("Accepted: serve, demo, check, version"), "{text}");
+    assert!(
+        text.contains("'sevre'")
+            && text.contains("Accepted: serve, demo, check, invalidate, explain, version"),
+        "{text}"
+    );
     let text = invoke("aspis").expect_err("a subcommand is needed");
     assert!(text.contains("a subcommand is missing") && text.contains("serve"), "{text}");
 }

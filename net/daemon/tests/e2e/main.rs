@@ -4,6 +4,7 @@
 
 mod support;
 
+mod admin;
 mod balance;
 mod bodies;
 mod cache;
@@ -16,6 +17,7 @@ mod corpus;
 mod fair;
 mod fields;
 mod invalidation;
+mod invalidation_log;
 mod lifecycle;
 mod limits;
 mod memory;
@@ -23,6 +25,7 @@ mod origin_failures;
 mod overload;
 mod protocol_errors;
 mod proxy;
+mod purge_api;
 mod real_programs;
 mod reuse;
 mod review;

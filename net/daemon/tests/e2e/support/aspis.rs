@@ -13,6 +13,7 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// A command line of `aspis serve` in the making.
 pub(crate) struct Launch {
     flags: Vec<String>,
+    admin: String,
     listens: bool,
     cores: String,
     memory: String,
@@ -23,6 +24,7 @@ impl Launch {
     pub(crate) fn before(origin_url: &str) -> Self {
         Self {
             flags: vec!["--origin".to_owned(), origin_url.to_owned()],
+            admin: "127.0.0.1:0".to_owned(),
             listens: false,
             cores: "1".to_owned(),
             memory: "64MiB".to_owned(),
@@ -33,6 +35,7 @@ impl Launch {
         match flag {
             "--cores" => value.clone_into(&mut self.cores),
             "--memory" => value.clone_into(&mut self.memory),
+            "--admin" => value.clone_into(&mut self.admin),
             _ => self.flags.extend([flag.to_owned(), value.to_owned()]),
         }
         self.listens |= flag == "--listen";
@@ -44,14 +47,15 @@ impl Launch {
         self
     }
 
-    fn command(mut self) -> Command {
+    /// The command line, to be started in some other way.
+    pub(crate) fn command(mut self) -> Command {
         if !self.flags.iter().any(|flag| flag == "--shed-after") {
             // A machine that is busy with other tests must not make a server refuse what a test asks for.
             self.flags.extend(["--shed-after", "0"].map(str::to_owned));
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_aspis"));
         command.arg("serve").args(self.flags).args(["--cores", &self.cores, "--memory", &self.memory]);
-        command.args(["--admin", "127.0.0.1:0"]);
+        command.args(["--admin", &self.admin]);
         if !self.listens {
             command.args(["--listen", "127.0.0.1:0"]);
         }
@@ -104,7 +108,7 @@ fn finished(mut command: Command) -> Output {
 pub(crate) struct Aspis {
     child: Child,
     listeners: Vec<String>,
-    admin: SocketAddr,
+    admin: String,
     output: Arc<Lines>,
     errors: Arc<Lines>,
 }
@@ -178,7 +182,6 @@ impl Aspis {
                 errors.so_far()
             );
         };
-        let admin = admin.parse().expect("the admin side listens on an address and port");
         Self { child, listeners, admin, output, errors }
     }
 
@@ -193,8 +196,14 @@ impl Aspis {
         &self.listeners
     }
 
+    #[track_caller]
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.admin
+        self.admin.parse().unwrap_or_else(|_| panic!("not an address and port: {}", self.admin))
+    }
+
+    /// What stands after `admin listening on`.
+    pub(crate) fn admin_name(&self) -> &str {
+        &self.admin
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -204,7 +213,7 @@ impl Aspis {
     /// GETs a page of the admin side.
     #[track_caller]
     pub(crate) fn ask_admin(&self, target: &str) -> Response {
-        let mut viewer = Viewer::to(self.admin);
+        let mut viewer = Viewer::to(self.admin());
         viewer.get_with(target, "Connection: close\r\n")
     }
 
@@ -265,7 +274,8 @@ impl Aspis {
     /// The counters that are not zero, for the message of a failure; empty when the admin side does not answer.
     fn counters(&self) -> String {
         let ask = || {
-            let socket = TcpStream::connect_timeout(&self.admin, Duration::from_secs(1))?;
+            let admin = self.admin.parse().map_err(std::io::Error::other)?;
+            let socket = TcpStream::connect_timeout(&admin, Duration::from_secs(1))?;
             let mut connection = Connection::plain(socket)?;
             connection.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
             connection.read_to_end()

@@ -1,0 +1,57 @@
+//! The admin side of a server, asked in JSON over one kept connection.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http::{Fault, Flow, Framing, Reader};
+
+/// Longer than the server lets anybody wait.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// A connection to it.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    reader: Reader,
+    host: SocketAddr,
+}
+
+impl Admin {
+    /// Connects.
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { reader: Reader::new(stream), host: address })
+    }
+
+    /// Sends a request, and returns the answer's status and document.
+    pub(crate) fn ask(
+        &mut self,
+        method: &str,
+        target: &str,
+        document: Option<&Value>,
+    ) -> io::Result<(u16, Value)> {
+        let body = document.map(Value::to_string).unwrap_or_default();
+        let fields = match document {
+            Some(_) => format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()),
+            None => String::new(),
+        };
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n{body}", self.host);
+        self.reader.stream().write_all(request.as_bytes())?;
+        self.answer().map_err(|fault| io::Error::other(format!("{method} {target}: {fault:?}")))
+    }
+
+    fn answer(&mut self) -> Result<(u16, Value), Fault> {
+        let head = self.reader.head()?;
+        let mut body = Vec::new();
+        self.reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, piece| {
+            body.extend_from_slice(piece);
+            Flow::Continue
+        })?;
+        let document = serde_json::from_slice(&body).map_err(|error| Fault::Malformed(error.to_string()))?;
+        Ok((head.status()?, document))
+    }
+}

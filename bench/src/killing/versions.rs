@@ -1,0 +1,118 @@
+//! An origin whose pages are new on each request, and the question whether what was purged is served again.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::admin::Admin;
+use crate::http::{Fault, Flow, Framing, Reader};
+
+/// The page that each round of kills invalidates.
+const PAGE: &str = "/versioned";
+
+/// A running origin.
+#[derive(Debug)]
+pub(crate) struct Versions {
+    address: SocketAddr,
+    /// Answers so far.
+    given: Arc<AtomicU64>,
+    /// The newest version of a page that an acknowledged invalidation was about: older ones, and it, must not come again.
+    purged: Mutex<HashMap<String, u64>>,
+}
+
+impl Versions {
+    /// Starts it; it ends with the driver.
+    pub(crate) fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let given = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&given);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let given = Arc::clone(&counted);
+                thread::spawn(move || answer(stream, &given));
+            }
+        });
+        Ok(Self { address, given, purged: Mutex::default() })
+    }
+
+    /// Returns where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns how many answers it gave.
+    pub(crate) fn given(&self) -> u64 {
+        self.given.load(Ordering::SeqCst)
+    }
+
+    /// Has the page stored, and invalidated. Only what was acknowledged counts.
+    pub(crate) fn invalidate(&self, viewers: SocketAddr, admin: SocketAddr) -> io::Result<()> {
+        let version = fetch(viewers, PAGE)?;
+        let (status, _) =
+            Admin::connect(admin)?.ask("POST", "/v1/invalidations", Some(&json!({ "paths": [PAGE] })))?;
+        if status == 201 {
+            self.note(PAGE, version);
+        }
+        Ok(())
+    }
+
+    /// Notes that an acknowledged invalidation was about this version of a page.
+    pub(crate) fn note(&self, page: &str, version: u64) {
+        self.purged.lock().unwrap_or_else(PoisonError::into_inner).insert(page.to_owned(), version);
+    }
+
+    /// Asks for every page that was purged.
+    pub(crate) fn expect_newer(&self, viewers: SocketAddr, faults: &mut Vec<String>) -> io::Result<()> {
+        for (page, purged) in &*self.purged.lock().unwrap_or_else(PoisonError::into_inner) {
+            let version = fetch(viewers, page)?;
+            if version <= *purged {
+                faults.push(format!("version {version} of {page} is served, but {purged} was purged"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the version of a page that a viewer gets.
+pub(crate) fn fetch(viewers: SocketAddr, page: &str) -> io::Result<u64> {
+    let mut stream = TcpStream::connect(viewers)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    write!(stream, "GET {page} HTTP/1.1\r\nHost: killing.example\r\nConnection: close\r\n\r\n")?;
+    let mut reader = Reader::new(stream);
+    let mut read = || -> Result<String, Fault> {
+        let head = reader.head()?;
+        let mut body = Vec::new();
+        reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, piece| {
+            body.extend_from_slice(piece);
+            Flow::Continue
+        })?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    };
+    let body = read().map_err(|fault| io::Error::other(format!("{page}: {fault:?}")))?;
+    body.parse().map_err(|_| io::Error::other(format!("{page}: no version in {body:?}")))
+}
+
+/// Answers each request on a connection with a page of its own version, tagged with its path.
+fn answer(stream: TcpStream, given: &AtomicU64) {
+    let mut reader = Reader::new(stream);
+    while let Ok(head) = reader.head() {
+        let Some((_, target)) = head.request_line() else { return };
+        let version = given.fetch_add(1, Ordering::SeqCst) + 1;
+        let body = version.to_string();
+        let tag = target.trim_start_matches('/').replace('/', "-");
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nCache-Control: max-age=36000\r\nETag: \"{version}\"\r\nSurrogate-Key: page-{tag}\r\n\r\n{body}",
+            body.len()
+        );
+        if reader.stream().write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
