@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{PoisonError, RwLock};
 
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN, WWW_AUTHENTICATE};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
 use hyper::{StatusCode, Uri};
 
 use super::listener::Reach;
@@ -71,7 +71,7 @@ impl Guard {
                         "send the token in the file of --admin-token: Authorization: Bearer TOKEN"
                     },
                 )
-                .with(WWW_AUTHENTICATE, "Bearer"),
+                .with("www-authenticate", "Bearer"),
                 (None, _) => Problem::new(
                     StatusCode::FORBIDDEN,
                     "no-token",

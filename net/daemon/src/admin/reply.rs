@@ -2,7 +2,7 @@
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -38,13 +38,13 @@ pub(crate) struct Problem {
     /// What happened, and what to do.
     pub(crate) detail: String,
     /// Where in the request: a JSON pointer into its body, such as `/paths/3`.
-    pub(crate) pointer: Option<String>,
+    pub(crate) pointer: Option<Box<str>>,
     /// What stands there.
-    pub(crate) item: Option<String>,
+    pub(crate) item: Option<Box<str>>,
     /// Whether the request was carried out nevertheless, where that is a question.
     pub(crate) applied: Option<bool>,
     /// One more field.
-    pub(crate) field: Option<(HeaderName, &'static str)>,
+    pub(crate) field: Option<(&'static str, &'static str)>,
 }
 
 impl Problem {
@@ -60,8 +60,8 @@ impl Problem {
 
     /// Names the place in the body, and what stands there.
     pub(crate) fn at(mut self, pointer: String, item: Option<String>) -> Self {
-        self.pointer = Some(pointer);
-        self.item = item;
+        self.pointer = Some(pointer.into());
+        self.item = item.map(Into::into);
         self
     }
 
@@ -72,7 +72,7 @@ impl Problem {
     }
 
     /// Adds a field to the answer.
-    pub(crate) fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: &'static str) -> Self {
         self.field = Some((name, value));
         self
     }
@@ -96,7 +96,7 @@ impl Problem {
         }
         let mut response = reply(self.status, "application/problem+json", format!("{document}\n"));
         if let Some((name, value)) = &self.field {
-            response.headers_mut().insert(name.clone(), HeaderValue::from_static(value));
+            response.headers_mut().insert(*name, HeaderValue::from_static(value));
         }
         response
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Bytes};
-use hyper::header::{CONTENT_LENGTH, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::header::{CONTENT_LENGTH, HeaderValue, LOCATION};
 use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -204,11 +204,10 @@ fn problem(refusal: &Refusal) -> Problem {
     let detail = describe(refusal);
     match refusal {
         Refusal::OtherItems(_) => Problem::new(StatusCode::CONFLICT, "caller-reference", detail),
-        Refusal::TooMany => {
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-in-progress", detail).with(RETRY_AFTER, "1")
-        }
+        Refusal::TooMany => Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-in-progress", detail)
+            .with("retry-after", "1"),
         Refusal::Log(_) => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log", detail).with(RETRY_AFTER, "1")
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log", detail).with("retry-after", "1")
         }
     }
     .applied(false)
@@ -219,7 +218,7 @@ fn not_kept(cause: &str) -> Problem {
     let detail = format!(
         "{cause}. The invalidation is in force in this process, but would be lost with it: send it again when that is mended"
     );
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log", detail).with(RETRY_AFTER, "1").applied(true)
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log", detail).with("retry-after", "1").applied(true)
 }
 
 /// Status as I-3 has it.
