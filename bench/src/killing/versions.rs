@@ -20,8 +20,6 @@ const PAGE: &str = "/versioned";
 #[derive(Debug)]
 pub(crate) struct Versions {
     address: SocketAddr,
-    /// Answers so far.
-    given: Arc<AtomicU64>,
     /// The newest version of a page that an acknowledged invalidation was about: older ones, and it, must not come again.
     purged: Mutex<HashMap<String, u64>>,
 }
@@ -31,25 +29,20 @@ impl Versions {
     pub(crate) fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
+        // Answers so far.
         let given = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&given);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let given = Arc::clone(&counted);
+                let given = Arc::clone(&given);
                 thread::spawn(move || answer(stream, &given));
             }
         });
-        Ok(Self { address, given, purged: Mutex::default() })
+        Ok(Self { address, purged: Mutex::default() })
     }
 
     /// Returns where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Returns how many answers it gave.
-    pub(crate) fn given(&self) -> u64 {
-        self.given.load(Ordering::SeqCst)
     }
 
     /// Has the page stored, and invalidated. Only what was acknowledged counts.
