@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::aspis::{Aspis, sum};
-use crate::compare::load;
 use crate::killing::admin::Admin;
 use crate::killing::versions::{Versions, fetch};
-use crate::process::{self, find_program};
+use crate::peers::wrk::{Script, Wrk};
+use crate::process;
 use crate::stats::Spread;
 use crate::wait;
 
@@ -58,7 +58,8 @@ struct Told {
 
 /// Plays and prints the figures; false when one is out of bounds.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
-    let wrk = find_program("wrk").ok_or_else(|| io::Error::other("wrk is not installed"))?;
+    let wrk = Wrk::find()?;
+    let hot = wrk.script(&["/hot".to_owned()], 1)?;
     let program = process::find_aspis(options.aspis.as_deref())?;
     let folder = options.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = folder.join(format!("aspis-storm-{}", std::process::id()));
@@ -80,9 +81,9 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let before = server.server.status_bytes("RssAnon");
     let mut took = Duration::ZERO;
     for _ in 0..ROUNDS {
-        let without = load(&wrk, server.address, round)?;
+        let without = load(&wrk, &hot, server.address, round)?;
         let start = Instant::now();
-        let with = storm(&server, options.rate, &told, &sent, || load(&wrk, server.address, round))?;
+        let with = storm(&server, options.rate, &told, &sent, || load(&wrk, &hot, server.address, round))?;
         took += start.elapsed();
         calm.push(without);
         stormy.push(with);
@@ -144,8 +145,8 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
 }
 
 /// Returns the 99th percentile of hits, in milliseconds.
-fn load(wrk: &Path, address: SocketAddr, length: Duration) -> io::Result<f64> {
-    Ok(load::run(wrk, 1, address, "/hot", CONNECTIONS, length)?.p99.as_secs_f64() * 1e3)
+fn load(wrk: &Wrk, hot: &Script, address: SocketAddr, length: Duration) -> io::Result<f64> {
+    Ok(wrk.run(1, address, hot, CONNECTIONS, length)?.p99.as_secs_f64() * 1e3)
 }
 
 /// Invalidates at the rate for as long as `meanwhile` takes, and returns what that returns.
