@@ -1,10 +1,10 @@
 //! The floor responder: the least that any server on our ring must do for a hit.
 //!
-//! It finds the end of each head in what was received and answers with one send of a 330-byte head and the body. No parsing, no
-//! key, no lookup, no clock. What the product costs beyond it is the product's own work.
+//! It finds the end of each head in what was received and answers with one send of a 330-byte head and the body; a larger body is sent from
+//! where it lies. No parsing, no key, no lookup, no clock. What the product costs beyond it is the product's own work.
 
 use aspis_runtime::{
-    Close, CoreOptions, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId, bind, spawn_core,
+    Close, CoreOptions, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId, Source, bind, spawn_core,
 };
 use std::cell::RefCell;
 use std::io;
@@ -16,6 +16,8 @@ use std::time::Duration;
 const HEAD_LEN: usize = 330;
 /// How the last bytes of an unfinished head are kept between receives: an empty line may be split anywhere.
 const TAIL_LEN: usize = 3;
+/// Bodies up to this length are copied behind their head, as the product does.
+const INLINE_BODY_LEN_MAX: usize = 16 * 1024;
 
 /// Serves until the process is ended.
 pub(crate) fn run(size: usize) -> io::Result<()> {
@@ -27,7 +29,7 @@ pub(crate) fn run(size: usize) -> io::Result<()> {
     let options = CoreOptions { name: "floor".into(), ..CoreOptions::default() };
     let core = spawn_core(options, None, move |ring| {
         ring.listen(listener);
-        Rc::new(Floor { ring, answer, tails: RefCell::new(Vec::new()) })
+        Rc::new(Floor { ring, answer: Rc::new(Answer(answer)), tails: RefCell::new(Vec::new()) })
     })
     .map_err(|error| io::Error::other(error.to_string()))?;
     println!("listening on {address}");
@@ -49,9 +51,18 @@ fn answer(size: usize) -> Vec<u8> {
     answer
 }
 
+/// A whole answer, head and body.
+struct Answer(Vec<u8>);
+
+impl Source for Answer {
+    fn piece(&self, at: u64) -> &[u8] {
+        &self.0[at as usize..]
+    }
+}
+
 struct Floor {
     ring: Ring,
-    answer: Vec<u8>,
+    answer: Rc<Answer>,
     /// What an unfinished head ended with, by slot; 0 bytes stand for none.
     tails: RefCell<Vec<[u8; TAIL_LEN]>>,
 }
@@ -74,10 +85,21 @@ impl Handler for Floor {
             let Some(tail) = tails.get_mut(socket.slot() as usize) else { return };
             heads(tail, bytes)
         };
+        let answer = &self.answer.0;
         for _ in 0..heads {
-            self.ring.send_with(socket, self.answer.len(), |out| {
-                out[..self.answer.len()].copy_from_slice(&self.answer);
-                self.answer.len()
+            if answer.len() > HEAD_LEN + INLINE_BODY_LEN_MAX {
+                let source: Rc<dyn Source> = self.answer.clone();
+                self.ring.send_source(
+                    socket,
+                    &answer[..HEAD_LEN],
+                    source,
+                    HEAD_LEN as u64..answer.len() as u64,
+                );
+                continue;
+            }
+            self.ring.send_with(socket, answer.len(), |out| {
+                out[..answer.len()].copy_from_slice(answer);
+                answer.len()
             });
         }
     }

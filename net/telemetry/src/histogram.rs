@@ -43,7 +43,8 @@ pub fn bucket_end(index: usize) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Timing {
-    /// A whole request that was answered from the cache, first byte in to last byte queued.
+    /// A whole request that was answered from the cache, first byte in to last byte queued; where no access log needs the time of each, to the
+    /// end of the turn.
     RequestHit,
     /// A whole request that needed the origin or failed, first byte in to last byte queued.
     RequestOther,
