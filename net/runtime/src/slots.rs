@@ -20,10 +20,16 @@ struct Entry<T> {
 
 /// Entries of the first chunk. A notification that one task waits for has a chunk of its own, so it is small.
 const CHUNK_LEN_FIRST: usize = 4;
+/// Entries of the longest chunk. All long ones are of one length, so that the allocator lays them side by side and a huge page is not
+/// touched for each.
+const CHUNK_LEN_MAX: usize = 256;
+/// The first chunk of that length, and its first slot.
+const CHUNK_LONG: usize = (CHUNK_LEN_MAX / CHUNK_LEN_FIRST).ilog2() as usize;
+const SLOT_LONG: usize = CHUNK_LEN_MAX - CHUNK_LEN_FIRST;
 
 /// Values in slots that are reused last-emptied first, so that the busy part stays small.
 ///
-/// The chunks double and never move: growing copies nothing, leaves no freed halves behind, and touches no memory before it is used.
+/// The chunks double up to a length and never move: growing copies nothing, leaves no freed halves behind, and touches no memory before it is used.
 pub(crate) struct Slots<T> {
     chunks: Vec<Vec<Entry<T>>>,
     /// Slots that were ever used.
@@ -40,6 +46,10 @@ impl<T> Default for Slots<T> {
 /// Returns the chunk of a slot and its place in it.
 #[inline]
 fn place(slot: usize) -> (usize, usize) {
+    if slot >= SLOT_LONG {
+        let beyond = slot - SLOT_LONG;
+        return (CHUNK_LONG + beyond / CHUNK_LEN_MAX, beyond % CHUNK_LEN_MAX);
+    }
     let chunk = (slot / CHUNK_LEN_FIRST + 1).ilog2() as usize;
     (chunk, slot + CHUNK_LEN_FIRST - (CHUNK_LEN_FIRST << chunk))
 }
@@ -58,7 +68,7 @@ impl<T> Slots<T> {
         let slot = u32::try_from(self.count).expect("fewer than 2^32 slots are ever alive");
         let (chunk, _) = place(self.count);
         if chunk == self.chunks.len() {
-            self.chunks.push(Vec::with_capacity(CHUNK_LEN_FIRST << chunk));
+            self.chunks.push(Vec::with_capacity(CHUNK_LEN_FIRST << chunk.min(CHUNK_LONG)));
         }
         self.chunks[chunk].push(Entry { generation: 0, value: Some(value) });
         self.count += 1;
