@@ -23,13 +23,24 @@ impl Aspis {
         core: Option<usize>,
         flags: &[&str],
     ) -> io::Result<Self> {
+        Self::start_with(program, origin, core, flags, &[])
+    }
+
+    /// The same with these environment variables added.
+    pub(crate) fn start_with(
+        program: &Path,
+        origin: SocketAddr,
+        core: Option<usize>,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> io::Result<Self> {
         let origin = format!("http://{origin}");
         let fixed = ["serve", "--origin", &origin, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         // Who judges answers must not meet refusals that neighbours of the machine bring about.
         let patient: &[&str] = if flags.contains(&"--shed-after") { &[] } else { &["--shed-after", "0"] };
         let arguments: Vec<String> =
             fixed.iter().chain(flags).chain(patient).map(|&word| word.to_owned()).collect();
-        let mut server = Server::start("aspis", program, &arguments, core)?;
+        let mut server = Server::start_with("aspis", program, &arguments, core, environment)?;
         let address = server.announced("listening on ")?;
         let admin = server.announced("admin listening on ")?;
         Ok(Self { server, address, admin })

@@ -38,7 +38,19 @@ impl Server {
         arguments: &[String],
         core: Option<usize>,
     ) -> io::Result<Self> {
+        Self::start_with(name, program, arguments, core, &[])
+    }
+
+    /// Starts `program` with these environment variables added.
+    pub(crate) fn start_with(
+        name: &'static str,
+        program: &Path,
+        arguments: &[String],
+        core: Option<usize>,
+        environment: &[(&str, &str)],
+    ) -> io::Result<Self> {
         let mut command = pinned(program, core);
+        command.envs(environment.iter().copied());
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| {
             io::Error::other(format!("{name}: cannot start {}: {error}", program.display()))
