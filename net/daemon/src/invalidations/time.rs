@@ -1,4 +1,4 @@
-//! When an invalidation was created: milliseconds since the epoch, and as text (RFC 3339, I-1).
+//! When an invalidation was created: milliseconds since the epoch, and as text (RFC 3339).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

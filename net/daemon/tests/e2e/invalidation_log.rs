@@ -1,8 +1,12 @@
 //! What `--state` keeps: invalidations survive kill -9, damage is named, and a full disk is no silent loss.
 
-use crate::support::{Aspis, Directory, Launch, Origin, Viewer, eventually};
+use crate::support::{Aspis, Directory, Launch, Origin, Random, Viewer, eventually};
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 fn plain() -> Origin {
     Origin::fixed(&[("Cache-Control", "max-age=600")], b"ok")
@@ -56,6 +60,60 @@ fn acknowledged_invalidations_survive_kill_9() {
         // Dropping it is kill -9.
         drop(aspis);
     }
+}
+
+/// Sends a batch to a server that may be killed meanwhile; nothing if no whole answer came.
+fn try_post(admin: SocketAddr, body: &str) -> Option<Value> {
+    let mut socket = TcpStream::connect(admin).ok()?;
+    let head = "POST /v1/invalidations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    write!(socket, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).ok()?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).ok()?;
+    let (head, document) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 201 ").then(|| serde_json::from_str(document).ok())?
+}
+
+/// The issue, in short: killed at any moment between acceptance and completion, whatever was acknowledged holds.
+#[test]
+fn killed_while_it_accepts_it_loses_nothing_that_it_acknowledged() {
+    let (origin, directory) = (plain(), Directory::new());
+    let mut random = Random::new(6);
+    let mut known: BTreeMap<u64, Value> = BTreeMap::new();
+    for round in 0..6 {
+        let aspis = start(&origin, &directory);
+        for (number, earlier) in &known {
+            let id = earlier["id"].as_str().expect("an id");
+            let (status, read) = ask(&aspis, "GET", &format!("/v1/invalidations/{id}"), "");
+            assert_eq!((status, read["number"].as_u64()), (200, Some(*number)), "round {round}: {read}");
+            assert_eq!(
+                (&read["paths"], read["status"].as_str()),
+                (&earlier["paths"], Some("Completed")),
+                "round {round}"
+            );
+        }
+        let newest = known.keys().last().copied().unwrap_or(0);
+        let admin = aspis.admin();
+        let callers: Vec<_> = (0..3)
+            .map(|caller| {
+                std::thread::spawn(move || {
+                    let bodies = (0..).map(|at| format!(r#"{{"paths":["/{round}/{caller}/{at}"]}}"#));
+                    bodies.map_while(|body| try_post(admin, &body)).collect::<Vec<Value>>()
+                })
+            })
+            .collect();
+        eventually("one is accepted", || (aspis.metric("aspis_invalidations_total") > 0).then_some(()));
+        std::thread::park_timeout(Duration::from_millis(random.below(40) as u64));
+        // Dropping it is kill -9.
+        drop(aspis);
+        for caller in callers {
+            for document in caller.join().expect("a caller does not panic") {
+                let number = document["number"].as_u64().expect("a number");
+                assert!(number > newest, "round {round}: {number} after {newest}");
+                assert!(known.insert(number, document).is_none(), "round {round}: {number} twice");
+            }
+        }
+    }
+    assert!(known.len() > 6, "some were acknowledged in each round");
 }
 
 #[test]
