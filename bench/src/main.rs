@@ -23,6 +23,7 @@ mod plan;
 mod popularity;
 mod process;
 mod random;
+mod scale;
 mod sim;
 mod soak;
 mod stats;
@@ -63,6 +64,13 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
         "peers" => peers::run(&peers::flags::peers_options(arguments)?),
         "compare" => peers::run(&peers::flags::compare_options(arguments)?),
         "pace" => pace::generate(&peers::flags::order(arguments)?).map(|()| true),
+        "scale" => scale::run(&scale::Options {
+            only: arguments.get_many::<String>("only").into_iter().flatten().cloned().collect(),
+            length: Duration::from_secs(number(arguments, "seconds")),
+            full: arguments.get_flag("full"),
+            aspis,
+        })
+        .map(|()| true),
         "zipf" => zipf::run(&zipf::Options {
             rounds: number(arguments, "rounds") as usize,
             length: Duration::from_secs(number(arguments, "seconds")),
@@ -185,6 +193,27 @@ fn command() -> Command {
         .subcommand(peers::flags::peers())
         .subcommand(peers::flags::compare())
         .subcommand(peers::flags::pace())
+        .subcommand(
+            Command::new("scale")
+                .about("Shows how the cost of a hit and memory grow with objects, connections, size and cores")
+                .arg(
+                    Arg::new("only")
+                        .long("only")
+                        .value_name("CURVE")
+                        .action(ArgAction::Append)
+                        .num_args(1..)
+                        .value_parser(scale::CURVES)
+                        .help("Measures these curves only"),
+                )
+                .arg(number_flag("seconds", "S", "2", "Length of one load", 1..=600))
+                .arg(
+                    Arg::new("full")
+                        .long("full")
+                        .action(ArgAction::SetTrue)
+                        .help("With ten million objects, too: needs 12 GiB of memory and half an hour"),
+                )
+                .arg(aspis_flag()),
+        )
         .subcommand(
             Command::new("zipf")
                 .about("Compares what a hit among 100,000 objects costs with one of a single object, at one fixed rate")

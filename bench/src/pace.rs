@@ -57,6 +57,7 @@ pub(crate) fn run(own: &Path, core: usize, order: &Order) -> io::Result<Load> {
     };
     Ok(Load {
         requests: outcome.requests,
+        bytes: outcome.requests * order.cell.size,
         per_second: outcome.per_second,
         p50: Duration::from_secs_f64(outcome.p50_us / 1e6),
         p99: Duration::from_secs_f64(outcome.p99_us / 1e6),

@@ -20,71 +20,85 @@ const SAMPLE: usize = 1000;
 /// Passes over the sample; some servers store an object only when it is asked for again.
 const PASSES: usize = 3;
 
+/// What an answer must carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// What its plan promises.
+    Planned,
+    /// As many bytes: the floor has no origin, so its content is its own.
+    Any,
+}
+
 /// Fetches everything that `cell` asks for, checks every byte, and asks again until the origin is asked no more.
 pub(crate) fn fill(running: &Running, cell: &Cell, origin: &Origin) -> io::Result<()> {
+    let name = running.arm.name();
     let all: Vec<u32> = (0..cell.object_count()).collect();
+    let fetch = |objects: &[u32], body: Body| {
+        let result = fetch_all(running.address, body, objects, |object| cell.plan(object));
+        result.map_err(|fault| io::Error::other(format!("{name}: {fault}")))
+    };
     if running.arm == Arm::Floor {
-        return fetch_all(running, cell, &all[..1]);
+        return fetch(&all[..1], Body::Any);
     }
-    fetch_all(running, cell, &all)?;
+    fetch(&all, Body::Planned)?;
     let mut random = Random::new(u64::from(cell.connections));
     let mut pick = || random.between(0, all.len() as u64 - 1) as u32;
     let sample: Vec<u32> = (0..SAMPLE.min(all.len())).map(|_| pick()).collect();
     let mut asked = 0;
     for _ in 0..PASSES {
         let before = origin.requests();
-        fetch_all(running, cell, &sample)?;
+        fetch(&sample, Body::Planned)?;
         asked = origin.requests() - before;
         if asked == 0 {
             return Ok(());
         }
     }
+    let count = sample.len();
     Err(io::Error::other(format!(
-        "{}: does not answer from its cache: {asked} of {} objects came from the origin again",
-        running.arm.name(),
-        sample.len()
+        "{name}: does not answer from its cache: {asked} of {count} objects came from the origin again"
     )))
 }
 
-fn fetch_all(running: &Running, cell: &Cell, objects: &[u32]) -> io::Result<()> {
+/// Fetches the plans of `objects` over a few connections and checks every byte.
+pub(crate) fn fetch_all(
+    address: SocketAddr,
+    body: Body,
+    objects: &[u32],
+    plan: impl Fn(u32) -> Plan + Sync,
+) -> io::Result<()> {
     let part = objects.len().div_ceil(STREAMS).max(1);
+    let plan = &plan;
     let results: Vec<Result<(), String>> = thread::scope(|scope| {
-        let fetch = |part: &[u32]| fetch_part(running, cell, part);
+        let fetch = |part: &[u32]| {
+            let mut reader = connect(address).map_err(|error| error.to_string())?;
+            part.iter().map(|object| plan(*object)).try_for_each(|plan| {
+                fetch(&mut reader, body, address, plan).map_err(|fault| format!("{plan}: {fault:?}"))
+            })
+        };
         let started: Vec<_> = objects.chunks(part).map(|part| scope.spawn(move || fetch(part))).collect();
-        started
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err("a thread died".into())))
-            .collect()
+        let died = |_| Err("a thread died".to_owned());
+        started.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
     });
-    let name = running.arm.name();
-    results
-        .into_iter()
-        .collect::<Result<(), _>>()
-        .map_err(|fault| io::Error::other(format!("{name}: {fault}")))
+    results.into_iter().collect::<Result<(), _>>().map_err(io::Error::other)
 }
 
-fn fetch_part(running: &Running, cell: &Cell, objects: &[u32]) -> Result<(), String> {
-    let stream = TcpStream::connect(running.address).map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(|error| error.to_string())?;
-    let mut reader = Reader::new(stream);
-    for object in objects {
-        let plan = cell.plan(*object);
-        fetch(&mut reader, running.arm, running.address, plan)
-            .map_err(|fault| format!("{plan}: {fault:?}"))?;
-    }
-    Ok(())
+fn connect(address: SocketAddr) -> io::Result<Reader> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    Ok(Reader::new(stream))
 }
 
 /// Fetches one object as the generators do and checks it.
-fn fetch(reader: &mut Reader, arm: Arm, address: SocketAddr, plan: Plan) -> Result<(), Fault> {
+fn fetch(reader: &mut Reader, body: Body, address: SocketAddr, plan: Plan) -> Result<(), Fault> {
     let request = format!("GET {plan} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
     let head = reader.head()?;
     let mut wrong = None;
     let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |at, piece| {
-        // The floor has no origin, so its content is its own.
-        wrong = wrong.or_else(|| plan.content().first_difference(at, piece).filter(|_| arm != Arm::Floor));
+        if body == Body::Planned {
+            wrong = wrong.or_else(|| plan.content().first_difference(at, piece));
+        }
         Flow::Continue
     })?;
     if head.status()? == 200 && length == plan.size && wrong.is_none() {

@@ -17,7 +17,7 @@ const REPORT: &str = r#"
 function done(summary, latency, requests)
   local errors = summary.errors
   local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
-  io.write(string.format("aspis-bench %.0f %.0f %.0f %.0f %.0f %.0f\n", summary.requests, summary.duration, failed,
+  io.write(string.format("aspis-bench %.0f %.0f %.0f %.0f %.0f %.0f %.0f\n", summary.requests, summary.bytes, summary.duration, failed,
     latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
 end
 "#;
@@ -46,6 +46,8 @@ end
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Load {
     pub(crate) requests: u64,
+    /// Heads included, and answers that were not complete at the end.
+    pub(crate) bytes: u64,
     pub(crate) per_second: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
@@ -123,7 +125,7 @@ impl Wrk {
 fn parse(text: &str) -> Result<Load, String> {
     let line = text.lines().find_map(|line| line.strip_prefix("aspis-bench ")).ok_or("no report")?;
     let numbers: Vec<u64> = line.split(' ').filter_map(|digits| digits.parse().ok()).collect();
-    let &[requests, micros, failed, p50, p99, p999] = numbers.as_slice() else {
+    let &[requests, bytes, micros, failed, p50, p99, p999] = numbers.as_slice() else {
         return Err(format!("an odd report: {line:?}"));
     };
     if failed > 0 {
@@ -134,6 +136,7 @@ fn parse(text: &str) -> Result<Load, String> {
     }
     Ok(Load {
         requests,
+        bytes,
         per_second: requests as f64 * 1e6 / micros as f64,
         p50: Duration::from_micros(p50),
         p99: Duration::from_micros(p99),
@@ -147,15 +150,19 @@ mod tests {
 
     #[test]
     fn a_report_is_read() {
-        let load = parse("Requests/sec:  60100.25\naspis-bench 120200 2000000 0 541 2500 9000\n").unwrap();
-        assert_eq!((load.requests, load.per_second), (120_200, 60_100.0));
+        let load =
+            parse("Requests/sec:  60100.25\naspis-bench 120200 9000000 2000000 0 541 2500 9000\n").unwrap();
+        assert_eq!((load.requests, load.bytes, load.per_second), (120_200, 9_000_000, 60_100.0));
         assert_eq!((load.p50, load.p999), (Duration::from_micros(541), Duration::from_micros(9000)));
     }
 
     #[test]
     fn a_load_with_errors_does_not_count() {
-        assert_eq!(parse("aspis-bench 120200 2000000 3 541 2500 9000\n").unwrap_err(), "3 of 120200 failed");
-        assert!(parse("aspis-bench 0 2000000 0 0 0 0\n").is_err());
+        assert_eq!(
+            parse("aspis-bench 120200 9000000 2000000 3 541 2500 9000\n").unwrap_err(),
+            "3 of 120200 failed"
+        );
+        assert!(parse("aspis-bench 0 0 2000000 0 0 0 0\n").is_err());
         assert!(parse("aspis-bench 1 2\n").is_err());
         assert!(parse("").is_err());
     }
