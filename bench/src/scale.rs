@@ -27,6 +27,8 @@ const SMALL: u64 = 100;
 const HUGE: u64 = 10 << 20;
 const HUGE_CONNECTIONS: u32 = 2;
 const HUGE_LENGTHS: u32 = 3;
+/// A crowd takes a while to connect, in which little is asked; a load is longer by that.
+const CONNECTED_PER_SECOND: u32 = 1000;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -113,7 +115,7 @@ fn curves(full: bool) -> [Curve; 4] {
 fn measure(program: &Path, wrk: &Wrk, point: Point, length: Duration) -> io::Result<Figures> {
     let origin = Origin::start()?;
     let (cores, memory) = (point.cores.to_string(), format!("{}MiB", point.memory_mib));
-    let flags = ["--cores", &cores, "--memory", &memory, "--object-size-max", "2GiB"];
+    let flags = ["--cores", &cores, "--memory", &memory, "--object-size-max", &memory];
     let pin = (point.cores == 1).then_some(0);
     let product = Aspis::start(program, origin.address(), pin, &flags)?;
     let plan = |object: u32| Plan { kind: Kind::Dated, size: point.size, seed: 1, id: u64::from(object) };
@@ -126,7 +128,8 @@ fn measure(program: &Path, wrk: &Wrk, point: Point, length: Duration) -> io::Res
     let paths: Vec<String> = picks.into_iter().map(|object| plan(object).to_string()).collect();
     let script = wrk.script(&paths, 1)?;
     let length = if point.size >= HUGE { length * HUGE_LENGTHS } else { length };
-    wrk.run(LOAD_CORE, product.address, &script, point.connections, Duration::from_secs(1))?;
+    let length = length + Duration::from_secs(u64::from(point.connections / CONNECTED_PER_SECOND));
+    wrk.run(LOAD_CORE, product.address, &script, point.connections, length)?;
     let used = product.server.cpu();
     let load = wrk.run(LOAD_CORE, product.address, &script, point.connections, length)?;
     let used = product.server.cpu().saturating_sub(used).as_secs_f64() * 1e6;
