@@ -2,7 +2,7 @@
 //!
 //! Each curve varies one of them and leaves the rest plain. A point is a new server, filled through its front door with every byte checked, then loaded
 //! at saturation by `wrk`. Beside each figure stands by what it grows when the varied number grows tenfold: 1 is what one hopes for, 10 is
-//! proportional.
+//! proportional. For cores it is told for twice as many.
 
 use crate::aspis::Aspis;
 use crate::origin::Origin;
@@ -152,14 +152,15 @@ fn measure(program: &Path, wrk: &Wrk, point: Point, length: Duration) -> io::Res
     })
 }
 
-/// Returns by what `y` grows when `x` grows tenfold, judged by two points.
-fn per_decade(from: (f64, f64), to: (f64, f64)) -> f64 {
-    (to.1 / from.1).powf(1.0 / (to.0 / from.0).log10())
+/// Returns by what `y` grows when `x` grows by `step`, judged by two points.
+fn growth(step: f64, from: (f64, f64), to: (f64, f64)) -> f64 {
+    (to.1 / from.1).powf(step.ln() / (to.0 / from.0).ln())
 }
 
 fn table(name: &str, show: fn(f64) -> String, figures: &[Figures]) -> String {
+    let step = if name == "cores" { 2.0 } else { 10.0 };
     let mut text = format!(
-        "| {name} | CPU us/hit | per tenfold | CPU us/MiB | per tenfold | resident MiB | per tenfold |\n|---|---|---|---|---|---|---|\n"
+        "| {name} | CPU us/hit | x{step} | CPU us/MiB | x{step} | resident MiB | x{step} |\n|---|---|---|---|---|---|---|\n"
     );
     let columns: [fn(&Figures) -> f64; 3] =
         [|point| point.cpu_us, |point| point.cpu_us_per_mib, |point| point.resident_mib];
@@ -167,11 +168,11 @@ fn table(name: &str, show: fn(f64) -> String, figures: &[Figures]) -> String {
         // Formatting into a string cannot fail.
         let _ = write!(text, "| {} |", show(point.x));
         for column in columns {
-            let growth = place.checked_sub(1).map(|before| {
+            let grown = place.checked_sub(1).map(|before| {
                 let before = &figures[before];
-                format!("{:.2}", per_decade((before.x, column(before)), (point.x, column(point))))
+                format!("{:.2}", growth(step, (before.x, column(before)), (point.x, column(point))))
             });
-            let _ = write!(text, " {:.2} | {} |", column(point), growth.unwrap_or_default());
+            let _ = write!(text, " {:.2} | {} |", column(point), grown.unwrap_or_default());
         }
         text.push('\n');
     }
@@ -184,9 +185,9 @@ mod tests {
 
     #[test]
     fn growth_is_told_for_a_tenfold_step() {
-        assert!((per_decade((1.0, 3.0), (10.0, 6.0)) - 2.0).abs() < 1e-9);
-        assert!((per_decade((1.0, 1.0), (100.0, 100.0)) - 10.0).abs() < 1e-9);
-        assert!((per_decade((1000.0, 5.0), (1_000_000.0, 5.0)) - 1.0).abs() < 1e-9);
+        assert!((growth(10.0, (1.0, 3.0), (10.0, 6.0)) - 2.0).abs() < 1e-9);
+        assert!((growth(10.0, (1.0, 1.0), (100.0, 100.0)) - 10.0).abs() < 1e-9);
+        assert!((growth(10.0, (1000.0, 5.0), (1_000_000.0, 5.0)) - 1.0).abs() < 1e-9);
     }
 
     #[test]
@@ -194,7 +195,7 @@ mod tests {
         assert_eq!(curves(false).map(|(name, _, _)| name), CURVES);
         assert_eq!(curves(false)[0].2.len() + 1, curves(true)[0].2.len());
         let figures = |x| Figures { x, cpu_us: 5.0, cpu_us_per_mib: 50.0, resident_mib: 10.0 * x };
-        let text = table("cores", |x| format!("{x}"), &[figures(1.0), figures(10.0)]);
+        let text = table("connections", |x| format!("{x}"), &[figures(1.0), figures(10.0)]);
         assert!(text.ends_with("| 10 | 5.00 | 1.00 | 50.00 | 1.00 | 100.00 | 10.00 |\n"), "{text}");
     }
 }
