@@ -44,14 +44,11 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
         probes.push(Viewer::connect(server.address)?);
     }
     let mut admin = Viewer::connect(server.admin)?;
-    let quiet = p99(&hot(server, || {
-        wait::pause(QUIET);
-        Ok(())
-    })?);
     println!("\neffect: {} rounds of each kind over {} objects", options.rounds, options.objects);
     println!("| figure | measured | at most | |\n|---|---|---|---|");
     let mut held = true;
     for (name, rule) in KINDS {
+        let quiet = quiet(server)?;
         let canary = Canary::start();
         let (mut completed, mut effective) = (Vec::new(), Vec::new());
         let hits = hot(server, || {
@@ -89,6 +86,8 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
         if stored(server)? < options.objects / 4 {
             load(server, options.objects)?;
         }
+        // Beside each, since neighbours come and go; and the gauges of the cores are as old as this at most.
+        let quiet = quiet(server)?;
         let left = stored(server)?;
         let hits = hot(server, || {
             let (_, seen) = round(origin, &mut admin, &mut probes, &format!("{{{rule}}}"))?;
@@ -103,6 +102,15 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     }
     load(server, options.objects)?;
     Ok(held)
+}
+
+/// The p99 of hits while nothing else happens, in microseconds.
+pub(super) fn quiet(server: &Aspis) -> io::Result<f64> {
+    let hits = hot(server, || {
+        wait::pause(QUIET);
+        Ok(())
+    })?;
+    Ok(p99(&hits))
 }
 
 /// Waits until nothing of what was invalidated is left.

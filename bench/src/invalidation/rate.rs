@@ -12,7 +12,7 @@ use crate::aspis::Aspis;
 use crate::random::Random;
 use crate::wait;
 
-use super::effect::{gauge, hot, p99, settled};
+use super::effect::{gauge, hot, p99, quiet, settled};
 use super::origin::VersionOrigin;
 use super::viewer::Viewer;
 use super::{Options, figure, mib, object};
@@ -25,8 +25,6 @@ const WAITED: u64 = 50;
 const SLOWER_MAX: f64 = 1.5;
 /// Most that private memory may grow, in MiB: the rules of all cores, the registry's list, and what the allocator keeps.
 const GROWTH_MAX: f64 = 96.0;
-/// How long hits are measured before.
-const QUIET: Duration = Duration::from_secs(3);
 /// Rules that are pending for longer afterwards are stuck.
 const SETTLE_MAX: Duration = Duration::from_secs(120);
 /// Objects that nobody named, which are looked at.
@@ -38,10 +36,7 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     if !wait::until(SETTLE_MAX, || settled(server).unwrap_or(false)) {
         return Err(io::Error::other("rules of before are still pending"));
     }
-    let quiet = p99(&hot(server, || {
-        wait::pause(QUIET);
-        Ok(())
-    })?);
+    let quiet = quiet(server)?;
     let memory = || server.server.status_bytes("RssAnon") + server.server.status_bytes("RssShmem");
     let (before, version) = (memory(), origin.change());
     let (mut named, mut most, mut late) = (HashSet::new(), 0_u64, Duration::ZERO);
