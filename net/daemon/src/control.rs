@@ -162,8 +162,8 @@ impl Control {
         let (done, stopped) = oneshot::channel();
         let (shards, log_writer, invalidations) = (self.shards, self.log_writer, self.invalidations);
         let stopper = std::thread::Builder::new().name("aspis-stop".to_owned()).spawn(move || {
-            shards.stop();
             invalidations.close();
+            shards.stop();
             let is_log_written = log_writer.is_none_or(LogWriter::finish);
             // Nobody waits any more after a second signal.
             let _ = done.send(is_log_written);

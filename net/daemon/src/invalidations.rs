@@ -82,8 +82,7 @@ pub(crate) struct Invalidations {
     registry: Mutex<Registry>,
     /// Known when the cores have started; nothing is asked before.
     cores: OnceLock<Arc<dyn Cores>>,
-    /// `None` keeps the list in memory only. Taken at the end.
-    log: Mutex<Option<LogThread>>,
+    log: Mutex<Log>,
     /// Something changed at the cores or in the log.
     changed: Arc<Notify>,
     purges: mpsc::Sender<Purge>,
@@ -93,6 +92,16 @@ pub(crate) struct Invalidations {
     /// Places for bodies that are being read.
     bodies: Semaphore,
     wildcards: Wildcards,
+}
+
+/// Where what is accepted is kept.
+enum Log {
+    /// In memory only.
+    Memory,
+    /// In a file too.
+    File(LogThread),
+    /// Nowhere any more: the process ends, and what it accepted now would be lost.
+    Closed,
 }
 
 /// A PURGE request on its way from a core.
@@ -131,7 +140,7 @@ pub(crate) fn open(
     let (registry, log, beginning) = match state {
         None => {
             let beginning = Beginning { rules: Vec::new(), last_number: 0 };
-            (Registry::new(Header::default(), Vec::new(), 0), None, beginning)
+            (Registry::new(Header::default(), Vec::new(), 0), Log::Memory, beginning)
         }
         Some(path) => {
             let recovered = recovery::recover(path)?;
@@ -150,7 +159,7 @@ pub(crate) fn open(
             let log = LogThread::start(recovered.folder, tell)
                 .map_err(|error| format!("the writer of rules.log cannot start: {error}"))?;
             let registry = Registry::new(recovered.header, recovered.records, recovered.log_len);
-            (registry, Some(log), beginning)
+            (registry, Log::File(log), beginning)
         }
     };
     let (purges, purges_in) = mpsc::channel(IN_PROGRESS_COUNT_MAX);
@@ -221,10 +230,14 @@ impl Invalidations {
         }
     }
 
-    /// Ends the log's thread after what it was asked for.
+    /// Accepts nothing more, and ends the log's thread after what it was asked for. Before the cores end: they are told of nothing then.
     pub(crate) fn close(&self) {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let log = std::mem::replace(&mut *self.log(), Log::Closed);
         drop(log);
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -245,18 +258,22 @@ impl Invalidations {
         let number;
         {
             let mut registry = self.registry();
+            let log = self.log();
+            if matches!(*log, Log::Closed) {
+                return Err(Refusal::Log("the server is ending".into()));
+            }
             let (at, accepted) = registry.accept(batch, time::now_ms(), || cores.next_number())?;
             number = at;
             let Some(accepted) = accepted else { return Ok((number, false)) };
             cores.tell(RuleBatch { number, rules });
             // Within the lock, so that records are in the log in their order, and in each replacement of it.
-            match &*self.log.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(log) => {
+            due = match &*log {
+                Log::File(log) => {
                     log.append(number, accepted.record);
-                    due = registry::Due::default();
+                    registry::Due::default()
                 }
-                None => due = registry.logged(accepted.number, 0),
-            }
+                Log::Memory | Log::Closed => registry.logged(number, 0),
+            };
         }
         self.counters.add(by, 1);
         self.counters.add(Counter::InvalidationPaths, path_count as u64);
@@ -309,7 +326,7 @@ impl Invalidations {
     /// Has the log replaced by what `due` says, if it says something.
     fn replace_log(&self, due: impl FnOnce(&mut Registry) -> Option<Replacement>) {
         let mut registry = self.registry();
-        if let Some(log) = &*self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Log::File(log) = &*self.log()
             && let Some((header, records)) = due(&mut registry)
         {
             log.rewrite(header, records);

@@ -116,8 +116,6 @@ pub(crate) type Replacement = (Header, Vec<Arc<[u8]>>);
 
 /// What was accepted anew.
 pub(crate) struct Accepted {
-    /// Its number.
-    pub(crate) number: u64,
     /// What the log must hold before anybody is told.
     pub(crate) record: Arc<[u8]>,
 }
@@ -197,7 +195,7 @@ impl Registry {
         self.keep(&invalidation, Arc::clone(&record), Stage::Accepted);
         self.open.insert(number);
         self.open_len += record.len();
-        Ok((number, Some(Accepted { number, record })))
+        Ok((number, Some(Accepted { record })))
     }
 
     fn earlier(&self, batch: &Batch) -> Result<Option<u64>, Refusal> {

@@ -198,6 +198,20 @@ fn a_purge_is_told_when_it_is_completed() {
     assert_eq!((document["paths"][0].as_str(), document["soft"].as_bool()), (Some("/x"), Some(true)));
 }
 
+/// Whoever asks while the process ends must not be told that it is kept.
+#[test]
+fn nothing_is_accepted_at_the_end() {
+    let rig = Rig::new(None);
+    rig.invalidations.close();
+    let (status, problem) = rig.post("/", r#"{"all":true}"#);
+    assert_eq!((status, problem["applied"].as_bool()), (503, Some(false)));
+    assert!(
+        problem["detail"].as_str().is_some_and(|text| text.starts_with("the server is ending")),
+        "{problem}"
+    );
+    assert!(rig.cores.told.lock().expect("no panic").is_empty());
+}
+
 #[test]
 fn a_log_makes_them_survive() {
     let path = std::env::temp_dir().join(format!("aspis-invalidations-{}", std::process::id()));
