@@ -83,6 +83,25 @@ fn the_first_request_afterwards_is_a_miss() {
     assert_eq!(results, ["miss", "hit", "hit", "hit"]);
 }
 
+/// I-17: the operator's own field; I-19: a 304 that names no tags leaves those that there were.
+#[test]
+fn tags_come_from_the_operators_field_and_stay_with_a_304() {
+    let flags = [("cache-tag-header", "X-Tags")];
+    let stage = Stage::with(&flags, Invalidations::default(), |reply| match reply.has("if-none-match") {
+        true => reply.answer("304 Not Modified", "Cache-Control: max-age=60\r\n", ""),
+        false => reply.version("ETag: \"a\"\r\nX-Tags: one, Two\r\n"),
+    });
+    let tag = |text| Rule::tag(text, None, false).unwrap();
+    let mut viewers = stage.viewers();
+    stage.expect(&mut viewers, "/a", "v1", 1);
+    stage.invalidate(vec![soft("/a")]);
+    stage.expect(&mut viewers, "/a", "v1", 1);
+    stage.invalidate(vec![tag("three")]);
+    stage.expect(&mut viewers, "/a", "v1", 0);
+    stage.invalidate(vec![tag("two")]);
+    stage.expect(&mut viewers, "/a", "v3", 1);
+}
+
 /// A stale response, and what becomes of it where the origin is down: `answers` says how the second request for it is answered.
 fn stale_and_purged(fields: &'static str, rule: Rule) -> (Stage, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(false));
