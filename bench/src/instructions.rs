@@ -150,6 +150,9 @@ fn count(
         "1",
         "--memory",
         "64MiB",
+        // Under valgrind every turn is late.
+        "--shed-after",
+        "0",
     ];
     let mut server = Server::start("aspis", valgrind, &arguments.map(str::to_owned), None)?;
     pulsing(address, || server.announced("admin listening on "))?;
