@@ -146,8 +146,11 @@ impl Shard {
         for (waiter, reply) in answers.by_ref().take(REPLIES_PER_TURN) {
             self.reply(&waiter, reply);
         }
-        self.backlog.replies.borrow_mut().extend(answers);
-        self.backlog.is_busy.set(true);
+        let mut replies = self.backlog.replies.borrow_mut();
+        replies.extend(answers);
+        if !replies.is_empty() {
+            self.backlog.is_busy.set(true);
+        }
     }
 
     /// Goes on with that.

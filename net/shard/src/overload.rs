@@ -146,15 +146,13 @@ impl Shard {
     /// Whether a request that needs the origin is refused now; counts it then.
     pub(crate) fn sheds_fetch(&self) -> bool {
         let sheds = self.overload.borrow_mut().refuses_fetch(self.ring.now_millis());
-        self.counters.add(Counter::ShedFetches, u64::from(sheds));
+        self.counters.add(Counter::RequestsShed, u64::from(sheds));
         sheds
     }
 
-    /// Whether a new connection is refused now; counts it then.
+    /// Whether a new connection is refused now.
     pub(crate) fn sheds_connection(&self) -> bool {
-        let sheds = self.overload.borrow_mut().refuses_connection(self.ring.now_millis());
-        self.counters.add(Counter::ShedConnections, u64::from(sheds));
-        sheds
+        self.overload.borrow_mut().refuses_connection(self.ring.now_millis())
     }
 
     /// Whether a request is refused before it waits for anything: one that would go to the origin, because it goes by itself or because
@@ -192,7 +190,7 @@ impl Shard {
             return false;
         }
         if asker_sheds {
-            self.counters.add(Counter::ShedFetches, 1);
+            self.counters.add(Counter::RequestsShed, 1);
         }
         asker_sheds || self.sheds_fetch()
     }

@@ -475,8 +475,10 @@ impl Handler for Shard {
             self.counters.add(Counter::RetreatNoConnection, 1);
             return self.refuse_connection(socket, Counter::ViewerConnectionsRefusedMemory);
         }
-        let refused = self.draining.get() || self.sheds_connection();
-        let place = if refused { None } else { self.places.take(self.core) };
+        if self.sheds_connection() {
+            return self.refuse_connection(socket, Counter::ViewerConnectionsRefusedLate);
+        }
+        let place = if self.draining.get() { None } else { self.places.take(self.core) };
         match place {
             Some(core) if core == self.core => self.welcome(socket, peer),
             Some(core) => self.hand_over(core, socket, peer),

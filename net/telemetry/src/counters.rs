@@ -68,8 +68,9 @@ counters! {
     Monotonic "viewer_connections" "Connections accepted from viewers." { ViewerConnections [] }
     Monotonic "viewer_connections_moved" "Connections that the core that accepted them handed to a core with fewer." { ViewerConnectionsMoved [] }
     Gauge "viewer_connections_open" "Connections open towards viewers." { ViewerConnectionsOpen [] }
-    Monotonic "viewer_connections_refused" "Connections closed at once with 503, by cause: --max-connections was reached, or memory is short." {
+    Monotonic "viewer_connections_refused" "Connections closed at once with 503, by cause: --max-connections was reached or the server ends, memory is short, or the core is late." {
         ViewerConnectionsRefusedLimit ["cause" = "limit"]
+        ViewerConnectionsRefusedLate ["cause" = "late"]
         ViewerConnectionsRefusedMemory ["cause" = "memory"]
     }
     Monotonic "viewer_turns_full" "Times that a connection had more requests at hand than one turn answers, so that they waited for the next." { ViewerTurnsFull [] }
@@ -108,10 +109,7 @@ counters! {
         Refused505 ["status" = "505"]
         RefusedOther ["status" = "other"]
     }
-    Monotonic "shed" "What was refused because the core was late for longer than --shed-after." {
-        ShedFetches ["what" = "fetch"]
-        ShedConnections ["what" = "connection"]
-    }
+    Monotonic "requests_shed" "Requests that needed the origin and were refused, or not made in the background, because the core is late." { RequestsShed [] }
     Gauge "requests_running" "Requests between their first byte and their last." { RequestsRunning [] }
     Monotonic "forwarded" "Requests sent forward to the origin, by the reason of RFC 9211." {
         ForwardedBypass ["reason" = "bypass"]

@@ -142,7 +142,7 @@ fn a_core_that_is_late_refuses_what_needs_the_origin_and_serves_hits() {
             }
             (refused > 0).then_some(())
         });
-        assert!(aspis.metric("aspis_shed_total{what=\"fetch\"}") > 0);
+        assert!(aspis.metric("aspis_requests_shed_total") > 0);
         // Nothing is late any more: everything is served again.
         eventually("it is over", || {
             number += 1;
@@ -152,6 +152,35 @@ fn a_core_that_is_late_refuses_what_needs_the_origin_and_serves_hits() {
         gate.open();
         held.iter_mut().for_each(|viewer| assert_eq!(viewer.response().status(), 200));
     }
+}
+
+/// When refusing fetches is not enough, new connections are refused, too; those that are there are served.
+#[test]
+fn a_core_that_stays_late_refuses_new_connections() {
+    let gate = Gate::default();
+    let origin = holding(&gate, &[("Cache-Control", "max-age=600")]);
+    let aspis = Launch::before(&origin.url()).with("--cores", "1").with("--shed-after", "20ms").start();
+    let mut viewer = Viewer::connect(&aspis);
+    viewer.get("/stored").expect(200, b"ok");
+    let mut held = Viewer::connect(&aspis);
+    held.ask("GET", "/held", "");
+    aspis.wait_for_requests(1);
+    let refused = late(&aspis, || {
+        viewer.get("/stored").expect_cached("Hit", b"ok");
+        let mut new = Viewer::connect(&aspis);
+        new.ask_if_open("/stored");
+        new.try_response().ok().filter(|response| response.status() == 503)
+    });
+    assert_eq!(refused.all("retry-after"), ["5"], "{refused:?}");
+    assert!(refused.lists("connection", "close"), "{refused:?}");
+    assert!(aspis.metric("aspis_viewer_connections_refused_total{cause=\"late\"}") > 0);
+    eventually("it is over", || {
+        let mut new = Viewer::connect(&aspis);
+        new.ask_if_open("/stored");
+        new.try_response().ok().filter(|response| response.status() == 200)
+    });
+    gate.open();
+    held.response().expect(200, b"ok");
 }
 
 /// `--shed-after 0`: whatever happens, nothing is refused.
@@ -170,7 +199,7 @@ fn a_core_that_may_be_late_refuses_nothing() {
         viewer.get("/miss").expect(200, b"ok");
         (rounds == 5).then_some(())
     });
-    assert_eq!(aspis.metric("aspis_shed_total{what=\"fetch\"}"), 0);
+    assert_eq!(aspis.metric("aspis_requests_shed_total"), 0);
     gate.open();
     held.response().expect(200, b"ok");
 }
