@@ -89,6 +89,7 @@ struct Started {
 }
 
 fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
+    aspis_runtime::heap::keep_little();
     let inherited = ListenFd::from_env();
     probe_kernel()?;
     let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus())
