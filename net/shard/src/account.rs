@@ -1,7 +1,7 @@
 //! What a core uses beside stored content, held against the one limit once a turn; and the order in which it retreats when that is short.
 //!
 //! Buffers of viewers, requests that wait, origin connections and the like are there before anyone can refuse them. Each has a weight in a
-//! meter of its core; at the end of a turn the sums are charged, in steps, so that a hit costs nothing here. Then the core looks at what the
+//! meter of its core; every few turns the sums are charged, in steps, so that a hit costs next to nothing here. Then the core looks at what the
 //! limit has left, and gives way:
 //!
 //! ```text
@@ -13,7 +13,7 @@
 //! less than an eighth      new connections, and requests that would have to wait, get 503; no fetch begins
 //! ```
 //!
-//! Invariant: what is in use is charged by the end of the turn in which it came, to within a step.
+//! Invariant: what is in use is charged within a few turns, to within a step; what a fetch needs is charged before it begins.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use aspis_storage::budget::{Budget, Charge, Purpose};
 use aspis_telemetry::Counter;
 
 use crate::limits::{
-    CHARGE_STEP, EVICT_AGAIN_AFTER, RELAY_BUFFER_LEN, RELAY_BUFFER_LEN_SHORT, SEND_WINDOW, SHRINK_AGAIN_AFTER,
+    CHARGE_STEP, EVICT_AGAIN_AFTER, LIMBO_SHARE, LOOK_EACH_TURNS, RELAY_BUFFER_LEN, RELAY_BUFFER_LEN_SHORT,
+    RING_LIMBO_AFTER, SEND_WINDOW, SHRINK_AGAIN_AFTER,
 };
 use crate::messages::Message;
 use crate::shard::Shard;
@@ -80,6 +81,9 @@ pub(crate) struct Account {
     pub(crate) requests: Meter,
     pub(crate) origin: OriginMeters,
     retreat: Cell<Retreat>,
+    /// Counts turns.
+    turn: Cell<u32>,
+    limbo_rung_at: Cell<Option<u64>>,
     evicted_at: Cell<Option<u64>>,
     shrunk_at: Cell<Option<u64>>,
 }
@@ -113,6 +117,8 @@ impl Account {
             requests: Meter::default(),
             origin,
             retreat: Cell::new(Retreat::None),
+            turn: Cell::new(0),
+            limbo_rung_at: Cell::new(None),
             evicted_at: Cell::new(None),
             shrunk_at: Cell::new(None),
         }
@@ -153,7 +159,31 @@ fn is_due(before: &Cell<Option<u64>>, now: u64, span: Duration) -> bool {
 }
 
 impl Shard {
-    /// Charges what this core uses, and retreats if the limit is short; once a turn.
+    /// Each turn: looks at the limit every few turns, and in each while memory is short.
+    #[inline]
+    pub(crate) fn look_at_limit(&self) {
+        let account = &self.account;
+        let turn = account.turn.get().wrapping_add(1);
+        account.turn.set(turn);
+        if turn.is_multiple_of(LOOK_EACH_TURNS) || account.retreat.get() != Retreat::None {
+            self.keep_within_limit();
+            self.ring_limbo();
+        }
+    }
+
+    /// Has all cores let go of what was evicted here, once that is more than replicas may hold.
+    pub(crate) fn ring_limbo(&self) {
+        if self.cores == 1 || self.store.borrow().limbo() <= self.budget.limit() / LIMBO_SHARE {
+            return;
+        }
+        if is_due(&self.account.limbo_rung_at, self.ring.now_millis(), RING_LIMBO_AFTER) {
+            for core in (0..self.cores).filter(|core| *core != self.core) {
+                self.post(core, Message::SweepReplicas);
+            }
+        }
+    }
+
+    /// Charges what this core uses, and retreats if the limit is short.
     pub(crate) fn keep_within_limit(&self) {
         let account = &self.account;
         account.charge(self.ring.heap(), self.viewer_count());
@@ -203,7 +233,10 @@ impl Shard {
         self.counters.add(Counter::RetreatShrink, 1);
         self.ring.shrink();
         heap::give_back();
-        *self.scratch.borrow_mut() = Default::default();
+        // Unless it is in use just now.
+        if let Ok(mut scratch) = self.scratch.try_borrow_mut() {
+            *scratch = Default::default();
+        }
         self.origin.close_idle();
         self.sweep_all_replicas();
         for core in (0..self.cores).filter(|core| *core != self.core) {
@@ -242,6 +275,11 @@ impl Shard {
 
     /// The fourth step: whether nobody new is served.
     pub(crate) fn refuses_viewers(&self) -> bool {
+        if self.account.retreat() < Retreat::NoConnections {
+            return false;
+        }
+        // It may be long ago that this was so: a core that sleeps does not look.
+        self.keep_within_limit();
         self.account.retreat() >= Retreat::NoConnections
     }
 

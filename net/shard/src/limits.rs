@@ -113,6 +113,12 @@ const HEADROOM_LEN_MIN: u64 = 512 * 1024;
 /// And at most this much.
 const HEADROOM_LEN_MAX: u64 = 64 * 1024 * 1024;
 
+/// Turns from one look at the limit to the next while there is memory: few enough that what comes meanwhile is a small part of the headroom.
+pub(crate) const LOOK_EACH_TURNS: u32 = 4;
+
+/// How long a core waits for the others to sweep their replicas before it asks again.
+pub(crate) const RING_LIMBO_AFTER: Duration = Duration::from_millis(10);
+
 /// What is in use beside content is charged in steps of this, so that a turn that changes little writes nothing that cores share.
 pub(crate) const CHARGE_STEP: u64 = 16 * 1024;
 

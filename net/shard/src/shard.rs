@@ -29,9 +29,7 @@ use crate::alone::AloneFlight;
 use crate::asking::{Asks, Waiter};
 use crate::backlog::Backlog;
 use crate::fill::Fills;
-use crate::limits::{
-    LIMBO_SHARE, LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL,
-};
+use crate::limits::{LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL};
 use crate::messages::Message;
 use crate::origin::OriginClient;
 use crate::overload::Overload;
@@ -287,8 +285,10 @@ impl Shard {
                 Message::Explain(question) => self.explain(*question),
                 Message::Purged(number) => self.purged(number),
                 Message::SweepReplicas => self.sweep_all_replicas(),
-                // The end of this turn does the rest.
-                Message::Evict => heap::give_back(),
+                Message::Evict => {
+                    heap::give_back();
+                    self.keep_within_limit();
+                }
             }
         }
     }
@@ -343,22 +343,12 @@ impl Shard {
     /// Begins to look for connections whose deadline has passed, closes idle origin connections, ships the log.
     fn sweep(&self) {
         self.origin.sweep();
-        self.ring_limbo();
         self.tend_rules();
+        self.ring_limbo();
         self.show_levels();
         self.charge_log();
         self.backlog.begin_sweep();
         self.flush_log();
-    }
-
-    /// Has all cores let go of what was evicted here, once that is more than replicas may hold.
-    fn ring_limbo(&self) {
-        let is_much = self.cores > 1 && self.store.borrow().limbo() > self.budget.limit() / LIMBO_SHARE;
-        if is_much {
-            for core in (0..self.cores).filter(|core| *core != self.core) {
-                self.post(core, Message::SweepReplicas);
-            }
-        }
     }
 
     /// How many viewers this core has.
@@ -541,7 +531,7 @@ impl Handler for Shard {
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
         let sweeps = self.sweep_rules();
-        self.keep_within_limit();
+        self.look_at_limit();
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
         mail || sweeps || !self.replicas_swept.get() || self.backlog.waits()
