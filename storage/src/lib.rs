@@ -17,6 +17,7 @@ mod atomics;
 mod buddy;
 pub mod budget;
 mod expiry;
+mod heap;
 pub mod limits;
 pub mod mapping;
 mod pages;

@@ -95,6 +95,9 @@ pub const REPLICA_WAYS: usize = 4;
 /// One part in this many of an arena is out of reach for a single object, so that others can be filled beside it.
 pub const OBJECT_RESERVE_SHARE: u64 = 16;
 
+/// Bytes of content that one call may evict however little is asked for: what leaves first may be held by others, who give it back later.
+pub const EVICTION_LEN_MIN: u64 = 64 * 1024;
+
 /// Most entries that one call evicts to make room: about 1 ms of a turn. Who needs more asks again in the next turn.
 pub const EVICTION_COUNT_PER_CALL: usize = 4096;
 

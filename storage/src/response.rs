@@ -14,6 +14,7 @@ use aspis_wire::fields;
 
 use crate::atomics::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::budget::{Budget, Charge, Purpose};
+use crate::heap::{arc_len, class_len};
 use crate::limits::USE_COUNT_MAX;
 use crate::mapping::body::Body;
 use crate::mapping::prefetch::prefetch;
@@ -41,12 +42,12 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Returns the bytes that are charged as heads for a response of these parts.
+    /// Returns the bytes that are charged as heads for a response of these parts: what the heap has for them.
     pub fn charged_len(&self) -> u64 {
         let names_len = self.variant.as_ref().map_or(0, |variant| variant.names.len());
-        let records = size_of::<StoredResponse>() + size_of::<Body>();
-        let tags_len = size_of_val(&*self.tags);
-        (self.key.len() + self.head.len() + tags_len + names_len + records) as u64
+        let lens = [self.key.len(), self.head.len(), size_of_val(&*self.tags), names_len];
+        let bytes: usize = lens.into_iter().map(class_len).sum();
+        (bytes + arc_len::<StoredResponse>() + arc_len::<Body>()) as u64
     }
 }
 
@@ -296,7 +297,7 @@ mod tests {
     fn key_head_tags_and_records_are_charged_as_heads_until_the_last_handle_goes() {
         let budget = Budget::new(10_000);
         let one = response(&budget).unwrap();
-        let own = (3 + 17 + 3 * 8 + size_of::<StoredResponse>() + size_of::<Body>()) as u64;
+        let own = (16 + 32 + 32 + arc_len::<StoredResponse>() + arc_len::<Body>()) as u64;
         assert_eq!((budget.used(Purpose::Heads), one.charged_len()), (own, own + 512));
         let other = Arc::clone(&one);
         drop(one);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::{RamTier, object_len_max};
 use crate::limits::{
-    BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, GIVE_UP_KEPT_SHARE, GIVE_UP_LEN,
-    SAMPLE_COUNT_MAX,
+    BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, EVICTION_LEN_MIN, GIVE_UP_KEPT_SHARE,
+    GIVE_UP_LEN, SAMPLE_COUNT_MAX,
 };
 use crate::mapping::body::{BodyWriter, Tail};
 use crate::policy::{Handle, Policy};
@@ -17,8 +17,9 @@ use crate::response::StoredResponse;
 impl<P: Policy> RamTier<P> {
     /// Evicts until `bytes` more of content, rounded up to whole units, can be allocated, and tells whether they can.
     ///
-    /// About `bytes` of content and a bounded number of them leave in one call: those that sends still hold free nothing
-    /// yet, and evicting others instead would empty the cache without helping. A caller that is told `false` serves uncached.
+    /// About `bytes` of content, or a little more where that is little, and a bounded number of them leave in one call: those that sends
+    /// still hold free nothing yet, and evicting others instead would empty the cache without helping. A caller that is told `false`
+    /// serves uncached.
     pub fn make_room(&mut self, bytes: u64) -> bool {
         let bytes = bytes.next_multiple_of(BLOCK_LEN_MIN as u64);
         let mut evicted_len = 0;
@@ -26,7 +27,7 @@ impl<P: Policy> RamTier<P> {
             if self.has_room(bytes) {
                 return true;
             }
-            if evicted_len >= bytes {
+            if evicted_len >= bytes.max(EVICTION_LEN_MIN) {
                 break;
             }
             let Some(response) = self.evict() else { break };
