@@ -31,6 +31,10 @@ const CALLERS: u64 = 6;
 const KILL_AFTER_MAX_MS: u64 = 150;
 /// Invalidations that are read one by one in each round, besides the list of all.
 const READ_EACH: usize = 40;
+/// As many completed invalidations the server remembers at least; of more than that it forgets the oldest.
+const REMEMBERED: usize = 10_000;
+/// Faults that are shown.
+const SHOWN: usize = 20;
 /// What a server of this driver takes.
 const FLAGS: [&str; 4] = ["--cores", "2", "--memory", "64MiB"];
 
@@ -58,7 +62,33 @@ struct Sent {
 struct Known {
     /// By caller reference.
     sent: BTreeMap<String, Sent>,
+    /// Held in earlier rounds, and too old by now to be listed.
+    forgotten: usize,
     newest: u64,
+}
+
+impl Known {
+    /// Drops what the server may have forgotten: older than all that it lists, which is as much as it must remember.
+    fn leave_to_oblivion(&mut self, listed: &BTreeMap<String, Value>) {
+        let oldest = listed.values().filter_map(|found| found["number"].as_u64()).min();
+        let Some(oldest) = oldest else { return };
+        let before = self.sent.len();
+        // What was never acknowledged is as old as what was sent beside it; it cannot be told from what is forgotten.
+        let newest_forgotten =
+            self.sent.iter().filter(|(_, sent)| sent.number().is_some_and(|number| number < oldest));
+        let round = newest_forgotten.map(|(reference, _)| reference[..6].to_owned()).max();
+        self.sent.retain(|reference, sent| match sent.number() {
+            Some(number) => number >= oldest,
+            None => round.as_deref().is_none_or(|round| reference[..6] > *round),
+        });
+        self.forgotten += before - self.sent.len();
+    }
+}
+
+impl Sent {
+    fn number(&self) -> Option<u64> {
+        self.acknowledged.as_ref().map(|(_, number)| *number)
+    }
 }
 
 /// Plays the rounds; false when something was lost.
@@ -85,12 +115,13 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let acknowledged = known.sent.values().filter(|sent| sent.acknowledged.is_some()).count();
     let completed = known.sent.values().filter(|sent| sent.completed).count();
     println!("| what | count |\n|---|---|");
-    println!("| batches sent | {} |", known.sent.len());
-    println!("| acknowledged before the kill | {acknowledged} |");
+    println!("| batches sent | {} |", known.sent.len() + known.forgotten);
+    println!("| of these held over kills and forgotten since, above {REMEMBERED} | {} |", known.forgotten);
+    println!("| acknowledged and held to the end | {acknowledged} |");
     println!("| of these told to be completed | {completed} |");
     println!("| newest number | {} |", known.newest);
     println!("| faults | {} |", faults.len());
-    for fault in &faults {
+    for fault in faults.iter().take(SHOWN) {
         println!("FAULT {fault} (seed {})", options.seed);
     }
     if faults.is_empty() {
@@ -110,7 +141,10 @@ fn check(
     faults: &mut Vec<String>,
 ) -> io::Result<()> {
     let mut admin = Admin::connect(server.admin)?;
-    let listed = listed(&mut admin)?;
+    let (listed, listed_count) = listed(&mut admin)?;
+    if listed_count >= REMEMBERED {
+        known.leave_to_oblivion(&listed);
+    }
     for (reference, sent) in &known.sent {
         match (listed.get(reference), &sent.acknowledged) {
             (Some(found), Some((id, number))) => {
@@ -175,18 +209,19 @@ fn check(
     origin.expect_newer(server.address, faults)
 }
 
-/// Returns everything that is listed, by caller reference.
-fn listed(admin: &mut Admin) -> io::Result<BTreeMap<String, Value>> {
-    let mut listed = BTreeMap::new();
+/// Returns everything that is listed, by caller reference, and how many there are, those without one included.
+fn listed(admin: &mut Admin) -> io::Result<(BTreeMap<String, Value>, usize)> {
+    let (mut listed, mut count) = (BTreeMap::new(), 0);
     let mut marker = String::new();
     loop {
         let (_, page) = admin.ask("GET", &format!("/v1/invalidations?max_items=1000{marker}"), None)?;
         for item in page["items"].as_array().into_iter().flatten() {
+            count += 1;
             listed.insert(item["caller_reference"].as_str().unwrap_or_default().to_owned(), item.clone());
         }
         match page["next_marker"].as_str() {
             Some(next) => marker = format!("&marker={next}"),
-            None => return Ok(listed),
+            None => return Ok((listed, count)),
         }
     }
 }
