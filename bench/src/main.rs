@@ -210,7 +210,7 @@ fn command() -> Command {
                     Arg::new("full")
                         .long("full")
                         .action(ArgAction::SetTrue)
-                        .help("With ten million objects, too: needs 12 GiB of memory and half an hour"),
+                        .help("With ten million objects, too: needs 16 GiB of memory and half an hour"),
                 )
                 .arg(aspis_flag()),
         )

@@ -93,8 +93,8 @@ fn curves(full: bool) -> [Curve; 4] {
     let number = |x: f64| format!("{x:.0}");
     let decades = |from: u32, to: u32| (from..=to).map(|power| 10_u32.pow(power));
     let objects = decades(3, if full { 7 } else { 6 }).map(|objects| {
-        // About 700 bytes each: content, head, key and the index.
-        let memory_mib = 256 + u64::from(objects) * 1024 / (1 << 20);
+        // About 1300 bytes each: content, head, key, the index and what the allocator adds.
+        let memory_mib = 256 + u64::from(objects) * 1536 / (1 << 20);
         (f64::from(objects), Point { objects, size: SMALL, memory_mib, ..PLAIN })
     });
     let connections =
