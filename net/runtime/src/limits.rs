@@ -10,8 +10,8 @@ pub const TURN_CHUNK_LEN: usize = 256 * 1024;
 pub const TURN_CHUNK_COUNT_MAX: usize = 16;
 
 /// Bytes of one gather send. A larger response is sent piece after piece, so that one reader does not hold the
-/// core for longer than about 100 microseconds.
-pub const GATHER_LEN_MAX: usize = 256 * 1024;
+/// core for longer than about 100 microseconds: that is what everybody else waits longer beside a fast reader.
+pub const GATHER_LEN_MAX: usize = 128 * 1024;
 
 /// Memory runs named by one gather send.
 pub const GATHER_PIECE_COUNT_MAX: usize = 64;
