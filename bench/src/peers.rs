@@ -1,10 +1,10 @@
 //! The product and its peers side by side on the same hits.
 //!
 //! Every server is up on core 0 (the idle ones cost next to nothing), one generator loads one after the other from core 1, and the order turns
-//! from round to round. The figure that counts is server CPU per request, of all threads and children. Neighbours on the machine disturb whole
-//! rounds, so the verdict is the median of the ratios *within* each round, never a ratio of medians. `cell` says what can be asked, `arms` and
-//! `configs` start the servers, `fill` proves that they answer from their caches, `wrk` and `crate::pace` load them, `results` keeps the samples,
-//! `bounds`, `report` and `plot` make of them what people read.
+//! from round to round; what the first one warms is left to the median. The figure that counts is server CPU per request, of all threads and
+//! children. Neighbours on the machine disturb whole rounds, so the verdict is the median of the ratios *within* each round, never a ratio of
+//! medians. `cell` says what can be asked, `arms` and `configs` start the servers, `fill` proves that they answer from their caches, `wrk` and
+//! `crate::pace` load them, `results` keeps the samples, `bounds`, `report` and `plot` make of them what people read.
 
 pub(crate) mod arms;
 mod bounds;
@@ -35,8 +35,6 @@ use wrk::{Script, Wrk};
 
 /// Core of the servers, and of the load.
 pub(crate) const CORES: (usize, usize) = (0, 1);
-/// Each arm is loaded once for so long before the first round.
-const WARM: Duration = Duration::from_secs(1);
 /// A load that fails is repeated so often before its sample is left out.
 const TRIES: usize = 2;
 /// Of so many requests one may be answered by the origin: more, and the load did not measure hits.
@@ -142,11 +140,8 @@ impl Stage {
         let mut running = Vec::new();
         for program in &self.programs {
             let site = Site { scratch: &scratch, core: CORES.0, origin: origin.address(), cell };
-            let ready = arms::start(program, site).and_then(|arm| {
-                fill::fill(&arm, cell, &origin)?;
-                self.load(&arm, cell, &script, WARM)?;
-                Ok(arm)
-            });
+            let ready =
+                arms::start(program, site).and_then(|arm| fill::fill(&arm, cell, &origin).map(|()| arm));
             match ready {
                 Ok(arm) => running.push(arm),
                 Err(error) if program.arm.is_peer() => {
