@@ -2,7 +2,7 @@
 //!
 //! The command line, `--help`, completions and `docs/flags.md` are made from it by the daemon and [`markdown`](crate::markdown);
 //! [`check`](crate::check()) takes defaults and bounds from it. A setting exists only here. The flags of the commands that ask a running
-//! server are in [`requests`].
+//! server are in the table beside this one, `settings/requests.rs`.
 
 mod requests;
 
