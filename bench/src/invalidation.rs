@@ -59,7 +59,8 @@ fn play(options: &Options, state: &Path) -> io::Result<bool> {
     let origin = VersionOrigin::start()?;
     let memory = options.memory.unwrap_or(BASE + options.objects * OBJECT_COST).to_string();
     let (cores, state) = (options.cores.to_string(), state.display().to_string());
-    let flags = ["--memory", &memory, "--cores", &cores, "--state", &state];
+    // Viewers of one part wait while another is measured.
+    let flags = ["--memory", &memory, "--cores", &cores, "--state", &state, "--idle-timeout", "1h"];
     let program = process::find_aspis(options.aspis.as_deref())?;
     let server = Aspis::start(&program, origin.address(), None, &flags)?;
     let started = std::time::Instant::now();
