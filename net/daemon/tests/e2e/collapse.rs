@@ -4,30 +4,9 @@
 //! owns the key and some the other.
 
 use crate::support::{
-    Aspis, Broken, Crowd, Gate, Launch, Origin, PatternCheck, Viewer, eventually, expect_bodies, pattern,
-    results,
+    Aspis, Broken, Crowd, ETAG, FRESH, Gate, KIB, Launch, Origin, PatternCheck, Viewer, eventually,
+    expect_bodies, gated, on_each, pattern, results,
 };
-
-const KIB: usize = 1 << 10;
-const FRESH: (&str, &str) = ("Cache-Control", "max-age=60");
-const ETAG: (&str, &str) = ("ETag", "\"one\"");
-
-/// Runs a test with one core and with two.
-fn on_each(test: impl Fn(&dyn Fn(&Origin) -> Launch)) {
-    for cores in ["1", "2"] {
-        eprintln!("--cores {cores}");
-        test(&|origin| Launch::before(&origin.url()).with("--cores", cores));
-    }
-}
-
-/// An origin that answers `body` when the gate opens.
-fn gated(gate: &Gate, fields: &'static [(&'static str, &'static str)], body: Vec<u8>) -> Origin {
-    let gate = gate.clone();
-    Origin::start(move |reply| {
-        gate.wait("the origin may answer");
-        reply.answer(200, fields, &body);
-    })
-}
 
 /// C-1, C-4: one leader, whose answer is a Miss; all others follow it and are Hits.
 #[test]
@@ -35,7 +14,8 @@ fn fifty_viewers_of_a_cold_object_are_one_origin_request() {
     on_each(|launch| {
         let gate = Gate::default();
         let body = pattern(0, 300 * KIB);
-        let origin = gated(&gate, &[FRESH, ETAG], body.clone());
+        let content = body.clone();
+        let origin = gated(&gate, move |reply| reply.answer(200, &[FRESH, ETAG], &content));
         let aspis = launch(&origin).start();
         let mut crowd = Crowd::asking(&aspis, 50, "/a");
         aspis.wait_for_places(50);
@@ -460,7 +440,8 @@ fn four_hundred_viewers_are_one_origin_request() {
     on_each(|launch| {
         let gate = Gate::default();
         let body = pattern(3, 64 * KIB);
-        let origin = gated(&gate, &[FRESH], body.clone());
+        let content = body.clone();
+        let origin = gated(&gate, move |reply| reply.answer(200, &[FRESH], &content));
         let aspis = launch(&origin).start();
         let mut crowd = Crowd::asking(&aspis, 400, "/a");
         aspis.wait_for_places(400);

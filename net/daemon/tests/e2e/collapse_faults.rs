@@ -1,21 +1,10 @@
 //! Collapsing when something is not as it should be: answers that nobody may share, origins that fail, fills that break, viewers that leave.
 
 use crate::support::{
-    Broken, Crowd, Gate, Launch, Origin, Viewer, eventually, expect_bodies, pattern, results,
+    Broken, Crowd, ETAG, FRESH, Gate, KIB, Origin, Viewer, eventually, expect_bodies, on_each_before,
+    pattern, results,
 };
 use std::net::TcpListener;
-
-const KIB: usize = 1 << 10;
-const FRESH: (&str, &str) = ("Cache-Control", "max-age=60");
-const ETAG: (&str, &str) = ("ETag", "\"one\"");
-
-/// Runs a test with one core and with two.
-fn on_each(test: impl Fn(&dyn Fn(&str) -> Launch)) {
-    for cores in ["1", "2"] {
-        eprintln!("--cores {cores}");
-        test(&|url| Launch::before(url).with("--cores", cores));
-    }
-}
 
 /// An origin that answers nothing before the gate opens, and numbers its answers.
 fn unstorable(gate: &Gate) -> Origin {
@@ -32,7 +21,7 @@ fn unstorable(gate: &Gate) -> Origin {
 #[test]
 fn an_answer_that_is_not_stored_is_fetched_side_by_side() {
     const VIEWERS: usize = 8;
-    on_each(|launch| {
+    on_each_before(|launch| {
         let (first, second) = (Gate::default(), Gate::default());
         let origin = {
             let (first, second) = (first.clone(), second.clone());
@@ -63,7 +52,7 @@ fn an_answer_that_is_not_stored_is_fetched_side_by_side() {
 /// `--hit-for-miss 0`: nothing is remembered, so a leader is waited for each time.
 #[test]
 fn without_marks_each_round_has_a_leader() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let gate = Gate::default();
         let origin = unstorable(&gate);
         let aspis = launch(&origin.url()).with("--hit-for-miss", "0").start();
@@ -85,7 +74,7 @@ fn without_marks_each_round_has_a_leader() {
 /// C-8, C-9: an error of the origin that is not stored is told to everybody, and not asked for again by each.
 #[test]
 fn an_error_that_is_not_stored_is_one_request() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let gate = Gate::default();
         let held = gate.clone();
         let origin = Origin::start(move |reply| {
@@ -109,7 +98,7 @@ fn an_error_that_is_not_stored_is_one_request() {
 /// C-7, C-8: an error with a lifetime is stored, so it is the answer of all.
 #[test]
 fn an_error_that_is_stored_is_shared() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let gate = Gate::default();
         let held = gate.clone();
         let origin = Origin::start(move |reply| {
@@ -130,7 +119,7 @@ fn an_error_that_is_stored_is_shared() {
 /// C-9: a leader that fails fails for all, with one series of attempts.
 #[test]
 fn an_origin_that_hangs_up_is_one_series_of_attempts() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let gate = Gate::default();
         let held = gate.clone();
         let origin = Origin::start(move |reply| {
@@ -151,7 +140,7 @@ fn an_origin_that_hangs_up_is_one_series_of_attempts() {
 /// Nobody listens: everybody is told, and soon.
 #[test]
 fn an_origin_that_is_not_there_is_an_error_for_all() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let free = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
         let url = format!("http://{}", free.local_addr().expect("a bound listener has an address"));
         drop(free);
@@ -165,7 +154,7 @@ fn an_origin_that_is_not_there_is_an_error_for_all() {
 /// C-11: who follows waits no longer than the leader's attempts.
 #[test]
 fn a_silent_origin_is_a_timeout_for_all() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let over = Gate::default();
         let held = over.clone();
         let origin = Origin::start(move |reply| {
@@ -188,7 +177,7 @@ fn a_silent_origin_is_a_timeout_for_all() {
 #[test]
 fn a_failed_validation_gives_all_the_stale_response() {
     for refuses in [false, true] {
-        on_each(|launch| {
+        on_each_before(|launch| {
             let gate = Gate::default();
             let held = gate.clone();
             let origin = Origin::start(move |reply| {
@@ -224,7 +213,7 @@ fn halved(body: &[u8], half: usize, finish: &Gate) -> Origin {
 /// C-9: the leader's viewer leaves before the head; the fetch goes on for those that wait.
 #[test]
 fn a_leader_that_leaves_takes_nobody_along() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let gate = Gate::default();
         let body = pattern(0, 100 * KIB);
         let origin = {
@@ -253,7 +242,7 @@ fn a_leader_that_leaves_takes_nobody_along() {
 /// C-9, R-32: the same within the body.
 #[test]
 fn a_leader_that_leaves_within_the_body_takes_nobody_along() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let finish = Gate::default();
         let body = pattern(0, 3 << 20);
         let origin = halved(&body, 100 * KIB, &finish);
@@ -274,7 +263,7 @@ fn a_leader_that_leaves_within_the_body_takes_nobody_along() {
 /// R-30 as the profile has it: a small fill that nobody waits for any more is finished and kept.
 #[test]
 fn a_small_fill_that_all_viewers_left_is_stored() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let finish = Gate::default();
         let body = pattern(0, 100 * KIB);
         let origin = halved(&body, 40 * KIB, &finish);
@@ -295,7 +284,7 @@ fn a_small_fill_that_all_viewers_left_is_stored() {
 /// a follower that does not read holds up neither the fill nor anybody else.
 #[test]
 fn a_follower_that_does_not_read_slows_nobody() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let gate = Gate::default();
         let body = pattern(0, 12 << 20);
         let origin = {
@@ -320,7 +309,7 @@ fn a_follower_that_does_not_read_slows_nobody() {
 /// Who waits when the server is told to end is still answered.
 #[test]
 fn viewers_that_wait_are_answered_during_a_drain() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let gate = Gate::default();
         let body = pattern(0, 100 * KIB);
         let origin = {
@@ -345,7 +334,7 @@ fn viewers_that_wait_are_answered_during_a_drain() {
 /// a fill that breaks is resumed where it broke, on the same strong validator; viewers see nothing of it.
 #[test]
 fn a_broken_fill_is_resumed() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let gate = Gate::default();
         let body = pattern(0, 400 * KIB);
         let origin = {
@@ -380,7 +369,7 @@ fn a_broken_fill_is_resumed() {
 /// what comes instead of the rest is not put behind the beginning.
 #[test]
 fn a_broken_fill_is_not_resumed_with_another_version() {
-    on_each(|launch| {
+    on_each_before(|launch| {
         let body = pattern(0, 400 * KIB);
         let gate = Gate::default();
         let origin = {
@@ -404,7 +393,7 @@ fn a_broken_fill_is_not_resumed_with_another_version() {
 #[test]
 fn a_broken_fill_without_a_validator_is_cut_for_all() {
     for chunked in [false, true] {
-        on_each(|launch| {
+        on_each_before(|launch| {
             let gate = Gate::default();
             let held = gate.clone();
             let origin = Origin::start(move |reply| {

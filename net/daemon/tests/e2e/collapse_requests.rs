@@ -2,29 +2,9 @@
 //! answers of unusual shape. Each must get what its own request asks for.
 
 use crate::support::{
-    Crowd, Directory, Gate, HOST, Launch, Origin, Reply, Viewer, eventually, expect_bodies, pattern, results,
+    Crowd, Directory, ETAG, FRESH, Gate, HOST, KIB, Viewer, eventually, expect_bodies, gated, on_each,
+    pattern, results,
 };
-
-const KIB: usize = 1 << 10;
-const FRESH: (&str, &str) = ("Cache-Control", "max-age=60");
-const ETAG: (&str, &str) = ("ETag", "\"one\"");
-
-/// Runs a test with one core and with two.
-fn on_each(test: impl Fn(&dyn Fn(&Origin) -> Launch)) {
-    for cores in ["1", "2"] {
-        eprintln!("--cores {cores}");
-        test(&|origin| Launch::before(&origin.url()).with("--cores", cores));
-    }
-}
-
-/// An origin that answers when the gate opens.
-fn gated(gate: &Gate, answer: impl Fn(&mut Reply<'_>) + Send + Sync + 'static) -> Origin {
-    let gate = gate.clone();
-    Origin::start(move |reply| {
-        gate.wait("the origin may answer");
-        answer(reply);
-    })
-}
 
 /// C-1 with RFC 9110 §13: a condition is the viewer's own. It neither reaches the origin nor the others, whoever leads.
 #[test]

@@ -2,10 +2,9 @@
 //!
 //! A core that is ahead of the other hands over what it accepts, so two connections are enough to reach both.
 
-use crate::support::{Aspis, Crowd, Launch, Origin, PatternCheck, Viewer, expect_bodies, pattern, results};
-
-const KIB: usize = 1 << 10;
-const FRESH: (&str, &str) = ("Cache-Control", "max-age=60");
+use crate::support::{
+    Aspis, Crowd, FRESH, KIB, Launch, Origin, PatternCheck, Viewer, expect_bodies, pattern, results,
+};
 
 /// Connections that reach both cores.
 const BOTH: usize = 32;

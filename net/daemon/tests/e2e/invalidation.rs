@@ -4,9 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use crate::support::{
-    Aspis, Crowd, Launch, Origin, Reply, Viewer, eventually, expect_bodies, pause, results,
-};
+use crate::support::{Crowd, Launch, Origin, Reply, Viewer, eventually, expect_bodies, pause, results};
 
 const FRESH: (&str, &str) = ("Cache-Control", "max-age=600");
 
@@ -21,21 +19,6 @@ fn two_cores(origin: &Origin) -> Launch {
 fn versions(reply: &mut Reply<'_>) {
     let body = format!("v{}", reply.before + 1);
     reply.answer(200, &[FRESH, ("xkey", "all")], body.as_bytes());
-}
-
-/// Has the admin side accept `batch` and waits until it is completed.
-#[track_caller]
-fn invalidate(aspis: &Aspis, batch: &str) {
-    let mut admin = Viewer::to(aspis.admin());
-    admin.send(format!(
-        "POST /v1/invalidations?wait=true HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{batch}",
-        batch.len()
-    ));
-    let answer = admin.response();
-    let text = String::from_utf8_lossy(&answer.body).into_owned();
-    assert_eq!(answer.status(), 201, "{text}");
-    assert!(text.contains("Completed"), "{text}");
 }
 
 /// I-22, the test of the specification: v1 on its way since before, completed at t=2, v2 from t=3 on.
@@ -57,7 +40,7 @@ fn a_slow_fill_is_overtaken() {
     let mut attached = Crowd::asking(&aspis, BOTH, "/a");
     held.wait();
     eventually("all follow the fill", || (aspis.metric("aspis_collapse_total") >= BOTH as u64).then_some(()));
-    invalidate(&aspis, r#"{"paths":["/a"]}"#);
+    aspis.invalidate(r#"{"paths":["/a"]}"#);
     let mut crowd = Crowd::connect(&aspis, BOTH);
     let fresh = crowd.get("/a");
     expect_bodies(&fresh, b"version two");
@@ -94,13 +77,13 @@ fn what_is_invalidated_is_gone_from_every_core() {
         r#"{"all":true}"#,
     ];
     for (at, batch) in batches.iter().enumerate() {
-        invalidate(&aspis, batch);
+        aspis.invalidate(batch);
         expect(&format!("v{}", at + 2), 1);
-        invalidate(&aspis, r#"{"paths":["/dir/1","/other*"],"tags":["none"]}"#);
+        aspis.invalidate(r#"{"paths":["/dir/1","/other*"],"tags":["none"]}"#);
         expect(&format!("v{}", at + 2), 0);
     }
     let mut viewer = Viewer::connect(&aspis);
-    invalidate(&aspis, r#"{"paths":["/dir/0?q=1"]}"#);
+    aspis.invalidate(r#"{"paths":["/dir/0?q=1"]}"#);
     assert_eq!(viewer.get(&targets[0]).x_cache(), "Miss");
     assert_eq!(viewer.get(&targets[0]).x_cache(), "Hit");
 }
@@ -115,7 +98,7 @@ fn a_batch_of_a_thousand_paths_is_swept() {
         viewer.get(&format!("/p/{number}")).expect_cached("Miss", b"v1");
     }
     let paths: Vec<String> = (0..1000).map(|number| format!("\"/p/{number}\"")).collect();
-    invalidate(&aspis, &format!("{{\"paths\":[{}]}}", paths[20..].join(",")));
+    aspis.invalidate(&format!("{{\"paths\":[{}]}}", paths[20..].join(",")));
     aspis.wait_for_metric("aspis_cache_purged_total", 180);
     aspis.wait_for_metric("aspis_cache_responses", 20);
     for number in 0..200 {
@@ -136,14 +119,14 @@ fn what_is_invalidated_softly_is_stale() {
     let aspis = two_cores(&origin).start();
     let mut crowd = Crowd::connect(&aspis, BOTH);
     expect_bodies(&crowd.get("/a"), b"v1 false");
-    invalidate(&aspis, r#"{"paths":["/a"],"soft":true}"#);
+    aspis.invalidate(r#"{"paths":["/a"],"soft":true}"#);
     let mut viewer = Viewer::connect(&aspis);
     viewer.get("/a").expect_cached("Hit", b"v1 false");
     eventually("the background brings the next version", || {
         (viewer.get("/a").body == b"v2 true").then_some(())
     });
     expect_bodies(&crowd.get("/a"), b"v2 true");
-    invalidate(&aspis, r#"{"paths":["/a"]}"#);
+    aspis.invalidate(r#"{"paths":["/a"]}"#);
     expect_bodies(&crowd.get("/a"), b"v3 false");
 }
 
@@ -234,10 +217,10 @@ fn nobody_gets_what_is_older_than_a_completed_invalidation() {
         for round in 0..ROUNDS {
             let next = version.fetch_add(1, Ordering::SeqCst) + 1;
             match round % 5 {
-                0 => invalidate(&aspis, r#"{"paths":["/x/*"]}"#),
-                1 => invalidate(&aspis, r#"{"tags":["t"]}"#),
-                2 => invalidate(&aspis, r#"{"paths":["/x/0","/x/1","/x/2","/x/3"]}"#),
-                3 => invalidate(&aspis, r#"{"hosts":["test.example"]}"#),
+                0 => drop(aspis.invalidate(r#"{"paths":["/x/*"]}"#)),
+                1 => drop(aspis.invalidate(r#"{"tags":["t"]}"#)),
+                2 => drop(aspis.invalidate(r#"{"paths":["/x/0","/x/1","/x/2","/x/3"]}"#)),
+                3 => drop(aspis.invalidate(r#"{"hosts":["test.example"]}"#)),
                 _ => {
                     purger.ask("PURGE", "/x/0", "xkey: t\r\n");
                     assert_eq!(purger.response().status(), 200);

@@ -1,6 +1,6 @@
 //! What `--state` keeps: invalidations survive kill -9, damage is named, and a full disk is no silent loss.
 
-use crate::support::{Aspis, Directory, Launch, Origin, Random, Viewer, eventually};
+use crate::support::{Aspis, Directory, Launch, Origin, Random, eventually};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,18 +16,6 @@ fn start(origin: &Origin, directory: &Directory) -> Aspis {
     Launch::before(&origin.url()).with("--state", &directory.file("state")).start()
 }
 
-#[track_caller]
-fn ask(aspis: &Aspis, method: &str, target: &str, body: &str) -> (u16, Value) {
-    let mut viewer = Viewer::to(aspis.admin());
-    viewer.send(format!(
-        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    ));
-    let answer = viewer.response();
-    let document = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("no JSON: {answer:?}"));
-    (answer.status(), document)
-}
-
 /// The issue: what was acknowledged is there after kill -9, with its number, content and reference; numbers go on above it.
 #[test]
 fn acknowledged_invalidations_survive_kill_9() {
@@ -37,7 +25,7 @@ fn acknowledged_invalidations_survive_kill_9() {
         let aspis = start(&origin, &directory);
         for earlier in &known {
             let id = earlier["id"].as_str().expect("an id");
-            let (status, read) = ask(&aspis, "GET", &format!("/v1/invalidations/{id}"), "");
+            let (status, read) = aspis.ask_admin_json("GET", &format!("/v1/invalidations/{id}"), "");
             assert_eq!((status, read["status"].as_str()), (200, Some("Completed")), "round {round}: {read}");
             for name in ["number", "paths", "tags", "create_time", "caller_reference"] {
                 assert_eq!(read[name], earlier[name], "round {round}: {name} of {id}");
@@ -46,12 +34,12 @@ fn acknowledged_invalidations_survive_kill_9() {
                 r#"{{"paths":{},"tags":["t"],"caller_reference":{}}}"#,
                 earlier["paths"], earlier["caller_reference"]
             );
-            assert_eq!(ask(&aspis, "POST", "/v1/invalidations", &again).1["id"], earlier["id"]);
+            assert_eq!(aspis.ask_admin_json("POST", "/v1/invalidations", &again).1["id"], earlier["id"]);
         }
         for at in 0..5 {
             let body =
                 format!(r#"{{"paths":["/{round}/{at}"],"tags":["t"],"caller_reference":"r{round}-{at}"}}"#);
-            let (status, document) = ask(&aspis, "POST", "/v1/invalidations", &body);
+            let (status, document) = aspis.ask_admin_json("POST", "/v1/invalidations", &body);
             assert_eq!(status, 201, "{document}");
             let newest = known.last().map_or(0, |last| last["number"].as_u64().expect("a number"));
             assert!(document["number"].as_u64().expect("a number") > newest, "{document}");
@@ -83,7 +71,7 @@ fn killed_while_it_accepts_it_loses_nothing_that_it_acknowledged() {
         let aspis = start(&origin, &directory);
         for (number, earlier) in &known {
             let id = earlier["id"].as_str().expect("an id");
-            let (status, read) = ask(&aspis, "GET", &format!("/v1/invalidations/{id}"), "");
+            let (status, read) = aspis.ask_admin_json("GET", &format!("/v1/invalidations/{id}"), "");
             assert_eq!((status, read["number"].as_u64()), (200, Some(*number)), "round {round}: {read}");
             assert_eq!(
                 (&read["paths"], read["status"].as_str()),
@@ -135,7 +123,7 @@ fn a_torn_tail_is_cut_and_damage_is_named() {
     let log = directory.path().join("state/rules.log");
     let aspis = start(&origin, &directory);
     for path in ["/1", "/2", "/3"] {
-        ask(&aspis, "POST", "/v1/invalidations", &format!(r#"{{"paths":["{path}"]}}"#));
+        aspis.ask_admin_json("POST", "/v1/invalidations", &format!(r#"{{"paths":["{path}"]}}"#));
     }
     drop(aspis);
     let mut bytes = std::fs::read(&log).expect("the log is there");
@@ -143,7 +131,7 @@ fn a_torn_tail_is_cut_and_damage_is_named() {
     std::fs::write(&log, &bytes).expect("our own directory");
     let aspis = start(&origin, &directory);
     aspis.wait_for_error("cut off");
-    assert_eq!(ask(&aspis, "GET", "/v1/invalidations", "").1["quantity"], 2);
+    assert_eq!(aspis.ask_admin_json("GET", "/v1/invalidations", "").1["quantity"], 2);
     drop(aspis);
     let mut bytes = std::fs::read(&log).expect("the log is there");
     // Within the first invalidation: behind the header and the record of the first start's frame.
@@ -151,8 +139,11 @@ fn a_torn_tail_is_cut_and_damage_is_named() {
     std::fs::write(&log, &bytes).expect("our own directory");
     let aspis = start(&origin, &directory);
     aspis.wait_for_error("counts as invalidated");
-    assert_eq!(ask(&aspis, "GET", "/v1/invalidations", "").1["quantity"], 1);
-    assert_eq!(ask(&aspis, "POST", "/v1/invalidations?wait=5", r#"{"all":true}"#).1["status"], "Completed");
+    assert_eq!(aspis.ask_admin_json("GET", "/v1/invalidations", "").1["quantity"], 1);
+    assert_eq!(
+        aspis.ask_admin_json("POST", "/v1/invalidations?wait=5", r#"{"all":true}"#).1["status"],
+        "Completed"
+    );
     drop(aspis);
     std::fs::write(&log, b"no log of ours").expect("our own directory");
     let output = Launch::before(&origin.url()).with("--state", &directory.file("state")).fail();
@@ -179,15 +170,15 @@ fn a_full_disk_is_said_and_mended() {
         assert!(status.expect("prlimit is there").success());
     };
     let body = r#"{"paths":["/a"]}"#;
-    assert_eq!(ask(&aspis, "POST", "/v1/invalidations", body).0, 201);
+    assert_eq!(aspis.ask_admin_json("POST", "/v1/invalidations", body).0, 201);
     limit("64");
-    let (status, problem) = ask(&aspis, "POST", "/v1/invalidations", body);
+    let (status, problem) = aspis.ask_admin_json("POST", "/v1/invalidations", body);
     assert_eq!(status, 503, "{problem}");
     assert_eq!(problem["applied"], true, "{problem}");
     assert!(problem["detail"].as_str().is_some_and(|text| text.contains("rules.log")), "{problem}");
-    let (status, problem) = ask(&aspis, "POST", "/v1/invalidations", body);
+    let (status, problem) = aspis.ask_admin_json("POST", "/v1/invalidations", body);
     assert_eq!((status, problem["applied"].as_bool()), (503, Some(false)), "what comes after is not begun");
-    assert_eq!(ask(&aspis, "GET", "/v1/invalidations", "").1["quantity"], 1);
+    assert_eq!(aspis.ask_admin_json("GET", "/v1/invalidations", "").1["quantity"], 1);
     let ready = aspis.ask_admin("/readyz");
     assert!(
         ready.status() == 200 && String::from_utf8_lossy(&ready.body).contains("invalidations are refused"),
@@ -197,11 +188,11 @@ fn a_full_disk_is_said_and_mended() {
     limit("unlimited");
     aspis.wait_for_error("rules.log is written again");
     let (_, document) = eventually("it takes invalidations again", || {
-        Some(ask(&aspis, "POST", "/v1/invalidations", body)).filter(|(status, _)| *status == 201)
+        Some(aspis.ask_admin_json("POST", "/v1/invalidations", body)).filter(|(status, _)| *status == 201)
     });
     drop(aspis);
     let aspis = start(&origin, &directory);
     let id = document["id"].as_str().expect("an id");
-    assert_eq!(ask(&aspis, "GET", &format!("/v1/invalidations/{id}"), "").0, 200);
-    assert_eq!(ask(&aspis, "GET", "/v1/invalidations", "").1["quantity"], 2);
+    assert_eq!(aspis.ask_admin_json("GET", &format!("/v1/invalidations/{id}"), "").0, 200);
+    assert_eq!(aspis.ask_admin_json("GET", "/v1/invalidations", "").1["quantity"], 2);
 }

@@ -1,7 +1,7 @@
 //! Invalidations by the admin API and by the commands, as viewers see them.
 
 use crate::support::{Aspis, Launch, Origin, Response, Viewer, run};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,27 +16,6 @@ fn counting() -> (Origin, Arc<AtomicU32>) {
         reply.answer(200, &fields, format!("{number}").as_bytes());
     });
     (origin, count)
-}
-
-/// Sends JSON to the admin side and returns the status and the document.
-#[track_caller]
-fn ask(aspis: &Aspis, method: &str, target: &str, body: &str) -> (u16, Value) {
-    let mut viewer = Viewer::to(aspis.admin());
-    viewer.send(format!(
-        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    ));
-    let answer = viewer.response();
-    let document = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("no JSON: {answer:?}"));
-    (answer.status(), document)
-}
-
-/// Invalidates, and waits until that is completed.
-#[track_caller]
-fn invalidate(aspis: &Aspis, body: &str) -> Value {
-    let (status, document) = ask(aspis, "POST", "/v1/invalidations?wait=true", body);
-    assert_eq!((status, document["status"].as_str()), (201, Some("Completed")), "{document}");
-    document
 }
 
 #[track_caller]
@@ -64,7 +43,7 @@ fn what_is_named_is_gone_and_the_rest_stays() {
     ] {
         results(&aspis, &paths);
         assert_eq!(results(&aspis, &paths), ["Hit"; 6], "before {body}");
-        invalidate(&aspis, body);
+        aspis.invalidate(body);
         let wanted: Vec<&str> =
             paths.iter().map(|path| if gone.contains(path) { "Miss" } else { "Hit" }).collect();
         assert_eq!(results(&aspis, &paths), wanted, "{body}");
@@ -82,7 +61,7 @@ fn soft_validates_and_hard_fetches() {
     {
         results(&aspis, &["/a", "/a"]);
         let before = origin.requests().len();
-        invalidate(&aspis, body);
+        aspis.invalidate(body);
         Viewer::connect(&aspis).get("/a");
         let asked = origin.requests();
         assert_eq!(asked.len(), before + 1, "{body}");
@@ -108,13 +87,13 @@ fn a_bad_batch_changes_nothing() {
         ("", None),
         (&many, None),
     ] {
-        let (status, problem) = ask(&aspis, "POST", "/v1/invalidations", body);
+        let (status, problem) = aspis.ask_admin_json("POST", "/v1/invalidations", body);
         assert_eq!(status, 400, "{problem}");
         assert_eq!(problem["pointer"].as_str(), pointer, "{problem}");
         assert!(problem["detail"].is_string() && problem["status"] == 400, "{problem}");
     }
     assert_eq!(results(&aspis, &["/a"]), ["Hit"]);
-    assert_eq!(ask(&aspis, "GET", "/v1/invalidations", "").1["quantity"], 0);
+    assert_eq!(aspis.ask_admin_json("GET", "/v1/invalidations", "").1["quantity"], 0);
     // A body that is too long is refused by what its head says.
     let mut viewer = Viewer::to(aspis.admin());
     viewer.send(format!(
@@ -130,23 +109,23 @@ fn invalidations_are_read_listed_and_idempotent() {
     let (origin, _) = counting();
     let aspis = Launch::before(&origin.url()).start();
     let body = r#"{"paths":["/a","/b"],"tags":["t"],"caller_reference":"release-7"}"#;
-    let first = invalidate(&aspis, body);
+    let first = aspis.invalidate(body);
     let id = first["id"].as_str().expect("an id");
-    let (status, read) = ask(&aspis, "GET", &format!("/v1/invalidations/{id}"), "");
+    let (status, read) = aspis.ask_admin_json("GET", &format!("/v1/invalidations/{id}"), "");
     assert_eq!((status, &read), (200, &first));
     assert_eq!((&read["paths"], &read["tags"]), (&json!(["/a", "/b"]), &json!(["t"])));
-    let again = invalidate(&aspis, r#"{"tags":["t"],"paths":["/b","/a"],"caller_reference":"release-7"}"#);
+    let again = aspis.invalidate(r#"{"tags":["t"],"paths":["/b","/a"],"caller_reference":"release-7"}"#);
     assert_eq!((&again["id"], &again["number"]), (&first["id"], &first["number"]));
     let (status, problem) =
-        ask(&aspis, "POST", "/v1/invalidations", r#"{"all":true,"caller_reference":"release-7"}"#);
+        aspis.ask_admin_json("POST", "/v1/invalidations", r#"{"all":true,"caller_reference":"release-7"}"#);
     assert_eq!((status, problem["applied"].as_bool()), (409, Some(false)));
-    let newest = invalidate(&aspis, r#"{"all":true}"#);
-    let (_, page) = ask(&aspis, "GET", "/v1/invalidations?max_items=1", "");
+    let newest = aspis.invalidate(r#"{"all":true}"#);
+    let (_, page) = aspis.ask_admin_json("GET", "/v1/invalidations?max_items=1", "");
     assert_eq!((&page["items"][0]["id"], page["is_truncated"].as_bool()), (&newest["id"], Some(true)));
     let marker = page["next_marker"].as_str().expect("there is more");
-    let (_, page) = ask(&aspis, "GET", &format!("/v1/invalidations?marker={marker}"), "");
+    let (_, page) = aspis.ask_admin_json("GET", &format!("/v1/invalidations?marker={marker}"), "");
     assert_eq!((&page["items"][0]["id"], page["is_truncated"].as_bool()), (&first["id"], Some(false)));
-    assert_eq!(ask(&aspis, "GET", "/v1/invalidations/INOBODY", "").0, 404);
+    assert_eq!(aspis.ask_admin_json("GET", "/v1/invalidations/INOBODY", "").0, 404);
 }
 
 /// The commands do what the API does, and `explain` says why.

@@ -1,13 +1,10 @@
 //! Answers from the cache that are no plain hit: variants, conditions, ranges, validation, stale responses; and what must not poison it.
 
-use crate::support::{Aspis, Gate, Launch, Origin, Viewer, eventually};
+use crate::support::{Aspis, ETAG, FRESH, Gate, Launch, Origin, Viewer, eventually};
 
 fn before(origin: &Origin) -> Aspis {
     Launch::before(&origin.url()).start()
 }
-
-const FRESH: (&str, &str) = ("Cache-Control", "max-age=60");
-const ETAG: (&str, &str) = ("ETag", "\"one\"");
 
 /// RFC 9111 §4.1, rule 11: several variants of one URL are kept, and the other keeps its own.
 #[test]

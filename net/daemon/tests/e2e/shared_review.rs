@@ -1,19 +1,9 @@
 //! Faults that a review of shared fetches found: each test failed before its fix.
 
-use crate::support::{Crowd, Gate, Launch, Origin, Viewer, eventually, pattern, pause};
+use crate::support::{
+    Crowd, ETAG, FRESH, Gate, KIB, Launch, Origin, Viewer, eventually, on_each, pattern, pause,
+};
 use std::time::{Duration, Instant};
-
-const KIB: usize = 1 << 10;
-const FRESH: (&str, &str) = ("Cache-Control", "max-age=60");
-const ETAG: (&str, &str) = ("ETag", "\"one\"");
-
-/// Runs a test with one core and with two.
-fn on_each(test: impl Fn(&dyn Fn(&Origin) -> Launch)) {
-    for cores in ["1", "2"] {
-        eprintln!("--cores {cores}");
-        test(&|origin| Launch::before(&origin.url()).with("--cores", cores));
-    }
-}
 
 fn wait(duration: Duration) {
     let until = Instant::now() + duration;

@@ -210,6 +210,27 @@ impl Aspis {
         self.child.id()
     }
 
+    /// Sends JSON to the admin side; returns the status and the document that came back.
+    #[track_caller]
+    pub(crate) fn ask_admin_json(&self, method: &str, target: &str, body: &str) -> (u16, serde_json::Value) {
+        let mut viewer = Viewer::to(self.admin());
+        viewer.send(format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        ));
+        let answer = viewer.response();
+        let document = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("no JSON: {answer:?}"));
+        (answer.status(), document)
+    }
+
+    /// Has the admin side accept a batch of invalidations, and waits until it is completed; returns its document.
+    #[track_caller]
+    pub(crate) fn invalidate(&self, batch: &str) -> serde_json::Value {
+        let (status, document) = self.ask_admin_json("POST", "/v1/invalidations?wait=true", batch);
+        assert_eq!((status, document["status"].as_str()), (201, Some("Completed")), "{document}");
+        document
+    }
+
     /// GETs a page of the admin side.
     #[track_caller]
     pub(crate) fn ask_admin(&self, target: &str) -> Response {

@@ -8,6 +8,7 @@ mod connection;
 mod crowd;
 mod message;
 mod origin;
+mod sharing;
 mod tls;
 mod viewer;
 
@@ -21,6 +22,7 @@ pub(crate) use connection::{Connection, find};
 pub(crate) use crowd::{Crowd, expect_bodies, results};
 pub(crate) use message::Head;
 pub(crate) use origin::{Origin, Reply};
+pub(crate) use sharing::{ETAG, FRESH, KIB, gated, on_each, on_each_before};
 pub(crate) use tls::{Authority, TlsOrigin};
 pub(crate) use viewer::{Broken, HOST, Response, Viewer, request};
 
