@@ -43,12 +43,13 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     for _ in 0..options.cores * PROBES {
         probes.push(Viewer::connect(server.address)?);
     }
-    let mut admin = Viewer::connect(server.admin)?;
     println!("\neffect: {} rounds of each kind over {} objects", options.rounds, options.objects);
     println!("| figure | measured | at most | |\n|---|---|---|---|");
     let mut held = true;
     for (name, rule) in KINDS {
         let quiet = quiet(server)?;
+        // A connection of its own: the admin server ends those that say nothing for ten seconds.
+        let mut admin = Viewer::connect(server.admin)?;
         let canary = Canary::start();
         let (mut completed, mut effective) = (Vec::new(), Vec::new());
         let hits = hot(server, || {
@@ -89,6 +90,7 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
         // Beside each, since neighbours come and go; and the gauges of the cores are as old as this at most.
         let quiet = quiet(server)?;
         let left = stored(server)?;
+        let mut admin = Viewer::connect(server.admin)?;
         let hits = hot(server, || {
             let (_, seen) = round(origin, &mut admin, &mut probes, &format!("{{{rule}}}"))?;
             println!("| {name}, hard: no old bytes on any core | {seen:.2} ms | | |");

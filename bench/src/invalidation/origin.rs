@@ -74,6 +74,7 @@ fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
         let body = format!("{:016}", shared.version.load(Ordering::SeqCst));
         let tags = if is_half { "Surrogate-Key: half\r\n" } else { "" };
         let head = "HTTP/1.1 200 OK\r\nCache-Control: public, max-age=86400\r\n";
-        write!(writer, "{head}{tags}Content-Length: {}\r\n\r\n{body}", body.len())?;
+        let answer = format!("{head}{tags}Content-Length: {}\r\n\r\n{body}", body.len());
+        writer.write_all(answer.as_bytes())?;
     }
 }

@@ -56,7 +56,8 @@ impl Viewer {
         let head = format!(
             "POST /v1/invalidations{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         );
-        write!(self.reader.stream(), "{head}Content-Length: {}\r\n\r\n{json}", json.len())?;
+        let request = format!("{head}Content-Length: {}\r\n\r\n{json}", json.len());
+        self.reader.stream().write_all(request.as_bytes())?;
         let (status, body) = self.answer()?;
         let is_done = !wait || String::from_utf8_lossy(&body).contains("\"Completed\"");
         if status == 201 && is_done { Ok(()) } else { Err(unexpected(status, &body)) }
