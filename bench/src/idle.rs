@@ -2,6 +2,7 @@
 
 use crate::aspis::Aspis;
 use crate::http::{Fault, Flow, Framing, Reader};
+use crate::memory;
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
 use crate::process::{self, raise_open_files};
@@ -48,7 +49,7 @@ pub(crate) fn run(length: Duration, connections: usize, aspis: Option<&str>) -> 
     );
     let Some(kept) = kept else { return Ok(share <= SHARE_MAX) };
     // Measured at rest: what the opening itself needed for a moment is given back by then.
-    let grown = user_memory(&product).saturating_sub(kept.before) as f64 / connections as f64;
+    let grown = memory::private(&product.server).saturating_sub(kept.before) as f64 / connections as f64;
     println!("\n| idle connections | bytes each | at most |\n|---|---|---|");
     println!("| {connections} | {grown:.0} | {CONNECTION_MAX:.0} |");
     drop(kept.streams);
@@ -70,7 +71,7 @@ fn keep(product: &Aspis, count: usize) -> io::Result<Option<Kept>> {
     let mut first = connect(product.address)?;
     (0..WARM_COUNT).try_for_each(|_| ask(&mut first)).map_err(failed)?;
     wait::pause(SETTLE);
-    let before = user_memory(product);
+    let before = memory::private(&product.server);
     let mut streams = vec![first];
     for _ in 0..count {
         let mut reader = connect(product.address)?;
@@ -97,9 +98,4 @@ fn ask(reader: &mut Reader) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::Malformed(format!("{}, {length} bytes", head.start_line)))
-}
-
-/// Memory that is the server's own: file pages, its program among them, are not.
-fn user_memory(product: &Aspis) -> u64 {
-    product.server.status_bytes("RssAnon") + product.server.status_bytes("RssShmem")
 }

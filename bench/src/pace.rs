@@ -68,11 +68,7 @@ pub(crate) fn run(own: &Path, core: usize, order: &Order) -> io::Result<Load> {
 /// Generates the load in this process and prints the outcome as JSON.
 pub(crate) fn generate(order: &Order) -> io::Result<()> {
     let requests = requests(order);
-    let picks = order.cell.picks();
-    let picks = match order.cell.objects {
-        Objects::One => Cell { objects: Objects::Zipf, ..order.cell }.picks(),
-        Objects::Zipf => picks,
-    };
+    let picks = Cell { objects: Objects::Zipf, ..order.cell }.picks();
     let connect = |_| Connection::open(order.address);
     let mut connections = (0..order.cell.connections).map(connect).collect::<io::Result<Vec<_>>>()?;
     let mut idle: VecDeque<usize> = (0..connections.len()).collect();

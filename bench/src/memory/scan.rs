@@ -116,8 +116,8 @@ fn view(
     while sent.load(Ordering::Relaxed) < total {
         let number = asked.fetch_add(1, Ordering::Relaxed);
         let length = sizes.length(SEED, number);
-        write!(writer, "GET /{length}/{number} HTTP/1.1\r\nHost: bench\r\nAccept: image/webp\r\n\r\n")
-            .map_err(lost)?;
+        let request = format!("GET /{length}/{number} HTTP/1.1\r\nHost: bench\r\nAccept: image/webp\r\n\r\n");
+        writer.write_all(request.as_bytes()).map_err(lost)?;
         let named = |fault: Fault| format!("object {number} of {length} B: {fault:?}");
         let head = reader.head().map_err(named)?;
         let mut wrong = None;

@@ -72,10 +72,7 @@ impl<K: Eq + Hash> Numbers<K> {
 
 /// SplitMix64's last step.
 pub(crate) fn mix(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    Random::new(number).next()
 }
 
 /// Reads the sized trace: `time key size` in each line; key and size together are the identity.
