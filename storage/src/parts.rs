@@ -130,11 +130,6 @@ impl PartsTable {
         PartSet::cost(response.key.len(), validator_of(response).as_ref()) + self.sets.growth()
     }
 
-    fn set_mut(&mut self, hash: u128) -> Option<&mut PartSet> {
-        let position = self.sets.find(hash)?;
-        self.sets.at_mut(position).map(|set| &mut **set)
-    }
-
     /// Notes a part whose place is free, and returns the places of those that have to leave for it: all of another representation, what lies within it, or the
     /// oldest of too many.
     ///
@@ -153,7 +148,7 @@ impl PartsTable {
             let set = PartSet { hash, key, total: part.total, validator, parts: Vec::new() };
             self.sets.insert(Box::new(set));
         }
-        let set = self.set_mut(response.hash).expect("it was there or was put there");
+        let set = self.sets.get_mut(response.hash).expect("it was there or was put there");
         let held = Held {
             range: response.range(part),
             fresh_until: response.meta.fresh_until(),
@@ -175,7 +170,7 @@ impl PartsTable {
 
     /// Forgets one part, and the set with the last.
     pub(crate) fn forget(&mut self, hash: u128, place: u128) {
-        let Some(set) = self.set_mut(hash) else { return };
+        let Some(set) = self.sets.get_mut(hash) else { return };
         set.parts.retain(|held| held.place != place);
         if set.parts.is_empty() {
             self.remove(hash);
@@ -184,7 +179,7 @@ impl PartsTable {
 
     /// Forgets all parts under a hash and returns their places.
     pub(crate) fn remove(&mut self, hash: u128) -> Vec<u128> {
-        let found = self.sets.find(hash).and_then(|position| self.sets.remove(position));
+        let found = self.sets.take(hash);
         let Some(set) = found else { return Vec::new() };
         self.charge.shrink(set.charged());
         if self.sets.len() == 0 {

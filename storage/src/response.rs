@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use aspis_cache::invalidation::tags;
+use aspis_cache::invalidation::{Subject, tags};
 use aspis_cache::range::ByteRange;
 use aspis_cache::stored::{Part, StoredMeta};
 use aspis_wire::fields;
@@ -145,6 +145,11 @@ impl StoredResponse {
     #[inline]
     pub fn invalidation(&self) -> u64 {
         self.invalidation.load(Ordering::Acquire)
+    }
+
+    /// Returns what invalidation rules are held against.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { key: &self.key, tags: &self.tags }
     }
 
     /// Notes that the rules up to `number` have done to this response what they do.

@@ -4,7 +4,7 @@
 //! stale answers, parts, what a validation or a resumed fill builds on, and the sweep. Invariants: a response from before a rule that
 //! concerns it is not used by a core that has the rule (I-21, I-25); one that is up to date costs a load and a comparison.
 
-use aspis_cache::invalidation::{RuleTable, Subject, Verdict};
+use aspis_cache::invalidation::{RuleTable, Verdict};
 
 use crate::response::StoredResponse;
 
@@ -18,8 +18,7 @@ pub fn hold(stored: &StoredResponse, rules: &RuleTable, now: u64) -> bool {
 #[cold]
 #[inline(never)]
 fn catch_up(stored: &StoredResponse, rules: &RuleTable, now: u64) -> bool {
-    let subject = Subject { key: &stored.key, tags: &stored.tags };
-    match rules.judge(&subject, stored.invalidation()) {
+    match rules.judge(&stored.subject(), stored.invalidation()) {
         // Its number stays behind, so that a core that does not see the mark yet comes to the same answer.
         Verdict::Gone => {
             stored.mark_gone();

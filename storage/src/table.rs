@@ -142,6 +142,16 @@ impl<T: Placed> Table<T> {
         self.slots.at_mut(position).held.as_mut()
     }
 
+    /// Returns the entry that stands under this hash, to change it; but not where it stands.
+    pub(crate) fn get_mut(&mut self, place: u128) -> Option<&mut T> {
+        self.at_mut(self.find(place)?)
+    }
+
+    /// Takes the entry that stands under this hash out.
+    pub(crate) fn take(&mut self, place: u128) -> Option<T> {
+        self.remove(self.find(place)?)
+    }
+
     /// Puts an entry under a hash that nothing stands under, and returns its position.
     pub(crate) fn insert(&mut self, held: T) -> u32 {
         let hash = self.short(held.place());

@@ -227,15 +227,7 @@ impl<P: Policy> RamTier<P> {
 
     /// Removes what is stored under exactly this primary key, variants too, and returns how many responses that were.
     pub fn invalidate(&mut self, hash: u128, key: &[u8]) -> usize {
-        let before = self.index.len();
-        self.remove(hash, key);
-        self.remove_parts(key);
-        if self.vary.names(hash, key).is_some() {
-            for variant in self.vary.remove(hash) {
-                self.take(variant);
-            }
-        }
-        before - self.index.len()
+        self.retain_uri(hash, key, &mut |_| false)
     }
 
     /// Returns what is stored under exactly this primary key: the response, the parts, or the variants.

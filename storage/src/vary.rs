@@ -71,11 +71,6 @@ impl VaryTable {
         Rule::cost(key.len(), variant.names.len()) + self.rules.growth()
     }
 
-    fn rule_mut(&mut self, primary: u128) -> Option<&mut Rule> {
-        let position = self.rules.find(primary)?;
-        self.rules.at_mut(position).map(|rule| &mut **rule)
-    }
-
     /// Notes a variant and returns those that have to leave for it: all of another rule, or the oldest of too many.
     ///
     /// `None` when the budget has no room for the rule.
@@ -94,7 +89,7 @@ impl VaryTable {
             let rule = Rule { primary: variant.primary, key: key.into(), names, variants: Vec::new() };
             self.rules.insert(Box::new(rule));
         }
-        let rule = self.rule_mut(variant.primary).expect("it was there or was put there");
+        let rule = self.rules.get_mut(variant.primary).expect("it was there or was put there");
         rule.variants.retain(|other| *other != hash);
         if rule.variants.len() >= VARIANT_COUNT_MAX {
             outdated.push(rule.variants.remove(0));
@@ -105,7 +100,7 @@ impl VaryTable {
 
     /// Forgets one variant, and the rule with the last.
     pub fn forget(&mut self, primary: u128, hash: u128) {
-        let Some(rule) = self.rule_mut(primary) else { return };
+        let Some(rule) = self.rules.get_mut(primary) else { return };
         rule.variants.retain(|other| *other != hash);
         if rule.variants.is_empty() {
             self.remove(primary);
@@ -114,7 +109,7 @@ impl VaryTable {
 
     /// Forgets a rule and returns the hashes of its variants.
     pub fn remove(&mut self, primary: u128) -> Vec<u128> {
-        let found = self.rules.find(primary).and_then(|position| self.rules.remove(position));
+        let found = self.rules.take(primary);
         let Some(rule) = found else { return Vec::new() };
         self.charge.shrink(rule.charged());
         if self.rules.len() == 0 {

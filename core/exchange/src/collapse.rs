@@ -467,9 +467,11 @@ impl<W> Collapse<W> {
 
     /// Nobody joins the flight any more; another may take its place. Tells whether somebody could.
     fn part(&mut self, number: u64) -> bool {
-        let selected = self.flights.get(&number).map(|flight| flight.selected);
-        let is_joinable = selected.is_some_and(|selected| self.joinable.get(&selected) == Some(&number));
-        selected.filter(|_| is_joinable).map(|selected| self.joinable.remove(&selected));
+        let Some(flight) = self.flights.get(&number) else { return false };
+        let is_joinable = self.joinable.get(&flight.selected) == Some(&number);
+        if is_joinable {
+            self.joinable.remove(&flight.selected);
+        }
         is_joinable
     }
 

@@ -7,6 +7,8 @@ use std::fmt;
 
 use aspis_wire::Method;
 
+use crate::ResultType;
+
 /// Why an origin gave no usable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OriginFailure {
@@ -59,6 +61,14 @@ pub enum Retry {
 }
 
 impl OriginFailure {
+    /// Returns what the answer counts as: that we refused it, or an error (L-15).
+    pub const fn result(self) -> ResultType {
+        match self {
+            Self::Overloaded => ResultType::CapacityExceeded,
+            _ => ResultType::Error,
+        }
+    }
+
     /// Returns the status that the viewer gets (H-25).
     pub const fn status(self) -> u16 {
         match self {

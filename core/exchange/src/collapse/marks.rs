@@ -66,12 +66,17 @@ impl Marks {
 
     /// Until when a mark holds, if it does.
     pub(super) fn until(&self, primary: u128, now: u64) -> Option<u64> {
-        self.set.get(&primary).map(|mark| mark.until).filter(|until| now < *until)
+        self.get(primary, now).map(|mark| mark.until)
     }
 
     /// The number of a mark, if it holds.
     pub(super) fn number(&self, primary: u128, now: u64) -> Option<u64> {
-        self.set.get(&primary).filter(|mark| now < mark.until).map(|mark| mark.number)
+        self.get(primary, now).map(|mark| mark.number)
+    }
+
+    /// A mark that holds.
+    fn get(&self, primary: u128, now: u64) -> Option<&Mark> {
+        self.set.get(&primary).filter(|mark| now < mark.until)
     }
 
     #[cfg(test)]

@@ -166,10 +166,7 @@ impl Exchange {
             return Action::Answer(answer);
         }
         let refused = self.refuse(failure.status());
-        if failure == OriginFailure::Overloaded {
-            // L-15.
-            self.result = ResultType::CapacityExceeded;
-        }
+        self.result = failure.result();
         refused
     }
 

@@ -91,10 +91,7 @@ pub fn write_error_answer(behavior: &Behavior, answer: &ErrorAnswer<'_>, out: &m
         // H-26: these answers have Via, although no message was received.
         write_via(behavior, Version::Http11, out);
     }
-    let result = match answer.failure {
-        Some(OriginFailure::Overloaded) => ResultType::CapacityExceeded,
-        _ => ResultType::Error,
-    };
+    let result = answer.failure.map_or(ResultType::Error, OriginFailure::result);
     write_x_cache_line(&behavior.name, result, out);
     if let Some(reason) = answer.reason.filter(|_| behavior.cache_status) {
         let collapsed: &[u8] = if answer.collapsed { b"; collapsed" } else { b"" };

@@ -158,7 +158,7 @@ impl Shadow {
 
     /// Plays a request and tells whether it was a hit.
     fn request(&mut self, hash: u128, len: u64) -> bool {
-        if let Some(entry) = self.table.find(hash).and_then(|position| self.table.at_mut(position)) {
+        if let Some(entry) = self.table.get_mut(hash) {
             entry.uses = (entry.uses + 1).min(USE_COUNT_MAX);
             return true;
         }
