@@ -177,9 +177,7 @@ impl Shard {
             return;
         }
         if is_due(&self.account.limbo_rung_at, self.ring.now_millis(), RING_LIMBO_AFTER) {
-            for core in (0..self.cores).filter(|core| *core != self.core) {
-                self.post(core, Message::SweepReplicas);
-            }
+            self.post_others(|| Message::SweepReplicas);
         }
     }
 
@@ -212,16 +210,13 @@ impl Shard {
     /// The first step: content leaves until the headroom is free.
     fn evict_for_others(&self, headroom: u64) {
         let missing = headroom.saturating_sub(self.budget.available());
-        let mut store = self.store.borrow_mut();
+        let limbo = self.store.borrow().limbo();
         // What left and is still held comes back by itself; others need not leave for it, unless it takes long.
         let now = self.ring.now_millis();
-        if store.limbo() >= missing && !is_due(&self.account.evicted_at, now, EVICT_AGAIN_AFTER) {
+        if limbo >= missing && !is_due(&self.account.evicted_at, now, EVICT_AGAIN_AFTER) {
             return;
         }
-        store.note_time(self.ring.wall_seconds());
-        let before = store.len();
-        store.make_room_beside(headroom);
-        self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
+        self.evict(headroom);
         self.counters.add(Counter::RetreatEvict, 1);
     }
 
@@ -239,9 +234,7 @@ impl Shard {
         }
         self.origin.close_idle();
         self.sweep_all_replicas();
-        for core in (0..self.cores).filter(|core| *core != self.core) {
-            self.post(core, Message::Evict);
-        }
+        self.post_others(|| Message::Evict);
     }
 
     /// Tells whether a fetch may begin, which takes `bytes` of buffers; content leaves for it if need be. Else what asked for it is refused:
@@ -250,10 +243,12 @@ impl Shard {
         // What this turn brought counts: thousands may be told at once to go alone.
         self.account.charge(self.ring.heap(), self.viewer_count());
         let (bytes, headroom) = (bytes as u64, self.budget.headroom());
-        if self.budget.available() < headroom / 8 + bytes {
+        let has_room =
+            || Retreat::of(self.budget.available().saturating_sub(bytes), headroom) < Retreat::NoConnections;
+        if !has_room() {
             self.evict_for_others(headroom + bytes);
         }
-        let has_room = self.budget.available() >= headroom / 8 + bytes;
+        let has_room = has_room();
         self.counters.add(Counter::RetreatNoRequest, u64::from(!has_room));
         has_room
     }

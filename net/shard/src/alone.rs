@@ -68,9 +68,7 @@ impl Shard {
         self.rules.note_unsafe();
         self.invalidate_here(hash, key);
         let key: Arc<[u8]> = Arc::from(key);
-        for core in (0..self.cores).filter(|core| *core != self.core) {
-            self.post(core, Message::Invalidate { hash, key: Arc::clone(&key) });
-        }
+        self.post_others(|| Message::Invalidate { hash, key: Arc::clone(&key) });
     }
 
     pub(crate) fn invalidate_here(&self, hash: u128, key: &[u8]) {

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aspis_cache::invalidation::{Subject, Verdict};
+use aspis_cache::invalidation::Verdict;
 use aspis_cache::key;
 use aspis_cache::reuse::{Reuse, serves_while_revalidating};
 use aspis_exchange::ViewerFacts;
@@ -208,8 +208,7 @@ impl Shard {
             return Why::Purged { number };
         }
         let now = self.now().wall;
-        let subject = Subject { key: &stored.key, tags: &stored.tags };
-        let is_soft = self.rules.judge(&subject, stored.invalidation()) == Verdict::Stale;
+        let is_soft = self.rules.judge(&stored.subject(), stored.invalidation()) == Verdict::Stale;
         let soft = is_soft || stored.fresh_until() < stored.meta.fresh_until();
         match view_of(stored).reuse(now) {
             Reuse::Fresh { ttl, .. } if !is_soft => Why::Fresh { ttl },
@@ -228,8 +227,7 @@ impl Shard {
 
     /// The number of the newest rule that makes a response useless: rules older than it do no more than it does.
     fn purged_by(&self, stored: &StoredResponse) -> Option<u64> {
-        let subject = Subject { key: &stored.key, tags: &stored.tags };
-        let is_gone = |checked| self.rules.judge(&subject, checked) == Verdict::Gone;
+        let is_gone = |checked| self.rules.judge(&stored.subject(), checked) == Verdict::Gone;
         let (mut gone, mut kept) = (stored.invalidation(), self.rules.latest());
         if !is_gone(gone) {
             return None;

@@ -27,7 +27,7 @@ use crate::origin::{NoBody, OriginBody, OriginRequest, OriginResponse};
 use crate::owner::Arrived;
 use crate::resume::Retry;
 use crate::shard::Shard;
-use crate::storing::view_of;
+use crate::storing::{older_of, view_of};
 
 /// One fetch, before it is sent.
 pub(crate) struct Flight {
@@ -121,8 +121,7 @@ impl Work<'_> {
                         continue;
                     }
                 },
-                // A 101 that nobody asked for, or a 304.
-                Action::Refuse { .. } if head.status == 101 => return Err(OriginFailure::ProtocolMismatch),
+                Action::Refuse { .. } => return Err(refusal(head.status)),
                 _ => return Err(OriginFailure::Invalid),
             });
         }
@@ -132,7 +131,7 @@ impl Work<'_> {
     /// 304 confirms or a 206 completes was there when the request was sent; [`Shard::replace`] and [`Work::joined`] look again.
     fn found(&self, status: u16) -> Option<Arc<StoredResponse>> {
         let stored = self.stored.borrow().clone();
-        stored.filter(|stored| matches!(status, 206 | 304 | 416) || self.shard.holds(stored))
+        stored.filter(|stored| answers_condition(status) || self.shard.holds(stored))
     }
 
     async fn fetch(&self, conditions: Conditions) -> Result<OriginResponse, OriginFailure> {
@@ -167,9 +166,7 @@ impl Work<'_> {
         let stored = self.stored.borrow().clone();
         let joined = stored.as_ref().filter(|_| raw.is_none());
         let prefix = joined.map(|stored| &stored.body);
-        // What is joined is as old as the older of both.
-        let invalidation =
-            joined.map_or(self.number.get(), |stored| stored.invalidation().min(self.number.get()));
+        let invalidation = older_of(self.number.get(), joined.map(|stored| &**stored));
         let filling = store.map(|meta| Filling {
             head,
             request: self.request,
@@ -312,6 +309,16 @@ fn lead_reply(raw: &Option<Arc<[u8]>>, view: &Rc<FillView>, arrived: &Arrived, c
         },
         None => arrived.reply(core, Role::Lead),
     }
+}
+
+/// Tells whether an answer with this status is about what was there when its request was sent.
+pub(crate) fn answers_condition(status: u16) -> bool {
+    matches!(status, 206 | 304 | 416)
+}
+
+/// What an answer with this status failed in that the machine refuses: a 101 that nobody asked for, or a 304.
+pub(crate) fn refusal(status: u16) -> OriginFailure {
+    if status == 101 { OriginFailure::ProtocolMismatch } else { OriginFailure::Invalid }
 }
 
 /// The preconditions of a request to the origin. `fields` are those of what is stored; `viewers` are the viewer's as far as they go on.

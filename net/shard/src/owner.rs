@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aspis_cache::invalidation::{Subject, Verdict};
+use aspis_cache::invalidation::Verdict;
 use aspis_cache::key::{self, PART_SUFFIX, SEPARATOR};
 use aspis_cache::range;
 use aspis_cache::reuse::Reuse;
@@ -174,8 +174,7 @@ impl Shard {
         let flying = self.owner.collapse.borrow().joinable(&asked);
         flying.is_some_and(|flying| match self.owner.arriving.borrow().get(&flying.flight) {
             Some(Arrived { stored, .. }) => {
-                let subject = Subject { key: &stored.key, tags: &stored.tags };
-                self.rules.judge(&subject, stored.invalidation()) == Verdict::Untouched
+                self.rules.judge(&stored.subject(), stored.invalidation()) == Verdict::Untouched
             }
             None => !self.rules.concern_key(key, flying.number),
         })
@@ -294,10 +293,9 @@ impl Shard {
     ) {
         let sent = self.owner.collapse.borrow().number(id).unwrap_or_default();
         // With its tags known, a rule may concern what the request of the flight brought, which was sent before it (I-22).
-        let is_outdated = arrived.as_ref().is_some_and(|arrived| {
-            let subject = Subject { key: &arrived.stored.key, tags: &arrived.stored.tags };
-            self.rules.judge(&subject, sent) != Verdict::Untouched
-        });
+        let is_outdated = arrived
+            .as_ref()
+            .is_some_and(|arrived| self.rules.judge(&arrived.stored.subject(), sent) != Verdict::Untouched);
         if let Some(arrived) = arrived {
             self.owner.arriving.borrow_mut().insert(id, arrived);
         }

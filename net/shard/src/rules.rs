@@ -309,9 +309,7 @@ impl Shard {
         self.rules.next_round_at.set(now + (now - round.began_at) * RULES_ROUND_PAUSE);
         if removed > 0 {
             // Replicas hold the memory of what is gone as long as nobody looks.
-            for core in (0..self.cores).filter(|core| *core != self.core) {
-                self.post(core, Message::SweepReplicas);
-            }
+            self.post_others(|| Message::SweepReplicas);
         }
         self.settle_rules();
         false

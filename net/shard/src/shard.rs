@@ -221,14 +221,25 @@ impl Shard {
     /// Evicts until the budget has room for so much beside bodies: heads, and what is passed through. Else a cache whose memory is full of
     /// heads would take nothing in any more.
     pub(crate) fn make_room(&self, bytes: u64) {
-        if self.budget.available() >= bytes {
-            return;
+        if self.budget.available() < bytes {
+            self.evict(bytes);
         }
+    }
+
+    /// Evicts for so much beside bodies, whether or not the budget has that.
+    pub(crate) fn evict(&self, bytes: u64) {
         let mut store = self.store.borrow_mut();
         store.note_time(self.ring.wall_seconds());
         let before = store.len();
         store.make_room_beside(bytes);
         self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
+    }
+
+    /// Sends a message to every other core.
+    pub(crate) fn post_others(&self, message: impl Fn() -> Message) {
+        for core in (0..self.cores).filter(|core| *core != self.core) {
+            self.post(core, message());
+        }
     }
 
     /// Sends a message to another core; when its mailbox is full the message waits here and goes with a later turn.

@@ -178,6 +178,11 @@ pub(crate) fn primary_of(stored: &StoredResponse) -> u128 {
     }
 }
 
+/// The rule number of what a request brings that was sent at `number`, and that completes `joined`: it is as old as the older of both.
+pub(crate) fn older_of(number: u64, joined: Option<&StoredResponse>) -> u64 {
+    joined.map_or(number, |joined| number.min(joined.invalidation()))
+}
+
 /// A stored response as the machine looks at it.
 pub(crate) fn view_of(stored: &StoredResponse) -> Stored<'_> {
     Stored {

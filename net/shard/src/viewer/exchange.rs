@@ -37,12 +37,12 @@ use aspis_wire::{Field, FieldSlots, HeadLimits};
 
 use crate::alone::FlightGuard;
 use crate::fill::{self, FillView, Filling, Flying, Reader};
-use crate::flight::preconditions;
+use crate::flight::{answers_condition, preconditions, refusal};
 use crate::limits::{DEPOSIT_LEN_MAX, FETCH_ROOM, LINGER};
 use crate::log::{Answered, Ended};
 use crate::origin::{LentBody, OriginBody, OriginRequest, OriginResponse};
 use crate::shard::Shard;
-use crate::storing::view_of;
+use crate::storing::{older_of, view_of};
 use crate::viewer::body::{BodyFault, ViewerBody};
 use crate::viewer::relay::{Delimiter, Relay, RelayFailure};
 use crate::viewer::stored::Material;
@@ -275,7 +275,7 @@ impl Work<'_> {
                 Ok(None) | Err(_) => return self.answer_failure(OriginFailure::Invalid, Role::Lead),
             };
             // What a 304 confirms or a 206 completes was there when the request was sent.
-            let found = if matches!(head.status, 206 | 304 | 416) { self.stored() } else { self.held() };
+            let found = if answers_condition(head.status) { self.stored() } else { self.held() };
             let stored = found.as_deref().map(view_of);
             let event = Event::OriginHead { head: &head, request: self.head, stored };
             match self.step(event, self.shard.now()) {
@@ -306,10 +306,7 @@ impl Work<'_> {
                 },
                 Action::Tunnel => return self.tunnel(&head, response.body).await,
                 Action::Refuse { status } => {
-                    let switched = head.status == 101;
-                    let failure =
-                        if switched { OriginFailure::ProtocolMismatch } else { OriginFailure::Invalid };
-                    return self.answer_error(status, Some(failure));
+                    return self.answer_error(status, Some(refusal(head.status)));
                 }
                 _ => return Afterwards::Reset,
             }
@@ -333,8 +330,7 @@ impl Work<'_> {
             FoundChange::Keep => {}
             FoundChange::Forget => self.shard.forget(&stored),
             FoundChange::Update(meta) => {
-                let number = stored.invalidation().min(self.number.get());
-                if let Some(fresh) = self.shard.freshened(&stored, Some(meta), head, number) {
+                if let Some(fresh) = self.shard.freshened(&stored, Some(meta), head, self.number.get()) {
                     self.shard.replace_at_owner(fresh, &stored);
                 }
             }
@@ -489,10 +485,8 @@ impl Work<'_> {
                 (&posted, FlightGuard::new(self.shard, posted.0, self.number.get()))
             }
         };
-        // What is joined is as old as the older of both.
         let joined = self.stored().filter(|_| prefix.is_some());
-        let invalidation =
-            joined.map_or(self.number.get(), |part| part.invalidation().min(self.number.get()));
+        let invalidation = older_of(self.number.get(), joined.as_deref());
         let flying = Flying::Alone(flight.flight);
         let filling = Filling { head, request: self.head, key, meta, flying, invalidation, prefix };
         let fill = fill::prepare(self.shard, filling, origin, None)?;

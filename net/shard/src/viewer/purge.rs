@@ -18,9 +18,8 @@ use aspis_runtime::future::{Either, race};
 use aspis_runtime::mailbox::Post;
 use aspis_runtime::sync::Notify;
 use aspis_telemetry::Counter;
-use aspis_wire::Version;
 use aspis_wire::fields;
-use aspis_wire::request::{RequestFraming, RequestHead};
+use aspis_wire::request::RequestHead;
 
 use super::exchange::{parked_head, viewer_gone};
 use crate::limits::{LINGER, PURGE_LOOK_INTERVAL, PURGES_MAX};
@@ -155,17 +154,15 @@ async fn run(
         Err(why) => (503, format!("{{\"status\":\"Failed\",\"detail\":\"{}\"}}\n", escaped(&why))),
     };
     // Where the next request begins is not known behind content that nobody reads.
-    let has_content = !matches!(head.framing, RequestFraming::None | RequestFraming::Length(0));
-    let keep_alive = head.keep_alive && !has_content && !shard.draining.get();
+    let keep_alive = head.keep_alive && !head.has_content() && !shard.draining.get();
     let mut out = Vec::with_capacity(256);
-    let version: Version = head.version;
     let wall = shard.ring.wall_seconds();
     write_own(
         &shard.behavior,
         status,
         "application/json",
         body.as_bytes(),
-        (version, keep_alive),
+        (head.version, keep_alive),
         wall,
         &mut out,
     );
