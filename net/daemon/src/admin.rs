@@ -170,6 +170,9 @@ impl Admin {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (target, fields) = (request.uri(), request.headers());
+        if !matches!(route, Route::Health | Route::Ready | Route::Metrics) {
+            self.guard.may_read(target, fields)?;
+        }
         match route {
             Route::Health => Ok(reply::text(StatusCode::OK, "ok\n")),
             Route::Ready => Ok(self.readiness.reply()),
@@ -177,26 +180,20 @@ impl Admin {
                 let format = Format::accepted(fields.get(ACCEPT).and_then(|value| value.to_str().ok()));
                 Ok(reply::reply(StatusCode::OK, format.content_type(), self.metrics.render(format)))
             }
-            Route::Memory => {
-                self.guard.may_read(target, fields)?;
-                Ok(reply::reply(StatusCode::OK, "application/json", self.memory.json()))
-            }
+            Route::Memory => Ok(reply::reply(StatusCode::OK, "application/json", self.memory.json())),
             Route::Invalidations if request.method() == Method::POST => {
                 self.guard.may_change(target, fields)?;
                 guard::is_json(fields)?;
                 Ok(api::create(&self.invalidations, request).await)
             }
             Route::Invalidations => {
-                self.guard.may_read(target, fields)?;
                 Ok(api::list(&self.invalidations, &Query::of(target, &["marker", "max_items"])?))
             }
             Route::Invalidation => {
-                self.guard.may_read(target, fields)?;
                 let query = Query::of(target, &["wait"])?;
                 Ok(api::read(&self.invalidations, name, &query).await)
             }
             Route::Explain => {
-                self.guard.may_read(target, fields)?;
                 let query = Query::of(target, &["url"])?;
                 explain::answer(&*self.cores, &query).await
             }

@@ -18,7 +18,6 @@ mod time;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aspis_cache::invalidation::{Rule, Wildcards};
@@ -88,7 +87,7 @@ pub(crate) struct Invalidations {
     purges: mpsc::Sender<Purge>,
     counters: Arc<CoreCounters>,
     /// Requests that wait for completion.
-    waiting: AtomicUsize,
+    waiting: Semaphore,
     /// Places for bodies that are being read.
     bodies: Semaphore,
     wildcards: Wildcards,
@@ -170,7 +169,7 @@ pub(crate) fn open(
         changed: Arc::new(Notify::new()),
         purges,
         counters: Arc::new(CoreCounters::new()),
-        waiting: AtomicUsize::new(0),
+        waiting: Semaphore::new(limits::WAITING_COUNT_MAX),
         bodies: Semaphore::new(BODY_COUNT_MAX),
         wildcards,
     };
@@ -249,8 +248,8 @@ impl Invalidations {
         self.cores.get()
     }
 
-    /// Accepts a batch: number, cores and log, in this order and in one go. The flag tells whether it is new.
-    fn accept(&self, batch: Batch, by: Counter) -> Result<(u64, bool), Refusal> {
+    /// Accepts a batch: number, cores and log, in this order and in one go.
+    fn accept(&self, batch: Batch, by: Counter) -> Result<u64, Refusal> {
         let Some(cores) = self.cores() else { return Err(Refusal::Log("the server is starting".into())) };
         let rules = batch.rules.clone();
         let path_count = batch.items.iter().filter(|item| matches!(item.kind, ItemKind::Path)).count();
@@ -264,7 +263,7 @@ impl Invalidations {
             }
             let (at, accepted) = registry.accept(batch, time::now_ms(), || cores.next_number())?;
             number = at;
-            let Some(accepted) = accepted else { return Ok((number, false)) };
+            let Some(accepted) = accepted else { return Ok(number) };
             cores.tell(RuleBatch { number, rules });
             // Within the lock, so that records are in the log in their order, and in each replacement of it.
             due = match &*log {
@@ -278,7 +277,7 @@ impl Invalidations {
         self.counters.add(by, 1);
         self.counters.add(Counter::InvalidationPaths, path_count as u64);
         due.call();
-        Ok((number, true))
+        Ok(number)
     }
 
     /// Has `waiter` called when an invalidation is so far.
@@ -336,7 +335,7 @@ impl Invalidations {
     fn purge_now(&self, purge: Purge) {
         let Purge { rules, done } = purge;
         match self.accept(Batch::of_rules(rules), Counter::InvalidationsPurge) {
-            Ok((number, _)) => {
+            Ok(number) => {
                 let told = move |outcome: registry::Outcome| {
                     done(outcome.map(|view| view.number).map_err(|cause| cause.to_string()));
                 };
@@ -396,23 +395,6 @@ impl Purges for Invalidations {
             }
             Err(mpsc::error::TrySendError::Closed(purge)) => refuse(purge, "the server is ending"),
         }
-    }
-}
-
-/// Counts one who waits; `None` when too many do.
-struct Waiting<'i>(&'i AtomicUsize);
-
-impl<'i> Waiting<'i> {
-    fn enter(count: &'i AtomicUsize) -> Option<Self> {
-        let before = count.fetch_add(1, Ordering::Relaxed);
-        let place = Waiting(count);
-        (before < limits::WAITING_COUNT_MAX).then_some(place)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

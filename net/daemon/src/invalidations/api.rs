@@ -16,7 +16,7 @@ use tokio::time::{error::Elapsed, timeout};
 use super::batch::{Batch, Item, ItemKind, Parsed, parse};
 use super::limits::{BODY_LEN_MAX, BODY_TIMEOUT, LOG_WAIT_MAX, PAGE_LEN, PAGE_LEN_MAX, WAIT_MAX};
 use super::registry::{Outcome, Refusal, Until, View};
-use super::{Invalidations, Waiting, time};
+use super::{Invalidations, time};
 use crate::admin::{Problem, Query, Reply, reply};
 use aspis_telemetry::Counter;
 
@@ -57,7 +57,7 @@ where
 
 async fn accept(invalidations: &Invalidations, batch: Batch, wait: Duration) -> Result<View, Problem> {
     let accepted = invalidations.accept(batch, Counter::InvalidationsApi);
-    let (number, _) = accepted.map_err(|refusal| problem(&refusal))?;
+    let number = accepted.map_err(|refusal| problem(&refusal))?;
     let view = match timeout(LOG_WAIT_MAX, until(invalidations, number, Until::Logged)).await {
         Ok(Ok(view)) => view,
         Ok(Err(cause)) => return Err(not_kept(&cause)),
@@ -67,7 +67,7 @@ async fn accept(invalidations: &Invalidations, batch: Batch, wait: Duration) -> 
         return Ok(view);
     }
     // Who finds too many waiting before learns the state as it is, and may ask again.
-    let Some(_place) = Waiting::enter(&invalidations.waiting) else { return Ok(view) };
+    let Ok(_place) = invalidations.waiting.try_acquire() else { return Ok(view) };
     match timeout(wait, until(invalidations, number, Until::Completed)).await {
         Ok(Ok(completed)) => Ok(completed),
         _ => Ok(invalidations.view(number).unwrap_or(view)),
@@ -131,7 +131,7 @@ pub(crate) async fn read(invalidations: &Invalidations, id: &str, query: &Query)
     if view.is_completed || wait.is_zero() {
         return reply::json(StatusCode::OK, &document(&view));
     }
-    let Some(_place) = Waiting::enter(&invalidations.waiting) else {
+    let Ok(_place) = invalidations.waiting.try_acquire() else {
         return reply::json(StatusCode::OK, &document(&view));
     };
     let number = view.number;
