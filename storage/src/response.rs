@@ -82,10 +82,14 @@ pub struct StoredResponse {
     fresh_until: AtomicU64,
     invalidation: AtomicU64,
     use_count: AtomicU8,
+    /// It was used at some time: the count was taken since.
+    used: AtomicBool,
     gone: AtomicBool,
     can_be_validated: bool,
     /// Somebody validates it in the background.
     refreshing: AtomicBool,
+    /// The disk tier has it, or is about to.
+    on_disk: AtomicBool,
     charge: Charge,
 }
 
@@ -120,9 +124,11 @@ impl StoredResponse {
             fresh_until: AtomicU64::new(meta.fresh_until()),
             invalidation: AtomicU64::new(invalidation),
             use_count: AtomicU8::new(0),
+            used: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             can_be_validated,
             refreshing: AtomicBool::new(false),
+            on_disk: AtomicBool::new(false),
             charge,
         })
     }
@@ -185,8 +191,26 @@ impl StoredResponse {
     pub fn take_uses(&self) -> u8 {
         match self.use_count.load(Ordering::Relaxed) {
             0 => 0,
-            _ => self.use_count.swap(0, Ordering::Relaxed),
+            _ => {
+                self.used.store(true, Ordering::Relaxed);
+                self.use_count.swap(0, Ordering::Relaxed)
+            }
         }
+    }
+
+    /// Tells whether it was ever used, whoever took the count since.
+    pub fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed) || self.uses() > 0
+    }
+
+    /// Tells whether the disk tier has the response, or is about to.
+    pub fn is_on_disk(&self) -> bool {
+        self.on_disk.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the disk tier has the response.
+    pub fn set_on_disk(&self, is_on_disk: bool) {
+        self.on_disk.store(is_on_disk, Ordering::Relaxed);
     }
 
     /// Takes the right to validate the response in the background; false while somebody has it.
@@ -351,8 +375,11 @@ mod tests {
     fn the_use_count_saturates_and_starts_again() {
         let response = response(&Budget::new(10_000)).unwrap();
         assert_eq!(response.take_uses(), 0);
+        assert!(!response.was_used());
         (0..9).for_each(|_| response.note_use());
+        assert!(response.was_used());
         assert_eq!((response.take_uses(), response.take_uses()), (USE_COUNT_MAX, 0));
+        assert!(response.was_used(), "for good");
     }
 
     #[test]

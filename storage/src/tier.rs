@@ -4,6 +4,7 @@
 //! a response is found only by its full key, while it is live; it has a complete body; whatever leaves the index is marked gone;
 //! what the tables take is charged as index before they take it.
 
+mod leaving;
 mod room;
 
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use crate::policy::{Entries, Handle, Policy, SizeAware};
 use crate::response::StoredResponse;
 use crate::table::{Placed, Table};
 use crate::vary::VaryTable;
+use leaving::Leaving;
 
 /// One core's part of the cache in memory.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub struct RamTier<P = SizeAware> {
     /// Of those, the bytes of the arena.
     payload: u64,
     round: Round,
+    /// What was evicted and may go to disk.
+    leaving: Leaving,
 }
 
 /// A walk over all entries by their positions.
@@ -119,6 +123,7 @@ impl<P: Policy> RamTier<P> {
             len: 0,
             payload: 0,
             round: Round::default(),
+            leaving: Leaving::default(),
         }
     }
 

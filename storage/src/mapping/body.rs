@@ -61,6 +61,8 @@ pub struct Body {
     /// Set while a tail is out, so that there is one at most.
     lent: AtomicBool,
     slot_count: AtomicU32,
+    /// Under which number its slices are on disk; 0 if none is.
+    write_id: AtomicU64,
     first: [Slot; BODY_BLOCKS_INLINE],
     /// The slots that do not fit in `first`.
     more: OnceLock<Box<Directory>>,
@@ -99,6 +101,7 @@ impl Body {
             state: AtomicU8::new(BodyState::Filling as u8),
             lent: AtomicBool::new(false),
             slot_count: AtomicU32::new(0),
+            write_id: AtomicU64::new(0),
             first: Default::default(),
             more: OnceLock::new(),
         });
@@ -159,6 +162,17 @@ impl Body {
             let Progress { state, len } = self.progress();
             (state == BodyState::Complete).then_some(len)
         })
+    }
+
+    /// Returns under which number the body's slices were written to disk; `None` if none were. Heads that are made anew over the same body
+    /// lead to the same slices.
+    pub fn write_id(&self) -> Option<u64> {
+        Some(self.write_id.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    /// Notes under which number the body's slices are on disk.
+    pub fn set_write_id(&self, write_id: u64) {
+        self.write_id.store(write_id, Ordering::Relaxed);
     }
 
     /// Returns how many bytes of the arena the body holds, used or not.

@@ -112,14 +112,22 @@ impl<P: Policy> RamTier<P> {
         missing() == 0
     }
 
-    /// Lets the response of the least use go: one that is of none any more, else the policy's choice.
+    /// Lets the response of the least use go: one that is of none any more, else the policy's choice. What is kept for the disk frees
+    /// nothing yet, so another leaves with it.
     pub(super) fn evict(&mut self) -> Option<Arc<StoredResponse>> {
         if let Some(position) = self.expiries.next(self.now) {
             return self.take_at(position).map(|(response, _)| response);
         }
-        let Handle(position) = self.policy.evict(&mut self.index)?;
-        let entry = self.index.remove(position);
-        Some(self.leave(entry.expect("the policy knows exactly what is in the index")))
+        loop {
+            let Handle(position) = self.policy.evict(&mut self.index)?;
+            let entry = self.index.remove(position).expect("the policy knows exactly what is in the index");
+            let is_kept = self.leaving.wants(&entry.response);
+            let response = self.leave(entry);
+            if !is_kept {
+                return Some(response);
+            }
+            self.leaving.keep(response);
+        }
     }
 
     /// Charges what the tables grow by for one more entry, after evicting for it if need be.
