@@ -10,7 +10,7 @@ mod stored;
 
 pub use error::{ErrorAnswer, write_error, write_error_answer};
 pub use hit::{HIT_TAIL_LEN_MAX, HitTail, finish_hit};
-pub use stored::{Multipart, StoredReply, stored_fields, write_stored_reply};
+pub use stored::{Multipart, StoredReply, part_head, stored_fields, write_stored_reply};
 
 pub use aspis_cache::status::Stored;
 

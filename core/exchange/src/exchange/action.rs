@@ -67,6 +67,8 @@ pub enum Role {
     Lead,
     /// It waited for the fetch of another (RFC 9111 §4, RFC 9211 §2.6).
     Collapsed,
+    /// Nobody fetched: what was stored comes back from disk, for all who ask.
+    Restored,
 }
 
 /// What happened.
@@ -137,7 +139,7 @@ pub enum Event<'e> {
         /// What was found and not served.
         stored: Option<Stored<'e>>,
     },
-    /// The fetch that this request waited for brought a response that is stored, or on its way into the store (C-1).
+    /// The fetch that this request waited for brought a response that is stored, or on its way into the store (C-1); or it comes from disk.
     Arrived {
         /// It.
         arriving: Arriving<'e>,

@@ -44,17 +44,17 @@ impl Exchange {
         now: Now,
     ) -> Action {
         let Arrival { arriving, role, request, key_buffer } = arrival;
-        if role == Role::Collapsed && !is_selected(behavior, arriving.variant, request, key_buffer) {
+        if role != Role::Lead && !is_selected(behavior, arriving.variant, request, key_buffer) {
             return Action::AskAgain;
         }
         let (Reuse::Fresh { age, ttl } | Reuse::Stale { age, ttl }) = reuse::reuse(arriving.meta, now.wall);
         let aged = Aged { age, ttl };
-        if role == Role::Collapsed && is_too_old(facts, sent, &arriving, aged) {
+        if role != Role::Lead && is_too_old(facts, sent, &arriving, aged) {
             return self.forward_apart(facts, sent.conditions, Collapsing::Never, now);
         }
         let Some(kind) = kind(facts, &arriving, request) else {
             // C-10: another part of the same content; it is fetched beside the running fetch, with those who want the same.
-            let is_far = role == Role::Collapsed && facts.range && facts.may_store();
+            let is_far = role != Role::Lead && facts.range && facts.may_store();
             let collapsing = if is_far { Collapsing::Apart } else { Collapsing::Never };
             return self.forward_apart(facts, Conditions::Viewer, collapsing, now);
         };
@@ -62,9 +62,13 @@ impl Exchange {
         if role == Role::Lead {
             self.fwd_status = Some(if arriving.validated { 304 } else { 206 });
         }
+        if role == Role::Restored {
+            // The disk answers, not the origin (RFC 9211 §2.2).
+            self.reason = None;
+        }
         // C-4: who waited for another's fetch has a hit.
         let result = match role {
-            Role::Collapsed => ResultType::Hit,
+            Role::Collapsed | Role::Restored => ResultType::Hit,
             Role::Lead if arriving.validated => ResultType::RefreshHit,
             Role::Lead => ResultType::Miss,
         };
@@ -181,6 +185,40 @@ mod tests {
             assert_eq!(run.exchange.is_collapsed(), role == Role::Collapsed);
             assert_eq!(run.exchange.forward_reason(), Some(ForwardReason::UriMiss));
         }
+    }
+
+    /// What comes from disk is a hit as one from memory is: nothing was forwarded, nothing collapsed (RFC 9211 §2.1).
+    #[test]
+    fn what_comes_from_disk_is_a_plain_hit() {
+        for (text, kind_of_answer) in [
+            ("GET /x HTTP/1.1\nHost: a\n\n", AnswerKind::Whole),
+            (
+                "GET /x HTTP/1.1\nHost: a\nRange: bytes=5-9\n\n",
+                AnswerKind::Part(ByteRange { start: 5, end: 10 }),
+            ),
+            ("GET /x HTTP/1.1\nHost: a\nIf-None-Match: \"a\"\n\n", AnswerKind::NotModified),
+        ] {
+            let (action, run) = told(text, arriving(&META), Role::Restored);
+            assert_eq!(kind(action), kind_of_answer);
+            assert_eq!(run.exchange.result(), ResultType::Hit);
+            assert_eq!((run.exchange.forward_reason(), run.exchange.is_collapsed()), (None, false));
+        }
+        let far = format!("GET /x HTTP/1.1\nHost: a\nRange: bytes={0}-{0}\n\n", 2 * RANGE_REACH);
+        let whole = Arriving { length: Some(10 * RANGE_REACH), ..arriving(&META) };
+        let (action, run) = told(&far, whole, Role::Restored);
+        assert!(matches!(action, Action::Forward(forward) if forward.collapsing == Collapsing::Apart));
+        assert_eq!(run.exchange.forward_reason(), Some(ForwardReason::UriMiss));
+    }
+
+    /// RFC 9111 §5.2.1.7: who asks for nothing but what is stored gets what comes from disk.
+    #[test]
+    fn a_request_for_what_is_stored_follows_the_disk() {
+        let mut run = Run::new(&[("request-directives", "on")]);
+        run.request("GET /x HTTP/1.1\nHost: a\nCache-Control: only-if-cached\n\n");
+        let Action::Forward(forward) = run.step(Event::NotHere) else { panic!("the owner is asked") };
+        assert_eq!(forward.collapsing, Collapsing::OnlyStored);
+        assert_eq!(kind(run.arrives(arriving(&META), Role::Restored)), AnswerKind::Whole);
+        assert_eq!(run.exchange.result(), ResultType::Hit);
     }
 
     /// C-3: a HEAD is answered by a running fetch; it starts none.

@@ -21,6 +21,15 @@ pub fn stored_fields(head: &[u8]) -> impl Iterator<Item = Field<'_>> {
     lines.into_iter().filter_map(field)
 }
 
+/// Returns the stored head of a part of the content whose stored head this is (RFC 9110 §15.3.7).
+pub fn part_head(head: &[u8]) -> Vec<u8> {
+    let mut part = Vec::with_capacity(head.len() + 16);
+    HeadWriter::new(&mut part).status_line(206);
+    let line_len = head.windows(2).position(|pair| pair == b"\r\n").map_or(head.len(), |at| at + 2);
+    part.extend_from_slice(&head[line_len..]);
+    part
+}
+
 /// Returns our line of `Via`, which names the version in which the stored response came (RFC 9110 §7.6.3).
 fn stored_via(head: &[u8]) -> Option<Field<'_>> {
     let lines = field_lines(head);

@@ -311,3 +311,13 @@ proptest! {
         });
     }
 }
+
+/// RFC 9110 §15.3.7: only the status says that it is a part; where it lies is said when it is sent.
+#[test]
+fn a_part_has_the_head_of_its_whole() {
+    let whole = stored("HTTP/1.1 200 OK\nETag: \"a\"\nContent-Length: 5\n\n", &[]).replace('\n', "\r\n");
+    let part = part_head(whole.as_bytes());
+    assert!(part.starts_with(b"HTTP/1.1 206 Partial Content\r\n"));
+    assert!(stored_fields(&part).eq(stored_fields(whole.as_bytes())));
+    assert!(part_head(b"").starts_with(b"HTTP/1.1 206"), "bytes from outside do not end the process");
+}
