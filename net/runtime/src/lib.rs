@@ -1,4 +1,4 @@
-//! The kernel boundary: executors, the ring, sockets, timers, mailboxes.
+//! The kernel boundary: executors, the ring, sockets, files, timers, mailboxes.
 //!
 //! This crate decides *how* a core waits and moves bytes, and nothing about what the bytes mean. `net/shard` feeds
 //! it with a [`Handler`] per core and with tasks; the kernel's completions come back as calls of that handler or as
@@ -20,6 +20,7 @@ mod atomics;
 pub mod bind;
 mod buffers;
 mod executor;
+mod file;
 pub mod future;
 mod future_timer;
 pub mod heap;
@@ -46,6 +47,7 @@ mod turn;
 pub mod weight;
 
 pub use executor::{CoreOptions, CoreThread, StartError, spawn_core};
+pub use file::DiskFile;
 pub use future_timer::Elapsed;
 pub use mailbox::Doorbell;
 pub use ring::{Handler, Ring};

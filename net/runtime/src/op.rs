@@ -1,11 +1,12 @@
 //! Operations that a future waits for: what the kernel may touch, and who waits.
 //!
-//! `receive_into` and `connect` put their memory into a slot here before the kernel learns its address; the slot is
+//! `receive_into`, `connect`, `read_at` and `write_at` put their memory into a slot here before the kernel learns its address; the slot is
 //! emptied only when the completion was reaped. A dropped future leaves the slot behind as *abandoned*.
 //! Also the layout of `user_data`: kind, generation and slot of whom a completion belongs to.
 
 use std::any::Any;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -116,10 +117,17 @@ pub(crate) enum Memory {
     },
 }
 
+/// Who keeps the descriptor open that an operation names.
+pub(crate) enum Holder {
+    /// The socket of this key, which counts what is in flight on it.
+    Socket(Key),
+    /// The operation itself: files have no place in a table.
+    File { _descriptor: Rc<OwnedFd> },
+}
+
 /// One submitted operation of a future.
 pub(crate) struct Operation {
-    /// Key of the socket whose descriptor it names.
-    pub(crate) socket: Key,
+    pub(crate) holder: Holder,
     pub(crate) memory: Memory,
     pub(crate) waker: Option<Waker>,
     pub(crate) result: Option<i32>,

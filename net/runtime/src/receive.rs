@@ -9,7 +9,7 @@ use std::ops::{Bound, RangeBounds};
 use io_uring::{cqueue, opcode};
 
 use crate::buffers::BUFFER_GROUP;
-use crate::op::{Kind, Memory, Operation, PinnedBuffer, user_data};
+use crate::op::{Holder, Kind, Memory, Operation, PinnedBuffer, user_data};
 use crate::ring::State;
 use crate::slots::Key;
 use crate::socket::{Phase, ReceiveEnd, ReceiveState};
@@ -139,7 +139,7 @@ impl State {
         socket.outstanding += 1;
         let memory = Memory::Buffer(pinned);
         let operation = self.operations.insert(Operation {
-            socket: key,
+            holder: Holder::Socket(key),
             memory,
             waker: None,
             result: None,

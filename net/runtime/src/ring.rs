@@ -24,7 +24,7 @@ use crate::executor::CoreOptions;
 use crate::future_timer::{Elapsed, Sleep, Timeout};
 use crate::kernel::Kernel;
 use crate::mailbox::Doorbell;
-use crate::op::{Kind, Memory, Operation, OperationFuture, user_data};
+use crate::op::{Holder, Kind, Memory, Operation, OperationFuture, user_data};
 use crate::send::{Owned, Pending, Source, SourceSend};
 use crate::slots::{Key, Slots};
 use crate::socket::{Close, Listener, ListenerId, Peer, Quiet, ReceiveEnd, Socket, SocketId};
@@ -167,7 +167,8 @@ impl State {
             // JUSTIFICATION: the queue's entries carry raw addresses, so pushing is unsafe by interface.
             // SAFETY: each caller stores what the entry names where only the entry's completion frees it: the
             // socket's `InFlight`, an `Operation`, the turn buffer, or a box of this state.
-            // Tests: `abandoned_receive_keeps_its_buffer`, `bodies_to_a_stalled_reader_arrive_whole_and_in_order`,
+            // Tests: `abandoned_receive_keeps_its_buffer`, `abandoned_read_keeps_its_buffer_and_descriptor`,
+            // `bodies_to_a_stalled_reader_arrive_whole_and_in_order`,
             // `the_kernel_keeps_what_it_was_lent_until_its_completion`.
             if unsafe { self.kernel.push(entry) } {
                 return;
@@ -366,7 +367,7 @@ impl Ring {
             let storage = Box::new(storage);
             let pointer: *const libc::sockaddr = (&raw const *storage).cast();
             let operation = state.operations.insert(Operation {
-                socket,
+                holder: Holder::Socket(socket),
                 memory: Memory::Address { _storage: storage },
                 waker: None,
                 result: None,

@@ -27,7 +27,7 @@ use crate::limits::{
     ACCEPT_RETRY, ACCEPTS_PER_TURN, ACCEPTS_WAITING_MAX, COMPLETIONS_PER_TURN, LONG_TURN, PROBE_COMPLETIONS,
     PROBE_INTERVAL, STOP_WAIT, TASKS_PER_TURN, YIELD_COUNT_MAX,
 };
-use crate::op::{Kind, parse_user_data, plain, user_data};
+use crate::op::{Holder, Kind, parse_user_data, plain, user_data};
 use crate::receive::Received;
 use crate::ring::{Event, Handler, Inner, State, duration_millis};
 use crate::slots::Key;
@@ -108,14 +108,19 @@ impl State {
     /// A completion of an operation of a future.
     fn operated(&mut self, key: Key, result: i32) {
         let Some(operation) = self.operations.get_mut(key) else { return };
-        let socket = operation.socket;
+        let socket = match operation.holder {
+            Holder::Socket(socket) => Some(socket),
+            Holder::File { .. } => None,
+        };
         operation.result = Some(result);
         self.wakers.extend(operation.waker.take());
         if operation.abandoned {
             let finished = self.operations.remove(key).map(|operation| operation.memory);
             self.dead_memory.extend(finished);
         }
-        self.finish_one(socket);
+        if let Some(socket) = socket {
+            self.finish_one(socket);
+        }
     }
 
     /// A completion of a listener. Returns the accepted connection, which the handler is told of.

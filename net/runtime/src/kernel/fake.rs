@@ -278,7 +278,7 @@ impl Kernel {
             opcode::Send::CODE if submission.flags & SKIP_SUCCESS != 0 => {
                 return self.send_at_once(submission);
             }
-            opcode::Send::CODE => {
+            opcode::Send::CODE | opcode::Write::CODE => {
                 Lent::Reads { pieces: vec![whole], seen: read_pieces(&[whole]), payload_len: whole.1 }
             }
             opcode::SendMsg::CODE => {
@@ -294,7 +294,7 @@ impl Kernel {
                 Lent::Reads { seen: read_pieces(&pieces), pieces, payload_len }
             }
             opcode::Recv::CODE if submission.flags & BUFFER_SELECT != 0 => Lent::Ring,
-            opcode::Recv::CODE => {
+            opcode::Recv::CODE | opcode::Read::CODE => {
                 fill(whole.0, whole.1, self.poison);
                 Lent::Writes { address: whole.0, poison: self.poison }
             }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::executor::CoreOptions;
+use crate::file::DiskFile;
 use crate::kernel::{Chance, incoming};
 use crate::ring::Ring;
 use crate::send::Source;
@@ -16,6 +17,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 type Receiving = Pin<Box<dyn Future<Output = (Result<usize, i32>, Counted)>>>;
+
+/// What a buffer of an operation on a file is filled with.
+const UNTOUCHED: u8 = 0xaa;
 
 /// Memory that is counted while it is alive.
 struct Counted {
@@ -121,6 +125,9 @@ struct Bench {
     chance: Chance,
     alive: Rc<()>,
     salt: u8,
+    /// Operations on files that run, and whether each is a read.
+    on_files: Vec<(Receiving, bool)>,
+    files_done: u64,
 }
 
 impl Bench {
@@ -133,7 +140,8 @@ impl Bench {
         let handler = Rc::new(Recorder { inner: inner.clone(), models: RefCell::default() });
         let ring = Ring { inner: inner.clone() };
         let turn = Turn::new(inner, handler, 50);
-        Bench { turn, ring, chance: Chance::new(!seed), alive: Rc::new(()), salt: 0 }
+        let (on_files, files_done) = (Vec::new(), 0);
+        Bench { turn, ring, chance: Chance::new(!seed), alive: Rc::new(()), salt: 0, on_files, files_done }
     }
 
     fn turn(&mut self) {
@@ -161,14 +169,19 @@ impl Bench {
         (0..len).map(|_| self.chance.below(256) as u8).collect()
     }
 
-    fn connect(&mut self) {
+    /// A fresh descriptor, its number, and a new salt for it.
+    fn descriptor(&mut self) -> (UnixStream, i32) {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let fd = ours.as_raw_fd();
         self.salt = self.salt.wrapping_add(1);
-        let salt = self.salt;
         // The number is a closed socket's at most, of which nothing can be in flight any more.
-        let mut models = self.turn.handler.models.borrow_mut();
-        models.retain(|_, model| model.fd != fd);
+        self.turn.handler.models.borrow_mut().retain(|_, model| model.fd != fd);
+        (ours, fd)
+    }
+
+    fn connect(&mut self) {
+        let (ours, fd) = self.descriptor();
+        let salt = self.salt;
         self.turn.inner.state.borrow_mut().kernel.connect(fd, salt);
         let socket = self.ring.adopt(ours.into(), Peer::Unix);
         let model = Model {
@@ -181,7 +194,7 @@ impl Bench {
             is_open: true,
             receiving: None,
         };
-        models.insert(socket.0, model);
+        self.turn.handler.models.borrow_mut().insert(socket.0, model);
     }
 
     /// One of the sockets that are open.
@@ -252,6 +265,47 @@ impl Bench {
         }
     }
 
+    /// Begins an operation on a file of its own, whose handle is gone before the operation is; or looks after one, or drops it.
+    fn use_file(&mut self) {
+        if self.on_files.len() < 4 && self.chance.once_in(2) {
+            let (ours, fd) = self.descriptor();
+            self.turn.inner.state.borrow_mut().kernel.connect(fd, self.salt);
+            let file = DiskFile::new(ours.into());
+            let buffer = Counted { bytes: vec![UNTOUCHED; 200], _alive: self.alive.clone() };
+            let (ring, is_read) = (self.ring.clone(), self.chance.once_in(2));
+            let mut running: Receiving = Box::pin(async move {
+                match is_read {
+                    true => ring.read_at(&file, 4096, buffer, 10..190).await,
+                    false => ring.write_at(&file, 4096, buffer, 10..190).await,
+                }
+            });
+            assert!(running.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            return self.on_files.push((running, is_read));
+        }
+        if self.on_files.is_empty() {
+            return;
+        }
+        let at = self.chance.below(self.on_files.len());
+        let (mut running, is_read) = self.on_files.swap_remove(at);
+        match running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready((result, buffer)) => {
+                self.files_done += 1;
+                let read_len = if is_read { result.unwrap_or(0) } else { 0 };
+                let untouched = buffer.bytes[..10].iter().chain(&buffer.bytes[190..]);
+                assert!(
+                    untouched
+                        .chain(if is_read { &[] } else { &buffer.bytes[10..190] })
+                        .all(|byte| *byte == UNTOUCHED)
+                );
+                let salt = buffer.bytes[10] ^ incoming(0, 0);
+                let read = buffer.bytes[10..10 + read_len].iter().enumerate();
+                assert!(read.into_iter().all(|(at, byte)| *byte == incoming(salt, at as u64)));
+            }
+            Poll::Pending if self.chance.once_in(4) => drop(running),
+            Poll::Pending => self.on_files.push((running, is_read)),
+        }
+    }
+
     fn close(&mut self, socket: SocketId) {
         let how = match self.chance.below(3) {
             0 => Close::Abort,
@@ -279,7 +333,7 @@ impl Bench {
         let Some(socket) = self.pick().filter(|_| open_count == 5 || !self.chance.once_in(8)) else {
             return self.connect();
         };
-        match self.chance.below(16) {
+        match self.chance.below(18) {
             0..6 => self.send(socket),
             6 => {
                 let mut models = self.turn.handler.models.borrow_mut();
@@ -296,6 +350,7 @@ impl Bench {
             9 => self.ring.pause_receive(socket),
             10..13 => self.receive_into(socket),
             13 if self.chance.once_in(3) => self.close(socket),
+            14 => self.use_file(),
             _ => self.turn(),
         }
     }
@@ -303,9 +358,9 @@ impl Bench {
 
 #[test]
 fn the_kernel_keeps_what_it_was_lent_until_its_completion() {
-    let mut sum = [0; 7];
+    let mut sum = [0; 8];
     for seed in 0..150 {
-        let Ok(stats) = std::panic::catch_unwind(|| run(seed)) else { panic!("seed {seed}") };
+        let Ok((stats, files_done)) = std::panic::catch_unwind(|| run(seed)) else { panic!("seed {seed}") };
         let counts = [
             stats.turn_sends,
             stats.resumed_sends,
@@ -314,14 +369,15 @@ fn the_kernel_keeps_what_it_was_lent_until_its_completion() {
             stats.received_len,
             stats.receive_starved,
             stats.enters - stats.turns,
+            files_done,
         ];
         sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     assert!(sum.iter().all(|count| *count > 100), "every way was gone: {sum:?}");
 }
 
-/// Many steps on a few sockets, and their end; returns what was done.
-fn run(seed: u64) -> RingStats {
+/// Many steps on a few sockets, and their end; returns what was done, and how many operations on files.
+fn run(seed: u64) -> (RingStats, u64) {
     let mut bench = Bench::new(seed);
     for _ in 0..400 {
         bench.step();
@@ -338,6 +394,8 @@ fn run(seed: u64) -> RingStats {
         drop(receiving);
         bench.ring.close(socket, Close::Linger(Duration::from_secs(1000)));
     }
+    // Operations on files are left alone, or dropped with the future.
+    bench.on_files.truncate(1);
     for _ in 0..5000 {
         bench.turn();
         let state = bench.turn.inner.state.borrow();
@@ -354,7 +412,8 @@ fn run(seed: u64) -> RingStats {
             assert!(connection.is_broken || connection.sent == model.queued, "a lingering socket sends all");
         }
     }
+    bench.on_files.clear();
     bench.turn.inner.settle();
     assert_eq!(Rc::strong_count(&bench.alive), 1, "all that was lent is freed");
-    bench.ring.stats()
+    (bench.ring.stats(), bench.files_done)
 }
