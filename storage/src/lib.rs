@@ -1,4 +1,4 @@
-//! Stored responses in memory: who may use how much, where the bytes lie, how a fill is read while it grows, and what is evicted.
+//! Stored responses in memory and on disk: who may use how much, where the bytes lie, how a fill is read while it grows, and what is evicted.
 //!
 //! - [`budget`] decides whether memory may be used at all; everything else asks it first.
 //! - [`mapping`] owns the bytes: the arena of one core, its blocks, and bodies that one writer fills while many cores read.
@@ -8,6 +8,7 @@
 //! - [`rules`] holds it against what the operator invalidated.
 //! - [`tier`] is one core's index of stored responses; [`policy`] decides what leaves when room is needed and
 //!   nothing is of no more use.
+//! - [`disk`] decides what lies where in the volumes of a store, and finds it again.
 //! - [`shards`] says which core owns a key; [`replica`] is what a core keeps at hand of what others own.
 //!
 //! Fed by the shard's driver, which owns one [`tier::RamTier`], one [`replica::ReplicaTable`] and one [`mapping::arena::Arena`] per
@@ -16,6 +17,7 @@
 mod atomics;
 mod buddy;
 pub mod budget;
+pub mod disk;
 mod expiry;
 mod heap;
 pub mod limits;

@@ -1,0 +1,16 @@
+//! The disk tier's decisions: what lies where in a volume, what is read and written next, what is kept; nothing here does I/O.
+//!
+//! - [`format`] has the superblock, the segment table and the header of a segment; [`footer`] has what ends a segment, and
+//!   [`length_class`] the lengths that a footer and an index can tell apart.
+//! - [`record`] turns stored responses into bytes and back.
+//! - [`recovery`] rebuilds what is known about a volume from what lies in it.
+//!
+//! Fed by the driver of each shard and by the offline commands, which own the files. Invariants: little endian throughout; no bytes
+//! that came from a disk make any of this panic, and no length is believed before the check that covers it.
+
+mod bytes;
+pub mod footer;
+pub mod format;
+pub mod length_class;
+pub mod record;
+pub mod recovery;
