@@ -39,11 +39,13 @@ pub enum Purpose {
     Mailboxes,
     /// Access log buffers.
     Logs,
+    /// The disk tier's index and the buffers of its reads and writes.
+    Disk,
 }
 
 impl Purpose {
     /// Every purpose once, in the order of the export.
-    pub const ALL: [Purpose; 13] = [
+    pub const ALL: [Purpose; 14] = [
         Purpose::Payload,
         Purpose::Limbo,
         Purpose::ArenaFree,
@@ -57,6 +59,7 @@ impl Purpose {
         Purpose::Tls,
         Purpose::Mailboxes,
         Purpose::Logs,
+        Purpose::Disk,
     ];
 
     /// Returns the purpose's name in metrics.
@@ -75,6 +78,7 @@ impl Purpose {
             Purpose::Tls => "tls",
             Purpose::Mailboxes => "mailboxes",
             Purpose::Logs => "logs",
+            Purpose::Disk => "disk",
         }
     }
 }

@@ -3,14 +3,17 @@
 //! - [`format`] has the superblock, the segment table and the header of a segment; [`footer`] has what ends a segment, and
 //!   [`length_class`] the lengths that a footer and an index can tell apart.
 //! - [`record`] turns stored responses into bytes and back.
+//! - [`index`] has eight bytes for each record, which lead to it, and [`admission`] says what is worth writing.
 //! - [`recovery`] rebuilds what is known about a volume from what lies in it.
 //!
 //! Fed by the driver of each shard and by the offline commands, which own the files. Invariants: little endian throughout; no bytes
 //! that came from a disk make any of this panic, and no length is believed before the check that covers it.
 
+pub mod admission;
 mod bytes;
 pub mod footer;
 pub mod format;
+pub mod index;
 pub mod length_class;
 pub mod record;
 pub mod recovery;

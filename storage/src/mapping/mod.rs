@@ -12,6 +12,7 @@
 // JUSTIFICATION: see above; the rest of the crate denies it.
 #![allow(unsafe_code)]
 
+pub mod aligned;
 pub mod arena;
 pub mod body;
 pub(crate) mod prefetch;

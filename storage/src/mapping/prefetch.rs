@@ -10,15 +10,20 @@ const LINE_COUNT: usize = 4;
 #[inline]
 pub(crate) fn prefetch(place: *const u8) {
     for line in 0..LINE_COUNT {
-        let line = place.wrapping_add(line * LINE_LEN);
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // JUSTIFICATION: the language has no safe word for it.
-            // SAFETY: a prefetch is a hint: it gives nothing to the program and does not fault, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+        prefetch_line(place.wrapping_add(line * LINE_LEN));
     }
+}
+
+/// Asks for the line at `place` alone.
+#[inline]
+pub(crate) fn prefetch_line(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // JUSTIFICATION: the language has no safe word for it.
+        // SAFETY: a prefetch is a hint: it gives nothing to the program and does not fault, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }

@@ -1,0 +1,158 @@
+//! Memory that the kernel may read from and write into without a copy of its own: whole pages, at a page's boundary.
+//!
+//! The disk tier's index, its write buffers and the buffers of its reads are such memory. An [`AlignedPool`] keeps a few buffers of one
+//! length at hand for one core. Invariants: every byte is charged to the budget before the kernel is asked for it; memory that was not
+//! used before is zero, and the kernel gives its pages when they are first written.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use memmap2::MmapMut;
+
+use crate::budget::{Budget, Charge, Purpose};
+
+/// The unit of direct I/O in place, length and memory.
+const PAGE_LEN: usize = 4096;
+
+/// A buffer at a page's boundary, a whole number of pages long.
+#[derive(Debug)]
+pub struct AlignedBuf {
+    map: MmapMut,
+    _charge: Charge,
+}
+
+impl AlignedBuf {
+    /// Makes a buffer of zeros of at least `len` bytes; `None` when budget or kernel refuse.
+    pub fn new(len: usize, budget: &Arc<Budget>) -> Option<AlignedBuf> {
+        let len = len.max(1).checked_next_multiple_of(PAGE_LEN)?;
+        let charge = budget.reserve(Purpose::Disk, len as u64)?;
+        let map = MmapMut::map_anon(len).ok()?;
+        Some(AlignedBuf { map, _charge: charge })
+    }
+
+    /// Returns how many bytes the buffer has.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+impl AsRef<[u8]> for AlignedBuf {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl AsMut<[u8]> for AlignedBuf {
+    #[inline]
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+}
+
+/// Buffers of one length, for one core; clones share them.
+#[derive(Clone, Debug)]
+pub struct AlignedPool {
+    shared: Rc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    budget: Arc<Budget>,
+    buffer_len: usize,
+    /// How many buffers may be out and at hand together.
+    count_max: usize,
+    /// How many of them are kept when nobody uses them.
+    kept_max: usize,
+    state: RefCell<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    free: Vec<AlignedBuf>,
+    out: usize,
+}
+
+impl AlignedPool {
+    /// Makes a pool of at most `count_max` buffers of `buffer_len` bytes, of which `kept_max` stay at hand; none is made yet.
+    pub fn new(buffer_len: usize, count_max: usize, kept_max: usize, budget: Arc<Budget>) -> AlignedPool {
+        let state = RefCell::new(State { free: Vec::with_capacity(kept_max), out: 0 });
+        AlignedPool { shared: Rc::new(Shared { budget, buffer_len, count_max, kept_max, state }) }
+    }
+
+    /// Returns how long each buffer is, at least.
+    pub fn buffer_len(&self) -> usize {
+        self.shared.buffer_len
+    }
+
+    /// Returns how many buffers are out.
+    pub fn out_count(&self) -> usize {
+        self.shared.state.borrow().out
+    }
+
+    /// Takes a buffer, whose bytes are whatever its last user left; `None` when all are out or there is no memory.
+    pub fn take(&self) -> Option<AlignedBuf> {
+        let mut state = self.shared.state.borrow_mut();
+        if state.out >= self.shared.count_max {
+            return None;
+        }
+        let buffer = match state.free.pop() {
+            Some(buffer) => buffer,
+            None => AlignedBuf::new(self.shared.buffer_len, &self.shared.budget)?,
+        };
+        state.out += 1;
+        Some(buffer)
+    }
+
+    /// Takes back a buffer that [`AlignedPool::take`] gave.
+    pub fn put(&self, buffer: AlignedBuf) {
+        let mut state = self.shared.state.borrow_mut();
+        debug_assert!(state.out > 0 && buffer.len() >= self.shared.buffer_len, "a buffer of another pool");
+        state.out = state.out.saturating_sub(1);
+        if state.free.len() < self.shared.kept_max {
+            state.free.push(buffer);
+        }
+    }
+
+    /// Notes that a buffer which was taken will not come back: whoever had it dropped it.
+    pub fn lost(&self) {
+        let mut state = self.shared.state.borrow_mut();
+        state.out = state.out.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_whole_zero_pages_and_is_charged() {
+        let budget = Budget::new(64 * 1024);
+        let mut buffer = AlignedBuf::new(5000, &budget).unwrap();
+        assert_eq!((buffer.len(), budget.used(Purpose::Disk)), (8192, 8192));
+        assert_eq!(buffer.as_ref().as_ptr().align_offset(PAGE_LEN), 0);
+        assert!(buffer.as_ref().iter().all(|byte| *byte == 0));
+        buffer.as_mut()[8191] = 7;
+        assert!(AlignedBuf::new(60_000, &budget).is_none(), "the budget is asked first");
+        assert!(AlignedBuf::new(usize::MAX, &budget).is_none());
+        drop(buffer);
+        assert_eq!(budget.used_total(), 0);
+    }
+
+    #[test]
+    fn a_pool_has_so_many_and_keeps_few() {
+        let budget = Budget::new(1 << 20);
+        let pool = AlignedPool::new(4096, 3, 1, Arc::clone(&budget));
+        let taken: Vec<AlignedBuf> = (0..3).map(|_| pool.take().unwrap()).collect();
+        assert!(pool.take().is_none() && pool.out_count() == 3);
+        taken.into_iter().for_each(|buffer| pool.put(buffer));
+        assert_eq!((pool.out_count(), budget.used_total()), (0, 4096), "one is kept");
+        let again = pool.take().unwrap();
+        assert_eq!(budget.used_total(), 4096);
+        drop(again);
+        pool.lost();
+        assert_eq!((pool.out_count(), budget.used_total()), (0, 0));
+    }
+}
