@@ -91,6 +91,8 @@ pub struct Budget {
     headroom: u64,
     /// What the control thread found in use without being charged.
     withheld: Counter,
+    /// What is stored, of all tiers.
+    stored: Counter,
     total: Counter,
     used: [Counter; Purpose::ALL.len()],
 }
@@ -108,8 +110,14 @@ impl Budget {
 
     /// Makes a budget of which content leaves at least `headroom` bytes to all others.
     pub fn with_headroom(limit: u64, headroom: u64) -> Arc<Budget> {
-        let (withheld, total) = (Counter::default(), Counter::default());
-        Arc::new(Budget { limit, headroom, withheld, total, used: Default::default() })
+        Arc::new(Budget {
+            limit,
+            headroom,
+            withheld: Counter::default(),
+            stored: Counter::default(),
+            total: Counter::default(),
+            used: Default::default(),
+        })
     }
 
     /// Takes `bytes` for `purpose`, or `None` when the limit would be passed.
@@ -135,6 +143,18 @@ impl Budget {
     /// Returns how many bytes could be taken now, if nobody else were asking.
     pub fn available(&self) -> u64 {
         self.in_force().saturating_sub(self.used_total())
+    }
+
+    /// Returns how many bytes have to come back before so many can be taken: none where they can be taken now.
+    pub fn missing(&self, bytes: u64) -> u64 {
+        self.used_total().saturating_add(bytes).saturating_sub(self.in_force())
+    }
+
+    /// Returns how many bytes content of all cores could give to others: what is stored, and what arenas have free.
+    ///
+    /// At most: of what is stored somebody may hold some for a while after it left.
+    pub fn yieldable(&self) -> u64 {
+        self.stored.0.load(Ordering::Relaxed) + self.used(Purpose::ArenaFree)
     }
 
     /// Returns how many bytes of those content may take.
@@ -204,6 +224,40 @@ impl Budget {
         self.used[to as usize].0.fetch_add(bytes, Ordering::Relaxed);
         let before = self.used[from as usize].0.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "{} gave away more than it took", from.name());
+    }
+}
+
+/// What one tier has stored, told to all cores: it leaves when others need the memory. Its bytes are charged elsewhere.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Stored {
+    /// Of a tier that has nothing yet.
+    pub(crate) fn none(budget: &Arc<Budget>) -> Stored {
+        Stored { budget: Arc::clone(budget), bytes: 0 }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.budget.stored.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.budget.stored.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.remove(self.bytes);
     }
 }
 
@@ -312,6 +366,35 @@ mod tests {
         budget.withhold(0);
         assert_eq!((budget.available(), budget.limit()), (30, 100));
         budget.give(Purpose::ArenaFree, 70);
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_missing_too() {
+        let budget = Budget::new(100);
+        let heads = budget.reserve(Purpose::Heads, 60).unwrap();
+        assert_eq!(
+            (budget.missing(40), budget.missing(41), budget.missing(u64::MAX)),
+            (0, 1, u64::MAX - 100)
+        );
+        budget.withhold(50);
+        assert_eq!((budget.available(), budget.missing(0), budget.missing(5)), (0, 10, 15));
+        drop(heads);
+        assert_eq!(budget.missing(50), 0);
+    }
+
+    #[test]
+    fn what_is_stored_can_be_given_to_others_until_it_leaves() {
+        let budget = Budget::new(100);
+        let (mut here, mut there) = (Stored::none(&budget), Stored::none(&budget));
+        here.add(30);
+        there.add(20);
+        here.remove(10);
+        assert_eq!((here.bytes(), budget.yieldable(), budget.used_total()), (20, 40, 0));
+        assert!(budget.take(Purpose::ArenaFree, 7));
+        assert_eq!(budget.yieldable(), 47);
+        drop((here, there));
+        assert_eq!(budget.yieldable(), 7);
+        budget.give(Purpose::ArenaFree, 7);
     }
 
     #[test]

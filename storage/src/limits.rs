@@ -29,6 +29,9 @@ pub const GIVE_UP_LEN_MIN: usize = 4096;
 /// Bytes that are given back at least when memory is needed for something else than content, so that it is not one system call each time.
 pub const GIVE_UP_LEN: u64 = 256 * 1024;
 
+/// Most bytes that one call gives back: some milliseconds of a turn where they are single pages.
+pub const GIVE_UP_LEN_MAX: u64 = 16 * 1024 * 1024;
+
 /// One part in this many of an arena's memory stays though it is free, as long as evicting frees anything.
 pub const GIVE_UP_KEPT_SHARE: u64 = 32;
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use aspis_cache::key::{PART_SUFFIX, hash};
 use aspis_cache::range::ByteRange;
 
-use crate::budget::{Budget, Charge, Purpose};
+use crate::budget::{Budget, Charge, Purpose, Stored};
 use crate::expiry::Expiries;
 use crate::limits::{OBJECT_RESERVE_SHARE, SAMPLE_COUNT_MAX};
 use crate::mapping::arena::Arena;
@@ -45,7 +45,7 @@ pub struct RamTier<P = SizeAware> {
     charge: Charge,
     /// Uses of sampled keys that the policy was not told of yet.
     samples: RefCell<Vec<(u128, u64)>>,
-    len: u64,
+    stored: Stored,
     /// Of those, the bytes of the arena.
     payload: u64,
     round: Round,
@@ -116,11 +116,11 @@ impl<P: Policy> RamTier<P> {
             expiries: Expiries::new(),
             capacity,
             now: 0,
+            stored: Stored::none(&budget),
             arena,
             budget,
             charge,
             samples: RefCell::new(Vec::with_capacity(SAMPLE_COUNT_MAX)),
-            len: 0,
             payload: 0,
             round: Round::default(),
             leaving: Leaving::default(),
@@ -210,7 +210,7 @@ impl<P: Policy> RamTier<P> {
             return Err(Refused::NoMemory(response));
         }
         let len = response.charged_len();
-        self.len += len;
+        self.stored.add(len);
         self.payload += response.body.charged_len();
         let lists = Expiries::lists(&response);
         let position = self.index.insert(Entry { response: Arc::clone(&response), expiry: 0 });
@@ -338,7 +338,7 @@ impl<P: Policy> RamTier<P> {
         self.charge.shrink(self.charge.bytes());
         self.vary.clear();
         self.parts.clear();
-        self.len = 0;
+        self.stored.remove(self.stored.bytes());
         self.payload = 0;
         self.round = Round::default();
     }
@@ -355,7 +355,7 @@ impl<P: Policy> RamTier<P> {
 
     /// Returns the bytes charged for the stored responses, without the index.
     pub fn bytes(&self) -> u64 {
-        self.len
+        self.stored.bytes()
     }
 
     /// Returns the arena that bodies of this tier are filled in.
@@ -397,7 +397,7 @@ impl<P: Policy> RamTier<P> {
         if Expiries::lists(&entry.response) {
             self.expiries.remove(entry.expiry, &entry.response, &mut note_expiry(&mut self.index));
         }
-        self.len -= entry.response.charged_len();
+        self.stored.remove(entry.response.charged_len());
         self.payload -= entry.response.body.charged_len();
         entry.response
     }

@@ -7,13 +7,19 @@
 //! ```text
 //! left of the headroom     what happens (each step with all before it)
 //! all of it                nothing
-//! less                     stored responses are evicted, free memory of the arena becomes room for others
-//! less than a half         buffers shrink, idle origin connections are closed, the other cores are asked to evict
+//! less                     free memory of the arena becomes room for others, then stored responses are evicted; where this core has
+//!                          nothing more to give, the others are asked to do the same
+//! less than a half         buffers shrink, idle origin connections are closed
 //! less than a quarter      nothing new is stored: what the origin sends goes through uncached
-//! less than an eighth      new connections, and requests that would have to wait, get 503; no fetch begins
+//! less than an eighth      fetches wait until content has made way; and once no core has any left that could, new connections and
+//!                          requests that would have to wait get 503
 //! ```
 //!
-//! Invariant: what is in use is charged within a few turns, to within a step; what a fetch needs is charged before it begins.
+//! Work is bounded in each turn, and a core that gave way in one and is still short takes another: it sleeps only when it has nothing
+//! to give, or waits for what it gave and others still hold.
+//!
+//! Invariants: what is in use is charged within a few turns, to within a step; what a fetch needs is charged before it begins; nobody is
+//! refused while stored responses or free memory of arenas could cover what he needs.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -25,8 +31,9 @@ use aspis_storage::budget::{Budget, Charge, Purpose};
 use aspis_telemetry::Counter;
 
 use crate::limits::{
-    CHARGE_STEP, EVICT_AGAIN_AFTER, LIMBO_SHARE, LOOK_EACH_TURNS, RELAY_BUFFER_LEN, RELAY_BUFFER_LEN_SHORT,
-    RING_LIMBO_AFTER, SEND_WINDOW, SHRINK_AGAIN_AFTER,
+    ASK_AGAIN_AFTER, CHARGE_STEP, EVICT_AGAIN_AFTER, FETCH_LOOK, FETCH_PATIENCE, LIMBO_SHARE,
+    LOOK_EACH_TURNS, RELAY_BUFFER_LEN, RELAY_BUFFER_LEN_SHORT, RING_LIMBO_AFTER, SEND_WINDOW,
+    SHRINK_AGAIN_AFTER,
 };
 use crate::messages::Message;
 use crate::shard::Shard;
@@ -57,10 +64,15 @@ impl Retreat {
             _ if available >= headroom => Retreat::None,
             _ if available >= headroom / 2 => Retreat::Evict,
             _ if available >= headroom / 4 => Retreat::Shrink,
-            _ if available >= headroom / 8 => Retreat::NoFills,
+            _ if available >= least_left(headroom) => Retreat::NoFills,
             _ => Retreat::NoConnections,
         }
     }
+}
+
+/// What is left of the headroom at least where somebody new is served.
+fn least_left(headroom: u64) -> u64 {
+    headroom / 8
 }
 
 /// The meters of the origin's side.
@@ -85,7 +97,14 @@ pub(crate) struct Account {
     turn: Cell<u32>,
     limbo_rung_at: Cell<Option<u64>>,
     evicted_at: Cell<Option<u64>>,
+    asked_at: Cell<Option<u64>>,
     shrunk_at: Cell<Option<u64>>,
+    /// The last look gave something up and more is needed.
+    gives_way: Cell<bool>,
+    /// The turn in which that was.
+    gave_in: Cell<Option<u32>>,
+    /// The turn in which something was evicted last for somebody who would be refused.
+    pressed_in: Cell<Option<u32>>,
 }
 
 struct Charges {
@@ -120,7 +139,11 @@ impl Account {
             turn: Cell::new(0),
             limbo_rung_at: Cell::new(None),
             evicted_at: Cell::new(None),
+            asked_at: Cell::new(None),
             shrunk_at: Cell::new(None),
+            gives_way: Cell::new(false),
+            gave_in: Cell::new(None),
+            pressed_in: Cell::new(None),
         }
     }
 
@@ -159,9 +182,10 @@ fn is_due(before: &Cell<Option<u64>>, now: u64, span: Duration) -> bool {
 }
 
 impl Shard {
-    /// Each turn: looks at the limit every few turns, and in each while memory is short.
+    /// Each turn: looks at the limit every few turns, and in each while memory is short. True if the core must not sleep, because it has
+    /// more to give up.
     #[inline]
-    pub(crate) fn look_at_limit(&self) {
+    pub(crate) fn look_at_limit(&self) -> bool {
         let account = &self.account;
         let turn = account.turn.get().wrapping_add(1);
         account.turn.set(turn);
@@ -169,6 +193,7 @@ impl Shard {
             self.keep_within_limit();
             self.ring_limbo();
         }
+        account.gives_way.get()
     }
 
     /// Has all cores let go of what was evicted here, once that is more than replicas may hold.
@@ -188,9 +213,11 @@ impl Shard {
         let headroom = self.budget.headroom();
         if self.budget.available() >= headroom {
             account.retreat.set(Retreat::None);
+            account.gives_way.set(false);
             return;
         }
-        self.evict_for_others(headroom);
+        let gave = self.give_way(headroom);
+        account.gives_way.set(gave && self.budget.missing(headroom) > 0);
         let retreat = Retreat::of(self.budget.available(), headroom);
         if retreat >= Retreat::Shrink {
             self.shrink();
@@ -207,17 +234,62 @@ impl Shard {
         keep(&mut self.account.charges.borrow_mut().logs, log.heap_len() + shared);
     }
 
-    /// The first step: content leaves until the headroom is free.
-    fn evict_for_others(&self, headroom: u64) {
-        let missing = headroom.saturating_sub(self.budget.available());
-        let limbo = self.store.borrow().limbo();
-        // What left and is still held comes back by itself; others need not leave for it, unless it takes long.
-        let now = self.ring.now_millis();
-        if limbo >= missing && !is_due(&self.account.evicted_at, now, EVICT_AGAIN_AFTER) {
-            return;
+    /// The first step: free memory of the arena goes, then content leaves, until `bytes` are free; where this core has no more to give the
+    /// others are asked. Once in a turn; tells whether it gave anything.
+    fn give_way(&self, bytes: u64) -> bool {
+        let account = &self.account;
+        if account.gave_in.replace(Some(account.turn.get())) == Some(account.turn.get()) {
+            return account.gives_way.get();
         }
-        self.evict(headroom);
-        self.counters.add(Counter::RetreatEvict, 1);
+        let has = || (self.arena.resident_len(), self.store.borrow().len());
+        let before = has();
+        if self.store.borrow().give_up_beside(bytes) {
+            return true;
+        }
+        let (missing, limbo) = (self.budget.missing(bytes), self.store.borrow().limbo());
+        // What left and is still held comes back by itself; others need not leave for it, unless it takes long.
+        if limbo < missing || is_due(&self.account.evicted_at, self.ring.now_millis(), EVICT_AGAIN_AFTER) {
+            self.evict(bytes);
+            self.counters.add(Counter::RetreatEvict, 1);
+        }
+        let gave = has() != before;
+        if !gave {
+            self.ask_others();
+        }
+        gave
+    }
+
+    /// Has the other cores give way too, if they have anything.
+    fn ask_others(&self) {
+        let own = self.store.borrow().bytes() + self.arena.resident_free_len();
+        if self.cores > 1
+            && self.budget.yieldable() > own
+            && is_due(&self.account.asked_at, self.ring.now_millis(), ASK_AGAIN_AFTER)
+        {
+            self.post_others(|| Message::MakeWay);
+        }
+    }
+
+    /// The last step before somebody is refused who needs `bytes`: content leaves whatever is in limbo, and the other cores are asked.
+    /// Tells whether the room is there now.
+    fn press_for(&self, bytes: u64) -> bool {
+        let wanted = least_left(self.budget.headroom()) + bytes;
+        let is_there = || self.budget.missing(wanted) == 0;
+        // Once in a turn, however many want it: what leaves first may be held.
+        let turn = self.account.turn.get();
+        if !is_there() && self.account.pressed_in.replace(Some(turn)) != Some(turn) {
+            self.evict(wanted);
+            self.counters.add(Counter::RetreatEvict, 1);
+            if !is_there() {
+                self.ask_others();
+            }
+        }
+        is_there()
+    }
+
+    /// Tells whether content of any core, or free memory of any arena, can still make way for so much.
+    fn is_covered(&self, bytes: u64) -> bool {
+        self.budget.missing(least_left(self.budget.headroom()) + bytes) <= self.budget.yieldable()
     }
 
     /// The second step: everything that only saves time goes, and the other cores evict as well.
@@ -237,20 +309,28 @@ impl Shard {
         self.post_others(|| Message::Evict);
     }
 
-    /// Tells whether a fetch may begin, which takes `bytes` of buffers; content leaves for it if need be. Else what asked for it is refused:
-    /// the fourth step, for what waited already when memory became short.
-    pub(crate) fn has_room_for_fetch(&self, bytes: usize) -> bool {
+    /// Tells whether a fetch may begin, which takes `bytes` of buffers; content leaves for it if need be, and as long as there is content that
+    /// can, it waits. Else what asked for it is refused: the fourth step, for what waited already when memory became short.
+    pub(crate) async fn room_for_fetch(&self, bytes: usize) -> bool {
+        let until = self.ring.now_millis() + FETCH_PATIENCE.as_millis() as u64;
+        while !self.has_room_for_fetch(bytes as u64) {
+            if !self.is_covered(bytes as u64) || self.ring.now_millis() >= until {
+                self.counters.add(Counter::RetreatNoRequest, 1);
+                return false;
+            }
+            self.ring.sleep(FETCH_LOOK).await;
+        }
+        true
+    }
+
+    fn has_room_for_fetch(&self, bytes: u64) -> bool {
         // What this turn brought counts: thousands may be told at once to go alone.
         self.account.charge(self.ring.heap(), self.viewer_count());
-        let (bytes, headroom) = (bytes as u64, self.budget.headroom());
-        let has_room =
-            || Retreat::of(self.budget.available().saturating_sub(bytes), headroom) < Retreat::NoConnections;
-        if !has_room() {
-            self.evict_for_others(headroom + bytes);
+        let headroom = self.budget.headroom();
+        self.budget.missing(least_left(headroom) + bytes) == 0 || {
+            self.give_way(headroom + bytes);
+            self.press_for(bytes)
         }
-        let has_room = has_room();
-        self.counters.add(Counter::RetreatNoRequest, u64::from(!has_room));
-        has_room
     }
 
     /// Returns how long a buffer is that passes content on: less while memory is short.
@@ -275,7 +355,7 @@ impl Shard {
         }
         // It may be long ago that this was so: a core that sleeps does not look.
         self.keep_within_limit();
-        self.account.retreat() >= Retreat::NoConnections
+        self.account.retreat() >= Retreat::NoConnections && !self.press_for(0) && !self.is_covered(0)
     }
 
     /// The same for a request that would have to wait; it is counted.
@@ -285,6 +365,9 @@ impl Shard {
         refuses
     }
 }
+
+#[cfg(test)]
+mod shortage_tests;
 
 #[cfg(test)]
 mod tests {

@@ -48,7 +48,7 @@ pub(crate) struct Flight {
 pub(crate) async fn run(shard: Rc<Shard>, flight: Flight) {
     let mut slots = FieldSlots::new();
     let landed = match parse_request(&flight.head, &mut slots, &shard.head_limits) {
-        Ok(Some(_)) if !shard.has_room_for_fetch(FETCH_ROOM) => Err(OriginFailure::Overloaded),
+        Ok(Some(_)) if !shard.room_for_fetch(FETCH_ROOM).await => Err(OriginFailure::Overloaded),
         Ok(Some(request)) => {
             let (number, stored) = (Cell::new(0), RefCell::new(flight.stored.clone()));
             Work { shard: &shard, flight: &flight, request: &request, number, stored }.fly().await

@@ -125,6 +125,15 @@ pub(crate) const CHARGE_STEP: u64 = 16 * 1024;
 /// How long a core waits for what it evicted and others still hold, before it evicts more for the same need.
 pub(crate) const EVICT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// How often a core asks the others to make way while it has nothing more to give itself.
+pub(crate) const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+/// How long a fetch waits for memory that content is giving up for it, before what asked for it is refused.
+pub(crate) const FETCH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it looks meanwhile.
+pub(crate) const FETCH_LOOK: Duration = Duration::from_millis(5);
+
 /// How often buffers shrink while memory is short.
 pub(crate) const SHRINK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 

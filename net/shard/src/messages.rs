@@ -99,6 +99,8 @@ pub(crate) enum Message {
     SweepReplicas,
     /// Memory is short, or less than it was: look what can leave. Each turn does; this is for a core that sleeps.
     Evict,
+    /// Another core is short of memory and has nothing more to give.
+    MakeWay,
 }
 
 impl Message {

@@ -343,7 +343,7 @@ impl Shard {
 #[cfg(test)]
 mod purge_tests;
 #[cfg(test)]
-mod stage;
+pub(crate) mod stage;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

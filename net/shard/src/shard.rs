@@ -300,6 +300,7 @@ impl Shard {
                     heap::give_back();
                     self.keep_within_limit();
                 }
+                Message::MakeWay => self.keep_within_limit(),
             }
         }
     }
@@ -542,10 +543,10 @@ impl Handler for Shard {
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
         let sweeps = self.sweep_rules();
-        self.look_at_limit();
+        let gives_way = self.look_at_limit();
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
-        mail || sweeps || !self.replicas_swept.get() || self.backlog.waits()
+        mail || sweeps || gives_way || !self.replicas_swept.get() || self.backlog.waits()
     }
 
     fn on_turn_end(&self, micros: u64) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{RamTier, object_len_max};
 use crate::limits::{
     BLOCK_LEN_MIN, DRAIN_COUNT_UNDER_PRESSURE, EVICTION_COUNT_PER_CALL, EVICTION_LEN_MIN, GIVE_UP_KEPT_SHARE,
-    GIVE_UP_LEN, SAMPLE_COUNT_MAX,
+    GIVE_UP_LEN, GIVE_UP_LEN_MAX, SAMPLE_COUNT_MAX,
 };
 use crate::mapping::body::{BodyWriter, Tail};
 use crate::policy::{Handle, Policy};
@@ -37,25 +37,33 @@ impl<P: Policy> RamTier<P> {
         self.has_room(bytes)
     }
 
-    /// Evicts until the budget has `bytes` for anything but content, and tells whether it has.
+    /// Gives up free memory of the arena until the budget has `bytes` for anything but content, and tells whether it has. Nothing leaves
+    /// the tier for it, and what an arena that is full has free between its blocks stays, since the next object would want it back.
     ///
-    /// Free memory of the arena is given up for it, some more than needed, so that it is not for each head anew; but first what an
-    /// arena that is full has free between its blocks stays, since the next object would want it back. Bounded as
-    /// [`RamTier::make_room`] is.
+    /// Some more than needed is given up, so that it is not for each head anew, and a bounded amount in one call.
+    pub fn give_up_beside(&self, bytes: u64) -> bool {
+        self.give_up_but(bytes, self.arena.resident_len() / GIVE_UP_KEPT_SHARE);
+        self.budget.missing(bytes) == 0
+    }
+
+    /// Gives up free memory as [`RamTier::give_up_beside`] does, then evicts until the budget has `bytes`, then gives up the rest of
+    /// the free memory, and tells whether the budget has that now. Bounded as [`RamTier::make_room`] is.
     pub fn make_room_beside(&mut self, bytes: u64) -> bool {
         let (mut evicted_len, bound) = (0, bytes.saturating_mul(2).max(2 * GIVE_UP_LEN));
+        let mut given = 0;
         for _ in 0..EVICTION_COUNT_PER_CALL {
-            let kept = self.arena.resident_len() / GIVE_UP_KEPT_SHARE;
-            if self.has_room_beside(bytes, kept) {
+            given += self.give_up_but(bytes, self.arena.resident_len() / GIVE_UP_KEPT_SHARE);
+            if self.budget.missing(bytes) == 0 {
                 return true;
             }
-            if evicted_len >= bound {
+            if evicted_len >= bound || given >= GIVE_UP_LEN_MAX {
                 break;
             }
             let Some(response) = self.evict() else { break };
             evicted_len += response.charged_len();
         }
-        self.has_room_beside(bytes, 0)
+        self.give_up_but(bytes, 0);
+        self.budget.missing(bytes) == 0
     }
 
     /// Lends the next room of a fill, after evicting for it if need be; `None` when memory is short all the same.
@@ -101,15 +109,15 @@ impl<P: Policy> RamTier<P> {
         fits() || (self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE) > 0 && fits())
     }
 
-    /// Tells whether the budget has `bytes`, after giving up free memory of the arena beyond `kept` if need be.
-    fn has_room_beside(&self, bytes: u64, kept: u64) -> bool {
-        let missing = || bytes.saturating_sub(self.budget.available());
-        if missing() > 0 {
-            self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE);
-            let spare = self.arena.resident_free_len().saturating_sub(kept);
-            self.arena.give_up(missing().max(GIVE_UP_LEN).min(spare));
+    /// Gives up what the budget is short of `bytes` by, of the arena's free memory beyond `kept`; returns how much that was.
+    fn give_up_but(&self, bytes: u64, kept: u64) -> u64 {
+        let missing = self.budget.missing(bytes);
+        if missing == 0 {
+            return 0;
         }
-        missing() == 0
+        self.arena.drain(DRAIN_COUNT_UNDER_PRESSURE);
+        let spare = self.arena.resident_free_len().saturating_sub(kept);
+        self.arena.give_up(missing.clamp(GIVE_UP_LEN, GIVE_UP_LEN_MAX).min(spare))
     }
 
     /// Lets the response of the least use go: one that is of none any more, else the policy's choice. What is kept for the disk frees

@@ -277,6 +277,28 @@ fn content_makes_room_for_others_without_a_whole_region_free() {
 }
 
 #[test]
+fn free_memory_makes_room_for_others_before_content_leaves() {
+    let (mut tier, budget) = tier(8 * MIB, 9 * MIB);
+    for number in 0..40 {
+        assert!(store(&mut tier, number, 100_000));
+    }
+    for number in 0..30 {
+        assert!(tier.remove(hash(number), &key(number)).is_some());
+    }
+    let stored = tier.bytes();
+    tier.arena().drain(1000);
+    assert!(stored >= 1_000_000 && budget.yieldable() >= stored + 3_000_000, "{}", budget.yieldable());
+    let mut others = budget.reserve(Purpose::Connections, budget.available()).unwrap();
+    // Noted over the limit: that has to come back as well.
+    others.set(others.bytes() + MIB);
+    assert!(tier.give_up_beside(MIB) && budget.missing(MIB) == 0);
+    assert_eq!((tier.len(), tier.bytes()), (10, stored));
+    // Some of it stays for the next object, and what is stored stays.
+    assert!(!tier.give_up_beside(6 * MIB));
+    assert!(tier.arena().resident_free_len() > 0 && tier.len() == 10);
+}
+
+#[test]
 fn content_leaves_the_headroom_to_others() {
     let budget = Budget::with_headroom(5 * MIB, MIB);
     let arena = Arena::new(5 * MIB as usize, Arc::clone(&budget)).unwrap();

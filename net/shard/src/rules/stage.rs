@@ -18,20 +18,20 @@ use crate::{Boot, Explanation, Invalidations, RuleBatch, Shards, start};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Cores of every stage: one owns a key, the other has replicas of it.
-pub(super) const CORES: usize = 2;
+pub(crate) const CORES: usize = 2;
 
 /// Something that a test opens once, and others wait for.
 #[derive(Clone, Default)]
-pub(super) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
     }
 
     #[track_caller]
-    pub(super) fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let opened = self.0.0.lock().unwrap();
         let (_opened, waited) = self.0.1.wait_timeout_while(opened, PATIENCE, |opened| !*opened).unwrap();
         assert!(!waited.timed_out(), "the gate stays shut");
@@ -39,46 +39,46 @@ impl Gate {
 }
 
 /// A request at the origin.
-pub(super) struct Reply<'s> {
+pub(crate) struct Reply<'s> {
     stream: &'s mut TcpStream,
     /// Its head as it came, in lower case.
-    pub(super) head: String,
+    pub(crate) head: String,
     /// Its target.
-    pub(super) target: String,
+    pub(crate) target: String,
     /// How many requests for the target came before it.
-    pub(super) before: usize,
+    pub(crate) before: usize,
 }
 
 impl Reply<'_> {
-    pub(super) fn has(&self, field: &str) -> bool {
+    pub(crate) fn has(&self, field: &str) -> bool {
         self.head.contains(&format!("\r\n{field}:"))
     }
 
     /// Answers with this status line's rest, these fields, and content.
-    pub(super) fn answer(&mut self, status: &str, fields: &str, body: &str) {
+    pub(crate) fn answer(&mut self, status: &str, fields: &str, body: &str) {
         self.begin(status, fields, body.len());
         self.write(body);
     }
 
     /// The head of an answer of so many bytes.
-    pub(super) fn begin(&mut self, status: &str, fields: &str, len: usize) {
+    pub(crate) fn begin(&mut self, status: &str, fields: &str, len: usize) {
         let length =
             if status.starts_with("304") { String::new() } else { format!("Content-Length: {len}\r\n") };
         self.write(&format!("HTTP/1.1 {status}\r\n{length}{fields}\r\n"));
     }
 
     /// Ends the connection without a word.
-    pub(super) fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
-    pub(super) fn write(&mut self, text: &str) {
+    pub(crate) fn write(&mut self, text: &str) {
         // The product may have gone away: then nobody reads.
         let _ = self.stream.write_all(text.as_bytes());
     }
 
     /// A version of the target: fresh for a minute.
-    pub(super) fn version(&mut self, fields: &str) {
+    pub(crate) fn version(&mut self, fields: &str) {
         let body = format!("v{}", self.before + 1);
         self.answer("200 OK", &format!("Cache-Control: max-age=60\r\n{fields}"), &body);
     }
@@ -87,7 +87,7 @@ impl Reply<'_> {
 type Counts = Arc<Mutex<HashMap<String, usize>>>;
 
 /// Everything that a test plays with.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     shards: Option<Shards>,
     address: SocketAddr,
     counts: Counts,
@@ -95,7 +95,7 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Shards with these flags, before an origin that answers as `script` says.
-    pub(super) fn with(
+    pub(crate) fn with(
         flags: &[(&str, &str)],
         invalidations: Invalidations,
         script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static,
@@ -125,27 +125,32 @@ impl Stage {
         Stage { shards: Some(shards), address, counts }
     }
 
-    pub(super) fn new(script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static) -> Self {
         Stage::with(&[], Invalidations::default(), script)
     }
 
-    pub(super) fn shards(&self) -> &Shards {
+    pub(crate) fn shards(&self) -> &Shards {
         self.shards.as_ref().expect("it is taken when it is dropped only")
     }
 
+    /// Where viewers connect to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// How often the origin was asked for a target.
-    pub(super) fn count(&self, target: &str) -> usize {
+    pub(crate) fn count(&self, target: &str) -> usize {
         self.counts.lock().unwrap().get(target).copied().unwrap_or_default()
     }
 
     /// Waits until the origin was asked for a target so often.
     #[track_caller]
-    pub(super) fn wait_count(&self, target: &str, count: usize) {
+    pub(crate) fn wait_count(&self, target: &str, count: usize) {
         self.wait(|| self.count(target) >= count);
     }
 
     #[track_caller]
-    pub(super) fn wait(&self, is_true: impl Fn() -> bool) {
+    pub(crate) fn wait(&self, is_true: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_true() {
             assert!(Instant::now() < deadline, "never");
@@ -154,13 +159,13 @@ impl Stage {
     }
 
     /// A counter of all cores.
-    pub(super) fn sum(&self, counter: Counter) -> u64 {
+    pub(crate) fn sum(&self, counter: Counter) -> u64 {
         self.shards().counters().iter().map(|core| core.value(counter)).sum()
     }
 
     /// Accepts rules and waits until every core has applied them; returns their number.
     #[track_caller]
-    pub(super) fn invalidate(&self, rules: Vec<Rule>) -> u64 {
+    pub(crate) fn invalidate(&self, rules: Vec<Rule>) -> u64 {
         let number = self.shards().next_rule_number();
         self.shards().add_rules(&Arc::new(RuleBatch { number, rules }));
         self.wait(|| self.shards().rules_applied() >= number);
@@ -168,17 +173,17 @@ impl Stage {
     }
 
     #[track_caller]
-    pub(super) fn purge(&self, path: &str) -> u64 {
+    pub(crate) fn purge(&self, path: &str) -> u64 {
         self.invalidate(vec![rule(path)])
     }
 
     /// One viewer on each core.
-    pub(super) fn viewers(&self) -> [Viewer; CORES] {
+    pub(crate) fn viewers(&self) -> [Viewer; CORES] {
         std::array::from_fn(|_| self.viewer())
     }
 
     /// Connections that come after each other go to the cores in turn.
-    pub(super) fn viewer(&self) -> Viewer {
+    pub(crate) fn viewer(&self) -> Viewer {
         let stream = TcpStream::connect(self.address).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a plain socket");
         let mut viewer = Viewer { stream };
@@ -188,7 +193,7 @@ impl Stage {
     }
 
     /// Asks in a thread of its own, over a connection of its own.
-    pub(super) fn ask(&self, target: &str) -> Receiver<Answer> {
+    pub(crate) fn ask(&self, target: &str) -> Receiver<Answer> {
         let (sender, receiver) = mpsc::channel();
         let (mut viewer, target) = (self.viewer(), target.to_owned());
         std::thread::spawn(move || {
@@ -199,7 +204,7 @@ impl Stage {
 
     /// Every viewer gets this, and the origin was asked once for it if `fetched`.
     #[track_caller]
-    pub(super) fn expect(&self, viewers: &mut [Viewer], target: &str, body: &str, fetches: usize) {
+    pub(crate) fn expect(&self, viewers: &mut [Viewer], target: &str, body: &str, fetches: usize) {
         let before = self.count(target);
         let results: Vec<_> = viewers.iter_mut().map(|viewer| viewer.get(target)).collect();
         for answer in &results {
@@ -208,7 +213,7 @@ impl Stage {
         assert_eq!(self.count(target) - before, fetches, "{target}: {results:?}");
     }
 
-    pub(super) fn explain(&self, target: &str) -> Explanation {
+    pub(crate) fn explain(&self, target: &str) -> Explanation {
         let (sender, receiver) = mpsc::channel();
         let head = format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n").into_bytes();
         let viewer = aspis_exchange::ViewerFacts {
@@ -231,41 +236,41 @@ impl Drop for Stage {
 }
 
 /// A hard rule for a path, its last `*` a wildcard.
-pub(super) fn rule(path: &str) -> Rule {
+pub(crate) fn rule(path: &str) -> Rule {
     Rule::path(path, None, false, Wildcards::Trailing).expect("a sound path")
 }
 
-pub(super) fn soft(path: &str) -> Rule {
+pub(crate) fn soft(path: &str) -> Rule {
     Rule { soft: true, ..rule(path) }
 }
 
 /// What came back.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) head: String,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
     /// The first word of X-Cache.
-    pub(super) fn result(&self) -> &str {
+    pub(crate) fn result(&self) -> &str {
         let line = self.head.lines().find_map(|line| line.strip_prefix("x-cache: ")).expect("X-Cache");
         line.split(' ').next().expect("a word")
     }
 }
 
 /// One viewer connection.
-pub(super) struct Viewer {
+pub(crate) struct Viewer {
     stream: TcpStream,
 }
 
 impl Viewer {
-    pub(super) fn get(&mut self, target: &str) -> Answer {
+    pub(crate) fn get(&mut self, target: &str) -> Answer {
         self.send("GET", target, "")
     }
 
-    pub(super) fn send(&mut self, method: &str, target: &str, fields: &str) -> Answer {
+    pub(crate) fn send(&mut self, method: &str, target: &str, fields: &str) -> Answer {
         let request = format!("{method} {target} HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n");
         self.stream.write_all(request.as_bytes()).expect("the product reads");
         self.answer()
@@ -295,6 +300,7 @@ fn serve(script: Arc<impl Fn(&mut Reply<'_>) + Send + Sync + 'static>, counts: C
         for stream in listener.incoming() {
             let (mut stream, script, counts) =
                 (stream.expect("a connection"), Arc::clone(&script), Arc::clone(&counts));
+            stream.set_nodelay(true).expect("a plain socket");
             std::thread::spawn(move || while converse(&mut stream, &*script, &counts).is_some() {});
         }
     });

@@ -188,7 +188,7 @@ impl Work<'_> {
 
     /// Fetches for this request alone.
     async fn go_alone(&self, forward: Forward) -> Afterwards {
-        if !self.shard.has_room_for_fetch(FETCH_ROOM) {
+        if !self.shard.room_for_fetch(FETCH_ROOM).await {
             return self.answer_failure(OriginFailure::Overloaded, Role::Lead);
         }
         // Read before anything is sent: whatever rule is accepted from here on, what comes was asked for before it.
