@@ -4,6 +4,7 @@
 //!   [`length_class`] the lengths that a footer and an index can tell apart.
 //! - [`record`] turns stored responses into bytes and back.
 //! - [`index`] has eight bytes for each record, which lead to it, and [`admission`] says what is worth writing.
+//! - [`stored`] says which records a stored response is written as, and makes a response of what was read.
 //! - [`recovery`] rebuilds what is known about a volume from what lies in it.
 //!
 //! Fed by the driver of each shard and by the offline commands, which own the files. Invariants: little endian throughout; no bytes
@@ -17,3 +18,4 @@ pub mod index;
 pub mod length_class;
 pub mod record;
 pub mod recovery;
+pub mod stored;

@@ -69,7 +69,7 @@ impl Expiries {
 
 /// Returns the first wall second at which a response that cannot be validated is neither fresh nor within a stated allowance to be served
 /// stale (RFC 5861 §3 and §4).
-fn use_ends_at(meta: &StoredMeta) -> u64 {
+pub(crate) fn use_ends_at(meta: &StoredMeta) -> u64 {
     let on_error = match meta.stale_if_error {
         // The allowance includes its last second.
         StaleIfError::Within(seconds) if is_served_on_error(meta) => u64::from(seconds) + 1,
