@@ -42,13 +42,15 @@ impl Ring {
         range: Range<usize>,
     ) -> (Result<usize, i32>, B) {
         let read = |fd, start, len| opcode::Read::new(fd, start, len).offset(offset).build();
-        let operation = self.inner.state.borrow_mut().start_on_file(file, buffer, range, read);
+        let operation =
+            self.inner.state.borrow_mut().start_on_file(file, PinnedBuffer::new(buffer), range, read);
         self.finish_on_file(operation).await
     }
 
     /// Writes once `range` of `buffer`, clamped to it, to `offset` of the file and gives the buffer back; fewer bytes than asked for is a
-    /// write that has to go on. A dropped future leaves it open whether, and when, the bytes are written.
-    pub async fn write_at<B: AsMut<[u8]> + 'static>(
+    /// write that has to go on. Others may hold and read the buffer too, if its type lets them. A dropped future leaves it open whether,
+    /// and when, the bytes are written.
+    pub async fn write_at<B: AsRef<[u8]> + 'static>(
         &self,
         file: &DiskFile,
         offset: u64,
@@ -57,7 +59,8 @@ impl Ring {
     ) -> (Result<usize, i32>, B) {
         let write =
             |fd, start: *mut u8, len| opcode::Write::new(fd, start.cast_const(), len).offset(offset).build();
-        let operation = self.inner.state.borrow_mut().start_on_file(file, buffer, range, write);
+        let operation =
+            self.inner.state.borrow_mut().start_on_file(file, PinnedBuffer::shared(buffer), range, write);
         self.finish_on_file(operation).await
     }
 
@@ -69,15 +72,14 @@ impl Ring {
 }
 
 impl State {
-    /// Submits one operation on a file, on a range of `buffer`.
-    fn start_on_file<B: AsMut<[u8]> + 'static>(
+    /// Submits one operation on a file, on a range of a buffer.
+    fn start_on_file(
         &mut self,
         file: &DiskFile,
-        buffer: B,
+        pinned: PinnedBuffer,
         range: Range<usize>,
         entry: impl FnOnce(Fd, *mut u8, u32) -> Entry,
     ) -> Key {
-        let pinned = PinnedBuffer::new(buffer);
         let (start, len) = pinned.range(range.start, range.end);
         let entry = entry(Fd(file.0.as_raw_fd()), start, u32::try_from(len).unwrap_or(u32::MAX));
         let operation = self.operations.insert(Operation {

@@ -84,6 +84,16 @@ impl PinnedBuffer {
         PinnedBuffer { owner: typed, start, len }
     }
 
+    /// A buffer that the kernel only reads; others may read it meanwhile.
+    pub(crate) fn shared<B: AsRef<[u8]> + 'static>(buffer: B) -> Self {
+        let typed: *mut B = Box::into_raw(Box::new(buffer));
+        // SAFETY: as in `new`. The address is never written through: only `write_at` makes such a buffer, whose operation reads it.
+        // Test: `a_shared_buffer_is_written_while_others_read_it`.
+        let slice = unsafe { &*typed }.as_ref();
+        let (start, len) = (slice.as_ptr().cast_mut(), slice.len());
+        PinnedBuffer { owner: typed, start, len }
+    }
+
     /// Address of `at` and the bytes from there to `end`, clamped to the buffer.
     pub(crate) fn range(&self, at: usize, end: usize) -> (*mut u8, usize) {
         let at = at.min(self.len);

@@ -33,6 +33,12 @@ impl AsMut<[u8]> for Counted {
     }
 }
 
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A body in several pieces.
 struct Pieces {
     pieces: Vec<Vec<u8>>,

@@ -45,6 +45,12 @@ impl AsMut<[u8]> for Watched {
     }
 }
 
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Drop for Watched {
     fn drop(&mut self) {
         self.dropped.set(true);
@@ -73,6 +79,33 @@ fn what_was_written_is_read_from_its_place() {
         }
     });
     assert_eq!(std::fs::read(&temporary.0).unwrap()[..1 << 16], pattern(0, 1 << 16));
+}
+
+/// A buffer that others hold too.
+#[derive(Clone)]
+struct Shared(Rc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[test]
+fn a_shared_buffer_is_written_while_others_read_it() {
+    let core = TestCore::start(Hooks::default);
+    let temporary = Temporary::new("shared", &[]);
+    let descriptor = temporary.open();
+    core.block(move |ring| async move {
+        let file = DiskFile::new(descriptor);
+        let buffer = Shared(Rc::new(pattern(5, 1 << 16)));
+        let write = ring.write_at(&file, 0, buffer.clone(), 4096..1 << 16);
+        assert!(*buffer.0 == pattern(5, 1 << 16));
+        let (result, back) = write.await;
+        assert_eq!((result, Rc::strong_count(&back.0)), (Ok((1 << 16) - 4096), 2));
+        assert!(*buffer.0 == pattern(5, 1 << 16));
+    });
+    assert!(std::fs::read(&temporary.0).unwrap() == pattern(5, 1 << 16)[4096..]);
 }
 
 #[test]
