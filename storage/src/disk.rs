@@ -1,6 +1,6 @@
 //! The disk tier's decisions: what lies where in a volume, what is read and written next, what is kept; nothing here does I/O.
 //!
-//! - [`format`] has the superblock, the segment table and the header of a segment; [`footer`] has what ends a segment, and
+//! - [`mod@format`] has the superblock, the segment table and the header of a segment; [`footer`] has what ends a segment, and
 //!   [`length_class`] the lengths that a footer and an index can tell apart.
 //! - [`record`] turns stored responses into bytes and back.
 //! - [`index`] has eight bytes for each record, which lead to it, and [`admission`] says what is worth writing.

@@ -109,8 +109,8 @@ impl Trailer {
 }
 
 /// Returns the bytes of a footer for so many records, whole blocks.
-pub fn footer_len(count: u32) -> u64 {
-    (u64::from(count) * ENTRY_LEN as u64 + TRAILER_LEN as u64).next_multiple_of(BLOCK_LEN)
+pub const fn footer_len(count: u32) -> u64 {
+    (count as u64 * ENTRY_LEN as u64 + TRAILER_LEN as u64).next_multiple_of(BLOCK_LEN)
 }
 
 /// Appends a footer to `out`: what is written so that it ends exactly where the segment ends.
@@ -190,6 +190,12 @@ impl<'b> Entries<'b> {
     pub fn at(&self, position: usize) -> Option<FooterEntry> {
         let from = position.checked_mul(ENTRY_LEN)?;
         self.bytes.get(from..from + ENTRY_LEN).map(FooterEntry::decode)
+    }
+
+    /// Returns those of a footer whose checks were looked at before; none if it is not as long as it was.
+    pub(super) fn of_verified(bytes: &'b [u8], count: u32) -> Self {
+        let from = bytes.len().saturating_sub(footer_len(count) as usize);
+        Entries { bytes: bytes[from..].get(..count as usize * ENTRY_LEN).unwrap_or_default() }
     }
 
     /// Returns all, in the order in which the records were written.
