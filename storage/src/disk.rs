@@ -5,17 +5,20 @@
 //! - [`record`] turns stored responses into bytes and back.
 //! - [`index`] has eight bytes for each record, which lead to it, and [`admission`] says what is worth writing.
 //! - [`stored`] says which records a stored response is written as, and makes a response of what was read.
-//! - [`recovery`] rebuilds what is known about a volume from what lies in it.
+//! - [`recovery`] rebuilds what is known about a volume from what lies in it, and [`check`](mod@check) says whether that is whole.
 //!
 //! Fed by the driver of each shard and by the offline commands, which own the files. Invariants: little endian throughout; no bytes
 //! that came from a disk make any of this panic, and no length is believed before the check that covers it.
 
 pub mod admission;
 mod bytes;
+pub mod check;
 pub mod footer;
 pub mod format;
 pub mod index;
 pub mod length_class;
 pub mod record;
 pub mod recovery;
+#[cfg(test)]
+mod sample;
 pub mod stored;

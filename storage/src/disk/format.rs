@@ -3,7 +3,7 @@
 //! ```text
 //! 0      superblock          4096   its copy
 //! 8192   segment table: 85 entries in each 4 KiB block
-//! ...    from the next MiB: segments, each a header block, records, a footer
+//! 1 MiB  segments, each a header block, records, a footer
 //! ```
 //!
 //! The daemon formats and opens volumes, a volume's owner writes its table and its segments, recovery and the offline check read.
@@ -13,6 +13,9 @@
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::bytes::{seed, u16_at, u32_at, u64_at};
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes of a block: the unit of reading and writing.
 pub const BLOCK_LEN: u64 = 4096;
@@ -32,8 +35,9 @@ pub const RECORD_LEN_MAX: u64 = 1 << 20;
 /// Bytes of the longest read that anything here asks for: the blocks around the longest record.
 pub const READ_LEN_MAX: u64 = RECORD_LEN_MAX + BLOCK_LEN;
 
-/// Most segments of a volume, so that one read brings the table.
-pub const SEGMENT_COUNT_MAX: u32 = (RECORD_LEN_MAX / BLOCK_LEN * TABLE_ENTRIES_PER_BLOCK) as u32;
+/// Most segments of a volume: as many as the table has room for before the first, which so lies in one place in volumes of every size.
+pub const SEGMENT_COUNT_MAX: u32 =
+    ((SEGMENTS_OFFSET - TABLE_OFFSET) / BLOCK_LEN * TABLE_ENTRIES_PER_BLOCK) as u32;
 
 /// Segments of 1 MiB to 16 MiB: a footer and an index slot count units with 18 bits.
 pub const SEGMENT_SHIFTS: std::ops::RangeInclusive<u8> = 20..=24;
@@ -49,7 +53,7 @@ pub const TABLE_ENTRY_LEN: usize = 48;
 
 const TABLE_OFFSET: u64 = 2 * BLOCK_LEN;
 const TABLE_ENTRIES_PER_BLOCK: u64 = BLOCK_LEN / TABLE_ENTRY_LEN as u64;
-const FIRST_SEGMENT_ALIGN: u64 = 1 << 20;
+const SEGMENTS_OFFSET: u64 = 1 << 20;
 
 const SUPERBLOCK_MAGIC: u64 = u64::from_le_bytes(*b"AspisVol");
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"AsSg");
@@ -58,6 +62,8 @@ const BLOCK_CHECKED: usize = BLOCK_LEN as usize - 8;
 
 // A full slice, with a block for its head, is a record.
 const _: () = assert!(SLICE_LEN + BLOCK_LEN <= RECORD_LEN_MAX);
+// What `Geometry::within` relies on.
+const _: () = assert!(SEGMENTS_OFFSET <= 1 << *SEGMENT_SHIFTS.start());
 // Places in a segment have 18 bits in footers and index slots.
 const _: () = assert!((1 << *SEGMENT_SHIFTS.end()) / UNIT_LEN <= 1 << 18);
 
@@ -200,8 +206,8 @@ impl Geometry {
     pub fn within(file_len: u64, segment_shift: u8) -> Option<Geometry> {
         let most = (file_len >> segment_shift).min(u64::from(SEGMENT_COUNT_MAX)) as u32;
         let mut geometry = Geometry { segment_shift, segment_count: most };
-        // Superblocks and table take a few segments at most, of the shortest length.
-        while geometry.segment_count > 0 && geometry.file_len() > file_len {
+        // What stands before the segments is as long as the shortest of them.
+        if geometry.segment_count > 0 && geometry.file_len() > file_len {
             geometry.segment_count -= 1;
         }
         (geometry.segment_count > 0).then_some(geometry)
@@ -231,8 +237,7 @@ impl Geometry {
 
     /// Returns where in the file a segment begins.
     pub fn segment_offset(&self, segment: u32) -> u64 {
-        let first = (TABLE_OFFSET + self.table_len()).next_multiple_of(FIRST_SEGMENT_ALIGN);
-        first + (u64::from(segment) << self.segment_shift)
+        SEGMENTS_OFFSET + (u64::from(segment) << self.segment_shift)
     }
 
     /// Returns the bytes of the whole file.
@@ -408,151 +413,5 @@ impl SegmentHeader {
         }
         let class = Class::of_code(block[6])?;
         Some(SegmentHeader { sequence: u64_at(block, 8), class, created: u32_at(block, 16) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const STORE: StoreId = StoreId(*b"0123456789abcdef");
-
-    fn superblock() -> Superblock {
-        Superblock {
-            store: STORE,
-            shard: 3,
-            shard_bits: 2,
-            segment_shift: 24,
-            segment_count: 256,
-            created: 1_800_000_000,
-        }
-    }
-
-    #[test]
-    fn a_superblock_is_read_as_it_was_written_or_not_at_all() {
-        let block = superblock().encode();
-        assert_eq!(Superblock::decode(&block), Ok(superblock()));
-        for at in 0..block.len() {
-            let mut flipped = block;
-            flipped[at] ^= 1 << (at % 8);
-            let error = if at < 8 { FormatError::NotAStore } else { FormatError::Damaged };
-            assert_eq!(Superblock::decode(&flipped), Err(error), "{at}");
-        }
-        assert_eq!(Superblock::decode(&block[..4095]), Err(FormatError::NotAStore));
-        assert_eq!(Superblock::decode(&[]), Err(FormatError::NotAStore));
-    }
-
-    #[test]
-    fn another_version_and_impossible_values_are_refused() {
-        let mut block = superblock().encode();
-        block[8] = 9;
-        let check = xxh3_64(&block[..BLOCK_CHECKED]);
-        block[BLOCK_CHECKED..].copy_from_slice(&check.to_le_bytes());
-        assert_eq!(Superblock::decode(&block), Err(FormatError::Version(9)));
-        for impossible in [
-            Superblock { shard: 4, ..superblock() },
-            Superblock { shard_bits: 200, ..superblock() },
-            Superblock { segment_shift: 25, ..superblock() },
-            Superblock { segment_shift: 19, ..superblock() },
-            Superblock { segment_count: 0, ..superblock() },
-            Superblock { segment_count: SEGMENT_COUNT_MAX + 1, ..superblock() },
-        ] {
-            assert_eq!(Superblock::decode(&impossible.encode()), Err(FormatError::Damaged));
-        }
-    }
-
-    #[test]
-    fn the_copy_counts_where_the_first_is_damaged() {
-        let whole = superblock().encode();
-        let (mut damaged, empty) = (whole, [0; BLOCK_LEN as usize]);
-        damaged[100] ^= 1;
-        let read = |first: &[u8], copy: &[u8]| Superblock::read(&[first, copy].concat());
-        assert_eq!(read(&whole, &damaged), Ok(superblock()));
-        assert_eq!(read(&damaged, &whole), Ok(superblock()));
-        assert_eq!(read(&empty, &whole), Ok(superblock()));
-        assert_eq!(read(&damaged, &empty), Err(FormatError::Damaged));
-        assert_eq!(read(&empty, &damaged), Err(FormatError::Damaged));
-        assert_eq!(read(&empty, &empty), Err(FormatError::NotAStore));
-        assert_eq!(Superblock::read(&whole[..100]), Err(FormatError::NotAStore));
-    }
-
-    #[test]
-    fn nothing_in_a_volume_overlaps() {
-        for (segment_shift, segment_count) in
-            [(20, 1), (20, 85), (20, 86), (24, 256), (24, SEGMENT_COUNT_MAX)]
-        {
-            let geometry = Geometry { segment_shift, segment_count };
-            let last = geometry.entry_offset(segment_count - 1) + TABLE_ENTRY_LEN as u64;
-            assert!(last <= geometry.table_len() && geometry.table_len() <= RECORD_LEN_MAX);
-            assert!(geometry.table_offset() + geometry.table_len() <= geometry.segment_offset(0));
-            assert!(geometry.segment_offset(0).is_multiple_of(FIRST_SEGMENT_ALIGN));
-            assert_eq!(geometry.segment_offset(1) - geometry.segment_offset(0), geometry.segment_len());
-            assert_eq!(Geometry::within(geometry.file_len(), segment_shift), Some(geometry));
-            assert_eq!(
-                Geometry::within(geometry.file_len() - 1, segment_shift).map_or(0, |less| less.segment_count),
-                segment_count - 1
-            );
-        }
-        for segment in 1..2000 {
-            let geometry = Geometry { segment_shift: 20, segment_count: 2000 };
-            let (before, at) = (geometry.entry_offset(segment - 1), geometry.entry_offset(segment));
-            assert!(before + TABLE_ENTRY_LEN as u64 <= at);
-            assert_eq!(at / BLOCK_LEN, (at + TABLE_ENTRY_LEN as u64 - 1) / BLOCK_LEN);
-        }
-        assert_eq!(Geometry::within(100, 20), None);
-    }
-
-    fn entries() -> impl Strategy<Value = TableEntry> {
-        let state = prop::sample::select(vec![
-            SegmentState::Free,
-            SegmentState::Open,
-            SegmentState::Sealed,
-            SegmentState::Bad,
-        ]);
-        let class = prop::sample::select(vec![Class::Records, Class::Slices]);
-        (any::<(u64, u64, u64, u32, u32, u32, u16)>(), state, class).prop_map(|(numbers, state, class)| {
-            let (sequence, oldest, newest, records, created, expires, errors) = numbers;
-            TableEntry { sequence, oldest, newest, records, created, expires, state, class, errors }
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn an_entry_is_read_in_its_place_only(entry in entries(), segment in 0u32..1000, flip in 0usize..48 * 8) {
-            let bytes = entry.encode(STORE, segment);
-            prop_assert_eq!(TableEntry::decode(&bytes, STORE, segment), Some(entry));
-            prop_assert_eq!(TableEntry::decode(&bytes, STORE, segment + 1), None);
-            prop_assert_eq!(TableEntry::decode(&bytes, StoreId([7; 16]), segment), None);
-            let mut flipped = bytes;
-            flipped[flip / 8] ^= 1 << (flip % 8);
-            prop_assert_eq!(TableEntry::decode(&flipped, STORE, segment), None);
-            let geometry = Geometry { segment_shift: 20, segment_count: 1000 };
-            let mut table = vec![0; geometry.table_len() as usize];
-            let at = geometry.entry_offset(segment) as usize;
-            table[at..at + TABLE_ENTRY_LEN].copy_from_slice(&bytes);
-            prop_assert_eq!(TableEntry::of_table(&table, geometry, STORE, segment), Some(entry));
-            prop_assert_eq!(TableEntry::of_table(&table[..at + 47], geometry, STORE, segment), None);
-        }
-
-        #[test]
-        fn a_header_is_read_in_its_place_only(sequence in any::<u64>(), created in any::<u32>(), flip in 0usize..4096 * 8) {
-            for class in [Class::Records, Class::Slices] {
-                let header = SegmentHeader { sequence, class, created };
-                let mut block = header.encode(STORE, 5);
-                prop_assert_eq!(SegmentHeader::decode(&block, STORE, 5), Some(header));
-                prop_assert_eq!(SegmentHeader::decode(&block, STORE, 6), None);
-                prop_assert_eq!(SegmentHeader::decode(&block, StoreId([7; 16]), 5), None);
-                prop_assert_eq!(SegmentHeader::decode(&block[1..], STORE, 5), None);
-                block[flip / 8] ^= 1 << (flip % 8);
-                prop_assert_eq!(SegmentHeader::decode(&block, STORE, 5), None);
-            }
-        }
-
-        #[test]
-        fn any_bytes_are_no_volume(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
-            prop_assert_eq!(Superblock::read(&bytes), Err(FormatError::NotAStore));
-            prop_assert_eq!(SegmentHeader::decode(&bytes, STORE, 0), None);
-        }
     }
 }
