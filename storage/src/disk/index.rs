@@ -55,7 +55,7 @@ pub enum SlotKind {
     Head = 1,
     /// By which fields a URI's responses vary.
     Marker = 2,
-    /// Nothing: what lies on the disk was removed. Only while the volume recovers.
+    /// Nothing: what lies on the disk, up to this place, was removed. Only while the volume recovers.
     Hidden = 3,
 }
 
@@ -75,8 +75,13 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// What stands for a removed key while a volume recovers.
-    const HIDDEN: Slot = Slot { segment: 0, unit: 0, class: 0, hits: 0, kind: SlotKind::Hidden };
+    /// What stands for a key that was removed after all that is recovered.
+    pub const REMOVED: Slot = Slot { segment: 0, unit: 0, class: 0, hits: 0, kind: SlotKind::Hidden };
+
+    /// Returns what stands for a key that was removed by a tombstone in this place.
+    pub fn hidden(segment: u32, unit: u32) -> Slot {
+        Slot { segment, unit, ..Slot::REMOVED }
+    }
 
     fn pack(self) -> u64 {
         debug_assert!(self.segment < SEGMENT_COUNT_MAX && self.unit < 1 << 18 && self.class < 64);
@@ -184,9 +189,14 @@ impl Index {
     /// Returns where the record of this hash lies, if it is there at all.
     #[inline]
     pub fn find(&self, hash: u64) -> Option<Slot> {
+        self.peek(hash).filter(|slot| slot.kind != SlotKind::Hidden)
+    }
+
+    /// Returns what stands for this hash, hidden or not.
+    #[inline]
+    pub fn peek(&self, hash: u64) -> Option<Slot> {
         let (bucket, at) = self.position(self.place(hash))?;
-        let slot = Slot::unpack(self.word(bucket, at));
-        (slot.kind != SlotKind::Hidden).then_some(slot)
+        Some(Slot::unpack(self.word(bucket, at)))
     }
 
     /// Puts the newest record of a hash in; whatever stood under its home and tag leaves.
@@ -208,7 +218,7 @@ impl Index {
         Inserted { replaced: None, crowded_out: Some(crowded_out).filter(|old| old.kind != SlotKind::Hidden) }
     }
 
-    /// Puts a record in that is older than all others of its hash which were ever put in, hidden or crowded out.
+    /// Puts a record in that is older than all others of its hash which were ever put in, or what stands for a removed one.
     pub fn insert_older(&mut self, hash: u64, slot: Slot) -> Older {
         let place = self.place(hash);
         if self.position(place).is_some() {
@@ -224,18 +234,10 @@ impl Index {
         Older::Crowded
     }
 
-    /// Keeps out what is older than this under the hash, unless something newer stands there already.
-    pub fn hide_older(&mut self, hash: u64) {
-        let place = self.place(hash);
-        if self.position(place).is_none() && !self.put(place, Slot::HIDDEN) {
-            self.set_lossy(place.home);
-        }
-    }
-
     /// Takes the record of a hash out and keeps older ones out too, for as long as the volume recovers.
     pub fn hide(&mut self, hash: u64) -> Option<Slot> {
         let removed = self.remove(hash);
-        self.hide_older(hash);
+        self.insert_older(hash, Slot::REMOVED);
         removed
     }
 

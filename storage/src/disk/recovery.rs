@@ -58,6 +58,9 @@ pub trait Rebuild {
     /// Each is told by [`Rebuild::record`] too, before. The volume writes footer and table entry; if it cannot, the next recovery finds
     /// the same.
     fn sealed(&mut self, segment: u32, entry: &TableEntry, last_lsn: u64, records: &[FooterEntry]);
+
+    /// Tells that all was told.
+    fn recovered(&mut self) {}
 }
 
 /// A read that recovery wants.
@@ -316,7 +319,8 @@ impl Recovery {
         self.order = order.into_iter().map(|(_, segment)| segment).collect();
         let last = self.entries.iter().flatten().map(|entry| entry.sequence).max().unwrap_or(0);
         rebuild.located(last.saturating_add(SEQUENCE_GAP));
-        self.stage = if self.order.is_empty() { Stage::Done } else { Stage::Segments };
+        self.stage = Stage::Segments;
+        self.end_if_told(rebuild);
     }
 
     /// Tells of a segment's records by its footer, the last first.
@@ -342,7 +346,7 @@ impl Recovery {
         if left > TOLD_MAX {
             return Fed::Again;
         }
-        self.go_on();
+        self.go_on(rebuild);
         Fed::Taken
     }
 
@@ -394,15 +398,23 @@ impl Recovery {
             rebuild.sealed(segment, &entry, self.scan.last_lsn(), records);
         }
         self.scan.end();
-        self.go_on();
+        self.go_on(rebuild);
         Fed::Taken
     }
 
     /// Goes to the next segment.
-    fn go_on(&mut self) {
+    fn go_on(&mut self, rebuild: &mut impl Rebuild) {
         self.told += 1;
         self.is_sure = false;
-        self.stage = if self.told == self.order.len() { Stage::Done } else { Stage::Segments };
+        self.stage = Stage::Segments;
+        self.end_if_told(rebuild);
+    }
+
+    fn end_if_told(&mut self, rebuild: &mut impl Rebuild) {
+        if self.told == self.order.len() {
+            self.stage = Stage::Done;
+            rebuild.recovered();
+        }
     }
 
     fn ask(&mut self, job: Job, offset: u64, len: u64) -> Step {

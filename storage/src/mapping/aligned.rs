@@ -52,6 +52,34 @@ impl AsMut<[u8]> for AlignedBuf {
     }
 }
 
+/// A buffer that its holders only read, so that it can be written to a file and read by others meanwhile; of one core.
+#[derive(Clone, Debug)]
+pub struct SharedBuf(Rc<AlignedBuf>);
+
+impl SharedBuf {
+    /// Makes the first holder.
+    pub fn new(buffer: AlignedBuf) -> SharedBuf {
+        SharedBuf(Rc::new(buffer))
+    }
+
+    /// Returns the bytes to change while there is no other holder.
+    pub fn get_mut(&mut self) -> Option<&mut [u8]> {
+        Rc::get_mut(&mut self.0).map(AsMut::as_mut)
+    }
+
+    /// Returns the buffer if this was the last holder.
+    pub fn into_inner(self) -> Option<AlignedBuf> {
+        Rc::into_inner(self.0)
+    }
+}
+
+impl AsRef<[u8]> for SharedBuf {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
 /// Buffers of one length, for one core; clones share them.
 #[derive(Clone, Debug)]
 pub struct AlignedPool {
@@ -138,6 +166,18 @@ mod tests {
         assert!(AlignedBuf::new(60_000, &budget).is_none(), "the budget is asked first");
         assert!(AlignedBuf::new(usize::MAX, &budget).is_none());
         drop(buffer);
+        assert_eq!(budget.used_total(), 0);
+    }
+
+    #[test]
+    fn a_shared_buffer_is_changed_by_its_only_holder() {
+        let budget = Budget::new(1 << 20);
+        let mut shared = SharedBuf::new(AlignedBuf::new(1, &budget).unwrap());
+        shared.get_mut().unwrap()[0] = 7;
+        let other = shared.clone();
+        assert!(shared.get_mut().is_none() && other.as_ref()[0] == 7);
+        assert!(shared.into_inner().is_none());
+        assert!(other.into_inner().is_some_and(|buffer| buffer.as_ref()[0] == 7));
         assert_eq!(budget.used_total(), 0);
     }
 

@@ -131,7 +131,8 @@ fn older_records_stay_behind_newer_ones_and_removed_ones() {
     let mut index = index(512);
     assert_eq!(index.insert_older(1, slot(9)), Older::Taken);
     assert_eq!(index.insert_older(1, slot(8)), Older::Hidden);
-    index.hide_older(2);
+    assert_eq!(index.insert_older(2, Slot::hidden(3, 70)), Older::Taken);
+    assert_eq!(index.peek(2), Some(Slot::hidden(3, 70)));
     assert_eq!(index.insert_older(2, slot(7)), Older::Hidden);
     assert_eq!((index.find(1), index.find(2), index.len()), (Some(slot(9)), None, 2));
     // What is removed while the volume recovers hides older ones too, and so does what is not there at all.
@@ -140,10 +141,10 @@ fn older_records_stay_behind_newer_ones_and_removed_ones() {
         (index.insert_older(1, slot(6)), index.insert_older(3, slot(5))),
         (Older::Hidden, Older::Hidden)
     );
-    index.hide_older(1);
+    index.insert_older(1, Slot::REMOVED);
     // A new one stands nevertheless, and is no replacement of anything.
     assert_eq!(index.insert(1, slot(10)), Inserted::default());
-    index.hide_older(1);
+    index.insert_older(1, Slot::REMOVED);
     let mut from = Some(0);
     while let Some(next) = from {
         from = index.sweep_hidden(next, 5);

@@ -1,0 +1,4 @@
+//! The disk tier's decisions over a simulated disk: what was written is found again, whatever fails and whenever the process dies.
+
+mod simulated;
+mod volume;
