@@ -8,6 +8,7 @@ mod leaving;
 mod room;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use aspis_cache::key::{PART_SUFFIX, hash};
@@ -49,6 +50,7 @@ pub struct RamTier<P = SizeAware> {
     /// Of those, the bytes of the arena.
     payload: u64,
     round: Round,
+    walked: Round,
     /// What was evicted and may go to disk.
     leaving: Leaving,
 }
@@ -59,6 +61,20 @@ struct Round {
     next: u32,
     /// Where the last one was when the round began; later ones are newcomers.
     end: u32,
+}
+
+impl Round {
+    /// Takes the next places of an index that ends at `end`, so many at most, and tells whether the round is through with them.
+    fn step(&mut self, end: u32, count_max: usize) -> (Range<u32>, bool) {
+        if self.next == 0 {
+            self.end = end;
+        }
+        let from = self.next;
+        let until = self.end.min(from.saturating_add(count_max.try_into().unwrap_or(u32::MAX)));
+        let is_through = until == self.end;
+        self.next = if is_through { 0 } else { until };
+        (from..until, is_through)
+    }
 }
 
 #[derive(Debug)]
@@ -123,6 +139,7 @@ impl<P: Policy> RamTier<P> {
             samples: RefCell::new(Vec::with_capacity(SAMPLE_COUNT_MAX)),
             payload: 0,
             round: Round::default(),
+            walked: Round::default(),
             leaving: Leaving::default(),
         }
     }
@@ -164,6 +181,11 @@ impl<P: Policy> RamTier<P> {
         entries
             .filter(|held| held.key == newcomer.key && held.is_live())
             .any(|held| held.meta.received_at > newcomer.meta.received_at)
+    }
+
+    /// Tells whether a live response that is no part is stored under exactly this key. No use is counted.
+    pub fn has(&self, hash: u128, key: &[u8]) -> bool {
+        self.index.get(hash).is_some_and(|entry| *entry.response.key == *key && entry.response.is_live())
     }
 
     /// Returns the request fields by which the responses under exactly this primary key vary, if there are any.
@@ -274,18 +296,23 @@ impl<P: Policy> RamTier<P> {
     /// its own. The next call begins the next round. What comes or goes between calls does not hold a round up; newcomers may be
     /// asked about or not.
     pub fn sweep(&mut self, count_max: usize, keep: &mut dyn FnMut(&Arc<StoredResponse>) -> bool) -> bool {
-        if self.round.next == 0 {
-            self.round.end = self.index.end();
-        }
-        let until =
-            self.round.end.min(self.round.next.saturating_add(count_max.try_into().unwrap_or(u32::MAX)));
-        for position in self.round.next..until {
+        let (places, is_through) = self.round.step(self.index.end(), count_max);
+        for position in places {
             if self.index.at(position).is_some_and(|entry| !keep(&entry.response)) {
                 self.take_at(position);
             }
         }
-        let is_through = until == self.round.end;
-        self.round.next = if is_through { 0 } else { until };
+        is_through
+    }
+
+    /// Goes on with another round over all that is stored, which takes nothing away: tells `look` of what is at the next `count_max` places.
+    /// True with the call that ends a round.
+    pub fn walk(&mut self, count_max: usize, look: &mut dyn FnMut(&Arc<StoredResponse>)) -> bool {
+        let (places, is_through) = self.walked.step(self.index.end(), count_max);
+        places
+            .filter_map(|position| self.index.at(position))
+            .filter(|entry| entry.response.is_live())
+            .for_each(|entry| look(&entry.response));
         is_through
     }
 
@@ -341,6 +368,7 @@ impl<P: Policy> RamTier<P> {
         self.stored.remove(self.stored.bytes());
         self.payload = 0;
         self.round = Round::default();
+        self.walked = Round::default();
     }
 
     /// Returns how many responses are stored.

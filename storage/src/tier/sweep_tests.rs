@@ -83,3 +83,26 @@ proptest! {
         prop_assert!(rounds > 0, "a round ends");
     }
 }
+
+#[test]
+fn a_walk_looks_at_everything_that_is_live_and_takes_nothing() {
+    let (mut tier, _budget) = tier(4 * MIB, 8 * MIB);
+    assert!(tier.walk(10, &mut |_| unreachable!("nothing is there")));
+    for number in 0..20 {
+        assert!(store(&mut tier, number, 1000));
+    }
+    tier.lookup(hash(3), &key(3)).unwrap().mark_gone();
+    let (mut seen, mut calls) = (Vec::new(), 0);
+    loop {
+        calls += 1;
+        if tier.walk(6, &mut |response| seen.push(response.hash)) {
+            break;
+        }
+        // A sweep has a round of its own.
+        tier.sweep(1, &mut |_| true);
+    }
+    seen.sort_unstable();
+    let mut all: Vec<u128> = (0..20).filter(|number| *number != 3).map(hash).collect();
+    all.sort_unstable();
+    assert_eq!((seen, calls, tier.len()), (all, 4, 20));
+}
