@@ -6,8 +6,8 @@
 //! - [`index`] has eight bytes for each record, which lead to it, and [`admission`] says what is worth writing.
 //! - [`stored`] says which records a stored response is written as, and makes a response of what was read.
 //! - [`recovery`] rebuilds what is known about a volume from what lies in it, and [`check`](mod@check) says whether that is whole.
+//! - [`shrink`] says what stays when a volume is made smaller.
 //! - [`volume`] puts them together: where a record lies, what is appended and written, what may be written anew.
-//! - [`recovery`] rebuilds what is known about a volume from what lies in it.
 //!
 //! Fed by the driver of each shard and by the offline commands, which own the files. Invariants: little endian throughout; no bytes
 //! that came from a disk make any of this panic, and no length is believed before the check that covers it.
@@ -25,5 +25,6 @@ pub mod recovery;
 #[cfg(test)]
 mod sample;
 mod segments;
+pub mod shrink;
 pub mod stored;
 pub mod volume;

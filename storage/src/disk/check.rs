@@ -69,6 +69,16 @@ pub fn check(
     Ok(report)
 }
 
+/// Returns what each segment of a volume is, as recovery finds it; what was not sealed is open.
+///
+/// For who changes the volume's length: [`shrink::plan`](super::shrink::plan).
+pub fn segments(volume: &impl ReadAt, superblock: &Superblock) -> Vec<TableEntry> {
+    let mut report = Report::new(*superblock);
+    let survey = survey(volume, &mut report, &mut vec![0; READ_LEN_MAX as usize]);
+    let state = |found: &Found| if found.is_rebuilt { SegmentState::Open } else { found.entry.state };
+    survey.segments.iter().map(|found| TableEntry { state: state(found), ..found.entry }).collect()
+}
+
 /// What recovery found out about a segment.
 #[derive(Clone, Copy)]
 struct Found {

@@ -69,6 +69,16 @@ fn a_whole_volume_is_whole_and_counted() {
 }
 
 #[test]
+fn segments_are_told_as_they_were_left() {
+    let segments = segments(&volume(), &superblock());
+    let used: Vec<_> = (0..8).map(|at: usize| (segments[at].state, segments[at].sequence)).collect();
+    let mut expected = [(SegmentState::Free, 0); 8];
+    (expected[5], expected[2]) = ((SegmentState::Sealed, 1), (SegmentState::Sealed, 2));
+    expected[0] = (SegmentState::Open, 3);
+    assert_eq!(used, expected);
+}
+
+#[test]
 fn a_table_that_was_never_written_is_no_damage() {
     let mut volume = volume();
     let table = SMALL.table_offset() as usize;
