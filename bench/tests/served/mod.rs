@@ -65,6 +65,7 @@ pub(crate) fn start(origin: SocketAddr, cores: usize) -> (Shards, SocketAddr) {
         origin_tls: None,
         log: None,
         invalidations: Invalidations::default(),
+        disk: None,
     })
     .expect("the shards start");
     shards.set_addresses(Arc::from([origin]));

@@ -135,6 +135,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
             rules_changed: invalidations.rules_changed(),
             purges: Some(Arc::clone(&invalidations) as Arc<dyn aspis_shard::Purges>),
         },
+        disk: None,
     })
     .map(Arc::new)
     .map_err(failed)?;

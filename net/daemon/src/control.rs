@@ -28,6 +28,11 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How long the cores may take to end when nothing runs any more.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
+/// How long of it the disk may take for what waits to be written; a dead one takes all of it.
+const FLUSH_WAIT: Duration = Duration::from_secs(3);
+
+const _: () = assert!(FLUSH_WAIT.as_secs() < STOP_WAIT.as_secs());
+
 /// What the control thread holds.
 pub(crate) struct Control {
     /// The checked settings.
@@ -163,6 +168,9 @@ impl Control {
         let (shards, log_writer, invalidations) = (self.shards, self.log_writer, self.invalidations);
         let stopper = std::thread::Builder::new().name("aspis-stop".to_owned()).spawn(move || {
             invalidations.close();
+            if !shards.flush_disk(FLUSH_WAIT) {
+                tracing::warn!("not all that waits for the disk could be written in time: it is fetched again when it is asked for");
+            }
             shards.stop();
             let is_log_written = log_writer.is_none_or(LogWriter::finish);
             // Nobody waits any more after a second signal.

@@ -305,6 +305,9 @@ impl Shard {
             *scratch = Default::default();
         }
         self.origin.close_idle();
+        if let Some(disk) = &self.disk {
+            disk.relieve();
+        }
         self.sweep_all_replicas();
         self.post_others(|| Message::Evict);
     }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aspis_config::Settings;
 use aspis_exchange::ViewerFacts;
@@ -15,11 +16,12 @@ use aspis_runtime::{CoreOptions, CoreThread};
 use aspis_storage::budget::{Budget, Charge, Purpose};
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::replica::ReplicaTable;
-use aspis_storage::shards::owner_core;
+use aspis_storage::shards::Sharding;
 use aspis_storage::tier::object_len_max;
 use aspis_telemetry::{CoreCounters, CoreHistograms, LogBuffer, LogSender};
 
 use crate::account::OriginMeters;
+use crate::disk::{self, Directory, Disk, DiskBoot, FlushGate};
 use crate::explain::{self, Explanation};
 use crate::limits::{MAILBOX_LEN, RECEIVE_COUNT_MIN, RECEIVE_SHARE, headroom};
 use crate::messages::Message;
@@ -57,6 +59,8 @@ pub struct Boot {
     pub log: Option<LogSender>,
     /// What was invalidated before, and who accepts more.
     pub invalidations: Invalidations,
+    /// The store on disk, if there is one.
+    pub disk: Option<DiskBoot>,
 }
 
 /// Why the shards could not start.
@@ -66,6 +70,8 @@ pub enum StartError {
     Tls(TlsSetupError),
     /// `--memory` is too small, or the kernel refuses as much.
     Memory(std::io::Error),
+    /// The store on disk does not fit together, or not into the memory.
+    Disk(String),
     /// A core's thread or ring could not be made.
     Core {
         /// Which core.
@@ -80,6 +86,7 @@ impl fmt::Display for StartError {
         match self {
             StartError::Tls(error) => write!(f, "TLS towards the origin: {error}"),
             StartError::Memory(error) => write!(f, "no memory for stored responses: {error}"),
+            StartError::Disk(cause) => write!(f, "the store on disk cannot be used: {cause}"),
             StartError::Core { core, cause } => write!(f, "core {core} cannot start: {cause}"),
         }
     }
@@ -96,6 +103,8 @@ pub struct Shards {
     histograms: Vec<Arc<CoreHistograms>>,
     budget: Arc<Budget>,
     rules: Arc<RuleNumbers>,
+    sharding: Sharding,
+    directories: Vec<Arc<Directory>>,
     _mailboxes: Charge,
 }
 
@@ -135,7 +144,10 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
     // An arena stays on its core's thread, which cannot report a failure: try here whether limit and kernel allow all.
     let trial: Result<Vec<Arena>, _> =
         (0..cores).map(|_| Arena::new(arena_len, Arc::clone(&budget))).collect();
-    drop(trial.map_err(StartError::Memory)?);
+    let trial = trial.map_err(StartError::Memory)?;
+    let (sharding, disks) = disk::deal(boot.disk, cores, &budget).map_err(StartError::Disk)?;
+    drop(trial);
+    let directories = disks.first().map_or_else(Vec::new, |disk| disk.plan.directories.clone());
     let Invalidations { rules: batches, first_number, rules_changed, purges } = boot.invalidations;
     let rules = Arc::new(RuleNumbers::new(cores, first_number, rules_changed));
     let batches: Arc<[RuleBatch]> = batches.into();
@@ -154,7 +166,9 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
     }
 
     let mut threads = Vec::with_capacity(cores);
+    let mut disks = disks.into_iter();
     for (core, (mail, fds)) in mailboxes.into_iter().zip(listeners).enumerate() {
+        let dealt = disks.next();
         let options = core_options(core, cores, boot.cores[core], boot.memory);
         let received_len = u64::from(options.receive_buffer_count) * u64::from(options.receive_buffer_len);
         let doorbell = mail.doorbell();
@@ -178,6 +192,7 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
             let replica_slots = ReplicaTable::slots_within(replica_slots, replicas_len_max);
             let replicas =
                 ReplicaTable::new(replica_slots, &budget).expect("the limit has room for the replica tables");
+            let disk = dealt.map(|dealt| Disk::new(ring.clone(), &counters, &budget, cores, dealt));
             let rules = Rules::new(core, shared_rules, &batches, &budget);
             let meters = OriginMeters::default();
             let origin =
@@ -187,6 +202,8 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
                 Parts {
                     core,
                     cores,
+                    sharding,
+                    disk,
                     settings,
                     object_len_max,
                     budget,
@@ -221,6 +238,8 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
         histograms,
         budget,
         rules,
+        sharding,
+        directories,
         _mailboxes: mail_charge,
     })
 }
@@ -313,7 +332,7 @@ impl Shards {
         done: Box<dyn FnOnce(Explanation) + Send>,
     ) -> Result<(), &'static str> {
         let question = explain::question(head, viewer, done)?;
-        let owner = owner_core(question.key.0, self.counters.len());
+        let owner = self.sharding.owner_core(question.key.0, self.counters.len());
         self.tell(owner, Message::Explain(Box::new(question)));
         Ok(())
     }
@@ -321,6 +340,22 @@ impl Shards {
     /// What has the cores look whether memory is short.
     pub fn evict_bell(&self) -> EvictBell {
         EvictBell { post: self.post.clone(), cores: self.counters.len() }
+    }
+
+    /// The directories of the store on disk; none without one.
+    pub fn disk_directories(&self) -> &[Arc<Directory>] {
+        &self.directories
+    }
+
+    /// Has every core write what waits for the disk, and end its segments in order; after [`Shards::stop_accepting`], before
+    /// [`Shards::stop`]. Waits for at most `patience`; false if not all of it was done by then: it is lost, nothing worse.
+    pub fn flush_disk(&self, patience: Duration) -> bool {
+        if self.directories.is_empty() {
+            return true;
+        }
+        let gate = FlushGate::new();
+        self.tell_all(|| Message::FlushDisk(gate.part()));
+        gate.wait(patience)
     }
 
     /// Has every core ship its access log lines.

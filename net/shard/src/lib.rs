@@ -12,6 +12,7 @@ mod alone;
 mod asking;
 mod backlog;
 mod boot;
+mod disk;
 mod explain;
 mod fill;
 mod flight;
@@ -30,5 +31,6 @@ pub mod tls;
 mod viewer;
 
 pub use boot::{Boot, EvictBell, Shards, StartError, start};
+pub use disk::{Directory, DiskBoot, VolumeFile};
 pub use explain::{Explanation, StoredFacts, Why};
 pub use rules::{Invalidations, Purged, Purges, RuleBatch};

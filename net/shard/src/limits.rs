@@ -162,3 +162,81 @@ pub(crate) const PURGES_MAX: usize = 1024;
 
 /// How often a PURGE request that waits looks whether it is told, in case the word of it was lost.
 pub(crate) const PURGE_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Reads of the disk tier that run at once on one core; the others wait in line.
+pub(crate) const DISK_READS_MAX: usize = 64;
+
+/// Reads that wait; who comes after them goes to the origin.
+pub(crate) const DISK_READS_WAITING_MAX: usize = 4096;
+
+/// Bytes that they read into at once, at most this part of the limit of all cores.
+pub(crate) const DISK_READ_SHARE: u64 = 32;
+
+/// But at most this much on one core.
+pub(crate) const DISK_READ_LEN_MAX: u64 = 32 * 1024 * 1024;
+
+/// How long a request waits for the disk before it goes to the origin; the device has failed it.
+pub(crate) const DISK_READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes of stored responses that wait to be written: at most this part of the limit of all cores.
+pub(crate) const DISK_QUEUE_SHARE: u64 = 64;
+
+/// But at most this much on one core.
+pub(crate) const DISK_QUEUE_LEN_MAX: u64 = 16 * 1024 * 1024;
+
+/// And at most so many.
+pub(crate) const DISK_QUEUE_COUNT_MAX: usize = 4096;
+
+/// Bytes of records that are copied to write buffers in one turn, or one record that is longer.
+pub(crate) const DISK_APPENDED_PER_TURN: u64 = 256 * 1024;
+
+/// Records that are copied in one turn.
+pub(crate) const DISK_RECORDS_PER_TURN: usize = 64;
+
+/// How long an appended record waits for others before it is written.
+pub(crate) const DISK_FLUSH_AFTER: Duration = Duration::from_millis(250);
+
+/// Volumes of one core whose index is rebuilt at once.
+pub(crate) const DISK_RECOVERIES_MAX: usize = 4;
+
+/// Errors of one directory within [`DISK_ERRORS_SPAN`] that put it off line.
+pub(crate) const DISK_ERRORS_MAX: usize = 5;
+
+/// See [`DISK_ERRORS_MAX`].
+pub(crate) const DISK_ERRORS_SPAN: Duration = Duration::from_secs(60);
+
+/// How long after it went off line a directory is probed.
+pub(crate) const DISK_PROBE_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest pause between two probes.
+pub(crate) const DISK_PROBE_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// What may be written at once beyond the write budget: so much time of it.
+pub(crate) const DISK_BURST: Duration = Duration::from_secs(30);
+
+/// But at least this much on one core.
+pub(crate) const DISK_BURST_LEN_MIN: u64 = 16 * 1024 * 1024;
+
+/// How soon what found no place in a write buffer or no free segment is tried again, if nothing tells earlier.
+pub(crate) const DISK_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Bytes that the recovery of one volume reads ahead, beside the read that is looked at.
+pub(crate) const DISK_RECOVERY_AHEAD_LEN: usize = 2 * 1024 * 1024;
+
+/// How often recovery tries to read something while the directory is on line.
+pub(crate) const DISK_RECOVERY_ATTEMPTS: u32 = 3;
+
+// A bad place is given up before the whole directory is.
+const _: () = assert!((DISK_RECOVERY_ATTEMPTS as usize) < DISK_ERRORS_MAX);
+
+/// The write buffers of all cores together are at most this part of the limit.
+pub(crate) const DISK_WRITE_SHARE: u64 = 64;
+
+/// But each core has at least so many: two of each class of segments.
+pub(crate) const WRITE_BUFFERS_MIN: usize = 4;
+
+/// And at most so many.
+pub(crate) const WRITE_BUFFERS_MAX: usize = 16;
+
+/// So many of them stay at hand while nothing is written.
+pub(crate) const WRITE_BUFFERS_KEPT: usize = 2;

@@ -17,7 +17,6 @@ use aspis_cache::vary;
 use aspis_exchange::collapse::{Answer, Asked, Collapse, FlightId, Limits, Outcome, Place, Wants};
 use aspis_exchange::{Collapsing, Conditions, Role, ViewerFacts};
 use aspis_storage::response::StoredResponse;
-use aspis_storage::shards::owner_core;
 use aspis_telemetry::Counter;
 use aspis_wire::FieldSlots;
 use aspis_wire::request::{RequestHead, parse_request};
@@ -92,7 +91,7 @@ impl Arrived {
 impl Shard {
     /// The core that owns the key with this primary hash.
     pub(crate) fn owner_of(&self, primary: u128) -> usize {
-        owner_core(primary, self.cores)
+        self.sharding.owner_core(primary, self.cores)
     }
 
     /// Serves one who found nothing fresh under a key of this core.

@@ -19,6 +19,7 @@ use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::{BodyWriter, Tail};
 use aspis_storage::replica::ReplicaTable;
+use aspis_storage::shards::Sharding;
 use aspis_storage::tier::RamTier;
 use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, Timing};
 use aspis_wire::limits::HeadLimits;
@@ -28,6 +29,7 @@ use crate::account::{Account, OriginMeters};
 use crate::alone::AloneFlight;
 use crate::asking::{Asks, Waiter};
 use crate::backlog::Backlog;
+use crate::disk::{Disk, FlushPart};
 use crate::fill::Fills;
 use crate::limits::{LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL};
 use crate::messages::Message;
@@ -84,6 +86,10 @@ pub(crate) struct Shard {
     pub(crate) mail: Receiver<Message>,
     post: Post<Message>,
     pub(crate) cores: usize,
+    /// Which core owns what.
+    pub(crate) sharding: Sharding,
+    /// What this core owns on disk.
+    pub(crate) disk: Option<Rc<Disk>>,
     outbox: RefCell<VecDeque<(usize, Message)>>,
     pub(crate) draining: Cell<bool>,
     sweep_armed: Cell<bool>,
@@ -102,6 +108,8 @@ pub(crate) struct Scratch {
 pub(crate) struct Parts {
     pub(crate) core: usize,
     pub(crate) cores: usize,
+    pub(crate) sharding: Sharding,
+    pub(crate) disk: Option<Rc<Disk>>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) object_len_max: u64,
     pub(crate) budget: Arc<Budget>,
@@ -155,6 +163,8 @@ impl Shard {
             mail: parts.mail,
             post: parts.post,
             cores: parts.cores,
+            sharding: parts.sharding,
+            disk: parts.disk,
             outbox: RefCell::new(VecDeque::new()),
             rules: parts.rules,
             purging: parts.purging,
@@ -295,6 +305,7 @@ impl Shard {
                 Message::ForgetRules(up_to) => self.forget_rules(up_to),
                 Message::Explain(question) => self.explain(*question),
                 Message::Purged(number) => self.purged(number),
+                Message::FlushDisk(part) => self.flush_disk(part),
                 Message::SweepReplicas => self.sweep_all_replicas(),
                 Message::Evict => {
                     heap::give_back();
@@ -326,6 +337,13 @@ impl Shard {
         self.origin.close_idle();
         self.flush_log();
         self.ring.stop();
+    }
+
+    /// Writes what waits for the disk; `part` is dropped when it is there, or lost.
+    fn flush_disk(&self, part: FlushPart) {
+        if let Some(disk) = &self.disk {
+            disk.flush(part);
+        }
     }
 
     fn flush_log(&self) {
@@ -395,6 +413,9 @@ impl Shard {
         let collapse = self.owner.collapse.borrow();
         counters.set(Counter::FlightsRunning, collapse.flights() as u64);
         counters.set(Counter::RequestsWaiting, collapse.waiting() as u64);
+        if let Some(disk) = &self.disk {
+            disk.show_levels();
+        }
         counters.set(Counter::CoreTasks, ring.live_tasks() as u64);
         counters.set(Counter::CoreSockets, ring.live_sockets() as u64);
         let stats = ring.stats();

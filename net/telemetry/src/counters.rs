@@ -184,6 +184,46 @@ counters! {
     Gauge "cache_limbo_bytes" "Content that left the cache and that replicas or sends still hold, or that its arena has not taken back." { CacheLimbo [] }
     Gauge "cache_replicas" "Responses of other cores that a core keeps at hand." { CacheReplicas [] }
 
+    // The disk tier.
+    Monotonic "disk_lookups" "Lookups on disk for what was not in memory, by answer." {
+        DiskHit ["answer" = "hit"]
+        DiskMiss ["answer" = "miss"]
+    }
+    Monotonic "disk_reads" "Reads of the disk tier." { DiskReads [] }
+    Monotonic "disk_read_bytes" "Bytes that were read from disk, recovery and reclaiming included." { DiskReadBytes [] }
+    Monotonic "disk_false_candidates" "Reads that brought the record of another key." { DiskFalseCandidates [] }
+    Monotonic "disk_check_failures" "Reads that brought something else than what was written; it was not served." { DiskCheckFailures [] }
+    Monotonic "disk_errors" "Reads and writes that failed, took too long or ended early." {
+        DiskReadErrors ["operation" = "read"]
+        DiskWriteErrors ["operation" = "write"]
+    }
+    Monotonic "disk_records_written" "Records appended, slices of large bodies, notes about variants and removals included." { DiskRecordsWritten [] }
+    Monotonic "disk_writes" "Writes of the disk tier." { DiskWrites [] }
+    Monotonic "disk_written_bytes" "Bytes written to disk, footers, tables and what reclaiming keeps included." { DiskWrittenBytes [] }
+    Monotonic "disk_removed" "Records taken off the disk tier because they must not be served any more." { DiskRemoved [] }
+    Monotonic "disk_not_written" "Responses that were not written to disk, by cause: the write budget, a full queue, short memory, no free segment, a directory off line." {
+        DiskRefusedBudget ["cause" = "budget"]
+        DiskRefusedQueue ["cause" = "queue"]
+        DiskRefusedMemory ["cause" = "memory"]
+        DiskRefusedSpace ["cause" = "space"]
+        DiskRefusedOffLine ["cause" = "off-line"]
+    }
+    Gauge "disk_queue_bytes" "Responses that wait to be written to disk." { DiskQueueBytes [] }
+    Gauge "disk_records" "Records that can be found on disk." { DiskRecords [] }
+    Gauge "disk_live_bytes" "Bytes of these records." { DiskLiveBytes [] }
+    Gauge "disk_segments" "Segments of the volumes, by what they are used for." {
+        DiskSegmentsUsed ["state" = "used"]
+        DiskSegmentsFree ["state" = "free"]
+        DiskSegmentsBad ["state" = "bad"]
+    }
+    Monotonic "disk_reclaimed_segments" "Segments whose records left, to be written anew." { DiskReclaimed [] }
+    Monotonic "disk_reinserted_bytes" "Bytes of records that were used and were written again when their segments were reclaimed." { DiskReinserted [] }
+    Monotonic "disk_crowded_out" "Records that are not found any more because the index had no room for them: --disk-mean-object is too large." { DiskCrowdedOut [] }
+    Monotonic "disk_tombstones" "Removals noted on disk, so that what was removed does not come back with a restart." { DiskTombstones [] }
+    Gauge "disk_volumes" "Volumes of the store, one for each of its shards." { DiskVolumes [] }
+    Gauge "disk_volumes_recovering" "Volumes whose index is not complete yet." { DiskRecovering [] }
+    Gauge "disk_volumes_off_line" "Volumes in directories that are off line." { DiskOffLine [] }
+
     // Invalidation by the operator.
     Monotonic "invalidations" "Invalidations accepted, by the way they came in." {
         InvalidationsApi ["by" = "api"]

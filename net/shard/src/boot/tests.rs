@@ -43,6 +43,7 @@ impl Server {
             origin_tls: None,
             log: None,
             invalidations: Invalidations::default(),
+            disk: None,
         });
         Server { shards: Some(shards.expect("the shards start")), address, unix }
     }

@@ -119,6 +119,7 @@ impl Stage {
             origin_tls: None,
             log: None,
             invalidations,
+            disk: None,
         });
         let shards = shards.expect("the shards start");
         shards.set_addresses(Arc::from([origin]));

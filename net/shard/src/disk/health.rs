@@ -1,0 +1,200 @@
+//! Whether a directory's device can be relied on: it goes off line after a few errors in a short time, and comes back by itself.
+//!
+//! Each core judges by its own reads and writes and probes by itself; who asks for the process ([`Directory`]) hears how many cores have
+//! it off line. Nothing is read or written meanwhile but a probe. Times are arguments. Invariants: what cannot be read is a miss and never
+//! an answer; going off line and coming back are each said once in the log, by whichever core is first or last.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::limits::{DISK_ERRORS_MAX, DISK_ERRORS_SPAN, DISK_PROBE_PAUSE_MAX, DISK_PROBE_PAUSE_MIN};
+
+/// One directory of the store, as all cores see it.
+#[derive(Debug)]
+pub struct Directory {
+    name: Box<str>,
+    /// How many cores have it off line.
+    off_line: AtomicU32,
+    errors: AtomicU64,
+}
+
+impl Directory {
+    /// Makes one that is well; `name` is what operators are told.
+    pub fn new(name: &str) -> Arc<Directory> {
+        Arc::new(Directory { name: name.into(), off_line: AtomicU32::new(0), errors: AtomicU64::new(0) })
+    }
+
+    /// Returns its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Tells whether any core goes without it now.
+    pub fn is_off_line(&self) -> bool {
+        self.off_line.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns how many reads and writes of it failed so far.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    fn went_off(&self, cause: &dyn fmt::Display) {
+        if self.off_line.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!(
+                "disk {} is off line after {cause}: serving without it until it works again",
+                self.name
+            );
+        }
+    }
+
+    fn came_back(&self) {
+        if self.off_line.fetch_sub(1, Ordering::Relaxed) == 1 {
+            tracing::info!("disk {} works again and is in use", self.name);
+        }
+    }
+}
+
+/// The same directory as one core has found it.
+#[derive(Debug)]
+pub(crate) struct Health {
+    directory: Arc<Directory>,
+    /// When the last errors were, in milliseconds of the core's clock; the oldest is replaced.
+    errors: [Option<u64>; DISK_ERRORS_MAX],
+    next: usize,
+    off: Option<Off>,
+}
+
+/// Since it went off line.
+#[derive(Clone, Copy, Debug)]
+struct Off {
+    probe_at: u64,
+    pause: u64,
+}
+
+impl Health {
+    pub(crate) fn new(directory: Arc<Directory>) -> Self {
+        Health { directory, errors: [None; DISK_ERRORS_MAX], next: 0, off: None }
+    }
+
+    /// Tells whether it is to be left alone.
+    pub(crate) fn is_off_line(&self) -> bool {
+        self.off.is_some()
+    }
+
+    /// A read or write failed that should not. True if the directory goes off line with it; then it is to be probed.
+    pub(crate) fn note_error(&mut self, now: u64, cause: &dyn fmt::Display) -> bool {
+        self.directory.errors.fetch_add(1, Ordering::Relaxed);
+        if self.off.is_some() {
+            return false;
+        }
+        self.errors[self.next] = Some(now);
+        self.next = (self.next + 1) % DISK_ERRORS_MAX;
+        // The place that is written next has the oldest of the last few.
+        let span = DISK_ERRORS_SPAN.as_millis() as u64;
+        if !self.errors[self.next].is_some_and(|oldest| now.saturating_sub(oldest) <= span) {
+            return false;
+        }
+        let pause = DISK_PROBE_PAUSE_MIN.as_millis() as u64;
+        self.off = Some(Off { probe_at: now + pause, pause });
+        self.directory.went_off(cause);
+        true
+    }
+
+    /// Returns how many milliseconds from now the next probe is due; `None` while it is well.
+    pub(crate) fn probe_in(&self, now: u64) -> Option<u64> {
+        self.off.map(|off| off.probe_at.saturating_sub(now))
+    }
+
+    /// A probe failed: the next waits longer.
+    pub(crate) fn probe_failed(&mut self, now: u64) {
+        if let Some(off) = &mut self.off {
+            off.pause = (off.pause * 2).min(DISK_PROBE_PAUSE_MAX.as_millis() as u64);
+            off.probe_at = now + off.pause;
+        }
+    }
+
+    /// A probe read and wrote what it should.
+    pub(crate) fn probe_succeeded(&mut self) {
+        if self.off.take().is_some() {
+            self.errors = [None; DISK_ERRORS_MAX];
+            self.directory.came_back();
+        }
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        // A core that ends says nothing about the device.
+        if self.off.is_some() {
+            self.directory.off_line.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPAN: u64 = DISK_ERRORS_SPAN.as_millis() as u64;
+
+    fn health() -> (Arc<Directory>, Health) {
+        let directory = Directory::new("/cache");
+        (Arc::clone(&directory), Health::new(directory))
+    }
+
+    #[test]
+    fn a_few_errors_in_a_short_time_put_it_off_line() {
+        let (directory, mut health) = health();
+        for number in 0..DISK_ERRORS_MAX as u64 - 1 {
+            assert!(!health.note_error(number, &"EIO"));
+        }
+        assert!(!health.is_off_line() && !directory.is_off_line());
+        assert!(health.note_error(SPAN, &"EIO"), "the first of them is just not too old");
+        assert!(health.is_off_line() && directory.is_off_line());
+        assert!(!health.note_error(SPAN, &"EIO"), "it goes off line once");
+        assert_eq!(directory.errors(), DISK_ERRORS_MAX as u64 + 1);
+    }
+
+    #[test]
+    fn rare_errors_do_not() {
+        let (_, mut health) = health();
+        for number in 0..100 {
+            assert!(!health.note_error(number * (SPAN / (DISK_ERRORS_MAX as u64 - 1) + 1), &"EIO"));
+        }
+    }
+
+    #[test]
+    fn probes_wait_longer_and_longer_and_one_that_works_brings_it_back() {
+        let (directory, mut health) = health();
+        assert_eq!(health.probe_in(0), None);
+        (0..DISK_ERRORS_MAX).for_each(|_| drop(health.note_error(0, &"ENOSPC")));
+        let (mut now, mut pauses) = (0, Vec::new());
+        for _ in 0..12 {
+            let pause = health.probe_in(now).unwrap();
+            pauses.push(pause / 1000);
+            now += pause;
+            assert_eq!(health.probe_in(now), Some(0));
+            health.probe_failed(now);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        health.probe_succeeded();
+        assert!(!health.is_off_line() && !directory.is_off_line());
+        assert!(!health.note_error(now, &"EIO"), "it starts anew");
+    }
+
+    #[test]
+    fn the_process_goes_without_it_while_any_core_does() {
+        let (directory, mut one) = health();
+        let mut other = Health::new(Arc::clone(&directory));
+        for _ in 0..DISK_ERRORS_MAX {
+            one.note_error(0, &"EIO");
+            other.note_error(0, &"EIO");
+        }
+        one.probe_succeeded();
+        assert!(directory.is_off_line());
+        drop(other);
+        assert!(!directory.is_off_line(), "a core that ends does not count");
+    }
+}

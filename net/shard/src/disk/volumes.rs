@@ -1,0 +1,168 @@
+//! What goes on in a volume beside requests: its index is rebuilt after a start, segments are reclaimed, a directory off line is probed.
+//!
+//! Each is a task that ends when it is done. Invariants: a few reads run ahead and bounded pieces of what they bring are looked at, so
+//! that requests are answered meanwhile; what is not known yet is a miss; a directory is in use again only after its file was found whole
+//! and written to.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use aspis_runtime::sync::oneshot;
+use aspis_storage::disk::format::{BLOCK_LEN, Superblock};
+use aspis_storage::disk::recovery::{self, Fed, ReadFailed, Recovery, Step};
+use aspis_storage::mapping::aligned::AlignedBuf;
+use aspis_telemetry::Counter;
+
+use super::{Disk, IoFailed, Mounted};
+use crate::limits::{
+    DISK_PROBE_PAUSE_MIN, DISK_RECOVERIES_MAX, DISK_RECOVERY_AHEAD_LEN, DISK_RECOVERY_ATTEMPTS,
+    DISK_RETRY_AFTER,
+};
+
+/// What a read of recovery brought.
+type Brought = Result<AlignedBuf, IoFailed>;
+
+impl Disk {
+    /// Begins to rebuild the indexes, a few volumes at a time.
+    pub(super) fn recover(&self) {
+        let next = Rc::new(Cell::new(0));
+        for _ in 0..DISK_RECOVERIES_MAX.min(self.volumes.len()) {
+            let (disk, next) = (self.handle(), Rc::clone(&next));
+            self.ring.spawn(async move {
+                loop {
+                    let at = next.replace(next.get() + 1);
+                    let Some(mounted) = disk.volumes.get(at) else { return };
+                    disk.recover_volume(mounted).await;
+                    disk.kick();
+                }
+            });
+        }
+    }
+
+    async fn recover_volume(&self, mounted: &Mounted) {
+        let superblock = &mounted.superblock;
+        let mut recovery = Recovery::new(superblock.store, superblock.geometry());
+        let mut running: VecDeque<(recovery::Read, oneshot::Receiver<Brought>)> = VecDeque::new();
+        let mut held = None;
+        loop {
+            // A read that had no room is begun before another is asked for.
+            let step = match held.take() {
+                Some(read) => Step::Read(read),
+                None => recovery.next(),
+            };
+            match step {
+                Step::Done => return,
+                Step::Read(read) => {
+                    let ahead: usize = running.iter().map(|(read, _)| read.len).sum();
+                    if running.is_empty() || ahead + read.len <= DISK_RECOVERY_AHEAD_LEN {
+                        running.push_back((read, self.begin_read(mounted, read)));
+                        continue;
+                    }
+                    held = Some(read);
+                }
+                Step::Wait => {}
+            }
+            let Some((read, brought)) = running.pop_front() else { continue };
+            let brought = brought.await.unwrap_or(Err(IoFailed::Late));
+            loop {
+                self.long_step().await;
+                let bytes =
+                    brought.as_ref().map(|buffer| &buffer.as_ref()[..read.len]).map_err(|_| ReadFailed);
+                if recovery.feed(&mut *mounted.volume.borrow_mut(), read.ticket, bytes) == Fed::Taken {
+                    break;
+                }
+            }
+            if recovery.is_located() && !mounted.is_located.replace(true) {
+                self.kick();
+            }
+        }
+    }
+
+    /// Reads in a task of its own, so that others run ahead.
+    fn begin_read(&self, mounted: &Mounted, read: recovery::Read) -> oneshot::Receiver<Brought> {
+        let (sender, receiver) = oneshot::channel();
+        let (disk, at) = (self.handle(), mounted.at);
+        self.ring.spawn(async move {
+            let _ = sender.send(disk.read_patiently(&disk.volumes[at], read.offset, read.len).await);
+        });
+        receiver
+    }
+
+    /// Reads for recovery: what is left out is not found any more, so a directory off line is waited for, and one failure is none.
+    async fn read_patiently(&self, mounted: &Mounted, offset: u64, len: usize) -> Brought {
+        let mut attempts = 0;
+        loop {
+            let brought = self.read_block(mounted, offset, len).await;
+            attempts += 1;
+            if brought.is_ok() || attempts >= DISK_RECOVERY_ATTEMPTS && !self.is_off_line(mounted) {
+                return brought;
+            }
+            while self.is_off_line(mounted) {
+                self.ring.sleep(DISK_PROBE_PAUSE_MIN).await;
+            }
+        }
+    }
+
+    /// Reads `len` bytes into a buffer of their own, for which memory is waited for.
+    async fn read_block(&self, mounted: &Mounted, offset: u64, len: usize) -> Brought {
+        let buffer = loop {
+            match AlignedBuf::new(len, &self.budget) {
+                Some(buffer) => break buffer,
+                None => self.ring.sleep(DISK_RETRY_AFTER).await,
+            }
+        };
+        match self.read_into(mounted, offset, buffer, len).await {
+            (Ok(()), Some(buffer)) => Ok(buffer),
+            (Ok(()), None) => unreachable!("what was read is given back"),
+            (Err(failed), _) => Err(failed),
+        }
+    }
+
+    /// Leaves a directory alone that just failed once too often: what waits for it is given up, and it is looked after.
+    pub(super) fn leave_alone(&self, directory: usize) {
+        for mounted in self.volumes.iter().filter(|mounted| mounted.directory == directory) {
+            let count = self.drop_offers(mounted, |_| true);
+            self.counters.add(Counter::DiskRefusedOffLine, count);
+        }
+        let disk = self.handle();
+        self.ring.spawn(async move { disk.look_after(directory).await });
+    }
+
+    /// Probes a directory until it works again.
+    async fn look_after(&self, directory: usize) {
+        let probed = self.volumes.iter().find(|mounted| mounted.directory == directory);
+        let Some(mounted) = probed else { return };
+        loop {
+            let due = self.health.borrow()[directory].probe_in(self.ring.now_millis());
+            let Some(millis) = due else { return };
+            self.ring.sleep(Duration::from_millis(millis)).await;
+            let works = self.probe(mounted).await;
+            let mut health = self.health.borrow_mut();
+            match works {
+                Some(()) => health[directory].probe_succeeded(),
+                None => health[directory].probe_failed(self.ring.now_millis()),
+            }
+            if works.is_some() {
+                drop(health);
+                return self.kick();
+            }
+        }
+    }
+
+    /// Reads both ends of a volume's file and writes the copy of its superblock, which is as it was.
+    async fn probe(&self, mounted: &Mounted) -> Option<()> {
+        let superblock = mounted.superblock;
+        let end = superblock.geometry().file_len() - BLOCK_LEN;
+        self.read_block(mounted, end, BLOCK_LEN as usize).await.ok()?;
+        let blocks = self.read_block(mounted, 0, 2 * BLOCK_LEN as usize).await.ok()?;
+        if Superblock::read(blocks.as_ref()) != Ok(superblock) {
+            return None;
+        }
+        let mut copy = AlignedBuf::new(BLOCK_LEN as usize, &self.budget)?;
+        copy.as_mut().copy_from_slice(&superblock.encode());
+        let (result, _) = self.ring.write_at(&mounted.file, BLOCK_LEN, copy, 0..BLOCK_LEN as usize).await;
+        (result == Ok(BLOCK_LEN as usize)).then_some(())
+    }
+}

@@ -1,0 +1,446 @@
+//! Writing: what was offered waits in line, is appended to its volume step by step, and leaves when enough of it has gathered.
+//!
+//! `offering.rs` hands over what is worth it; one task per core appends and writes while there is something to, and ends with it. Invariants:
+//! the line is bounded in bytes and count, and gives way first when memory is short; what was removed is not appended afterwards; a turn
+//! copies a bounded number of bytes; what could not be written is counted and is not on disk, no more.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use aspis_runtime::future;
+use aspis_runtime::sync::Notify;
+use aspis_storage::budget::Budget;
+use aspis_storage::disk::admission::Admission;
+use aspis_storage::disk::volume::{Refused, Volume, Write, WriteFailed};
+use aspis_telemetry::Counter;
+
+use super::{Disk, IoFailed, Mounted, Plan};
+use crate::limits::{
+    DISK_APPENDED_PER_TURN, DISK_BURST, DISK_BURST_LEN_MIN, DISK_FLUSH_AFTER, DISK_QUEUE_COUNT_MAX,
+    DISK_QUEUE_LEN_MAX, DISK_QUEUE_SHARE, DISK_RECORDS_PER_TURN, DISK_RETRY_AFTER,
+};
+
+/// Something to be written, record by record, that waits until it is its turn.
+pub(crate) trait Offer {
+    /// The hash of the primary key.
+    fn primary(&self) -> u128;
+
+    /// How many bytes it will write at most, and keeps in memory until then.
+    fn len(&self) -> u64;
+
+    /// Tells whether it would write under this hash what must not come back.
+    fn concerns(&self, hash: u128) -> bool;
+
+    /// Appends the next record.
+    fn step(&mut self, volume: &mut Volume, now: u32) -> Result<Step, Refused>;
+
+    /// It will not be written, or not to its end.
+    fn give_up(&mut self);
+}
+
+/// What a step of an offer did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// So many bytes were appended, and more are to come.
+    More(u64),
+    /// With so many bytes it is all there.
+    Done(u64),
+}
+
+/// Why an offer is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// Writes are dear, and it is not worth it.
+    Budget,
+    /// Too much waits.
+    Queue,
+    /// The directory is off line.
+    OffLine,
+}
+
+impl NotTaken {
+    fn counter(self) -> Counter {
+        match self {
+            NotTaken::Budget => Counter::DiskRefusedBudget,
+            NotTaken::Queue => Counter::DiskRefusedQueue,
+            NotTaken::OffLine => Counter::DiskRefusedOffLine,
+        }
+    }
+}
+
+/// What one core writes.
+pub(super) struct Writes {
+    /// Bytes of all lines together.
+    queued_len: Cell<u64>,
+    len_max: u64,
+    admission: RefCell<Admission>,
+    /// The last of a sequence of numbers that is good enough to be a die.
+    chance: Cell<u64>,
+    /// The task runs.
+    is_running: Cell<bool>,
+    /// There may be more to do than the task knew of.
+    changed: Notify,
+    /// Whose line is looked at next.
+    next: Cell<usize>,
+    /// Who waits until all of it is written.
+    flushes: RefCell<Vec<FlushPart>>,
+}
+
+/// What one volume has to write.
+#[derive(Default)]
+pub(super) struct Line {
+    offers: RefCell<VecDeque<Box<dyn Offer>>>,
+    /// Since when there is something that was not handed to the kernel, in milliseconds of the core's clock.
+    since: Cell<Option<u64>>,
+    /// Nothing was to be had for the next record: something has to be written or reclaimed first.
+    is_blocked: Cell<bool>,
+    in_flight: Cell<usize>,
+    is_sealed: Cell<bool>,
+}
+
+/// What came of an attempt to append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Appended {
+    Nothing,
+    Some,
+}
+
+impl Writes {
+    pub(super) fn new(budget: &Arc<Budget>, cores: usize, volumes: usize, plan: &Plan) -> Self {
+        let rate = plan.write_budget.map(|rate| rate * volumes as u64);
+        let burst = rate.map_or(0, |rate| (rate * DISK_BURST.as_secs()).max(DISK_BURST_LEN_MIN));
+        Writes {
+            queued_len: Cell::new(0),
+            len_max: (budget.limit() / DISK_QUEUE_SHARE / cores as u64).min(DISK_QUEUE_LEN_MAX),
+            admission: RefCell::new(Admission::new(rate, burst)),
+            chance: Cell::new(0x9e37_79b9_7f4a_7c15),
+            is_running: Cell::new(false),
+            changed: Notify::new(),
+            next: Cell::new(0),
+            flushes: RefCell::default(),
+        }
+    }
+
+    pub(super) fn queued_len(&self) -> u64 {
+        self.queued_len.get()
+    }
+
+    fn draw(&self) -> u32 {
+        let next =
+            self.chance.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.chance.set(next);
+        (next >> 32) as u32
+    }
+}
+
+impl Disk {
+    /// Takes something to be written, if it is worth it and there is room. `used_before` is whether anybody asked for it more than once.
+    pub(crate) fn offer(&self, mut offer: Box<dyn Offer>, used_before: bool) -> Result<(), NotTaken> {
+        let refused = self.refuses(&*offer, used_before);
+        if let Err(cause) = refused {
+            self.counters.add(cause.counter(), 1);
+            offer.give_up();
+            return refused;
+        }
+        let mounted = self.mounted(offer.primary()).expect("it was looked at just now");
+        self.writes.queued_len.set(self.writes.queued_len.get() + offer.len());
+        mounted.line.offers.borrow_mut().push_back(offer);
+        self.kick();
+        Ok(())
+    }
+
+    fn refuses(&self, offer: &dyn Offer, used_before: bool) -> Result<(), NotTaken> {
+        let mounted = self
+            .mounted(offer.primary())
+            .filter(|mounted| !self.is_off_line(mounted))
+            .ok_or(NotTaken::OffLine)?;
+        let count = mounted.line.offers.borrow().len();
+        // What is longer than the whole line may still go alone.
+        let is_full = self.writes.queued_len.get() > 0
+            && self.writes.queued_len.get() + offer.len() > self.writes.len_max;
+        if is_full || count >= DISK_QUEUE_COUNT_MAX {
+            return Err(NotTaken::Queue);
+        }
+        let (now, chance) = (self.ring.now_millis(), self.writes.draw());
+        if self.writes.admission.borrow_mut().admit(now, offer.len(), used_before, chance) {
+            Ok(())
+        } else {
+            Err(NotTaken::Budget)
+        }
+    }
+
+    /// Sees to it that nothing comes back from disk that was stored under this hash so far: not now, and not after a restart. What says so
+    /// on disk leaves with this turn.
+    pub(crate) fn remove(&self, primary: u128, hash: u128) {
+        let Some(mounted) = self.mounted(primary) else { return };
+        self.drop_offers(mounted, |offer| offer.concerns(hash));
+        if mounted.volume.borrow_mut().remove(hash, self.wall()) {
+            self.counters.add(Counter::DiskRemoved, 1);
+            self.write_out(mounted);
+            self.kick();
+        }
+    }
+
+    /// Gives up what waits to be written: the memory is wanted.
+    pub(crate) fn relieve(&self) {
+        for mounted in &self.volumes {
+            let count = self.drop_offers(mounted, |_| true);
+            self.counters.add(Counter::DiskRefusedMemory, count);
+        }
+    }
+
+    /// Writes all that waits and ends the segments in order; `part` is dropped when that is done, or cannot be.
+    pub(crate) fn flush(&self, part: FlushPart) {
+        self.writes.flushes.borrow_mut().push(part);
+        self.kick();
+    }
+
+    /// Takes offers out of a line; returns how many.
+    pub(super) fn drop_offers(&self, mounted: &Mounted, is_dropped: impl Fn(&dyn Offer) -> bool) -> u64 {
+        if !mounted.line.offers.borrow().iter().any(|offer| is_dropped(&**offer)) {
+            return 0;
+        }
+        let offers = std::mem::take(&mut *mounted.line.offers.borrow_mut());
+        let (dropped, kept) = offers.into_iter().partition::<VecDeque<_>, _>(|offer| is_dropped(&**offer));
+        *mounted.line.offers.borrow_mut() = kept;
+        let count = dropped.len() as u64;
+        dropped.into_iter().for_each(|offer| self.give_up(offer));
+        count
+    }
+
+    /// An offer that was taken ends unwritten.
+    fn give_up(&self, mut offer: Box<dyn Offer>) {
+        self.writes.queued_len.set(self.writes.queued_len.get() - offer.len());
+        offer.give_up();
+    }
+
+    /// Has the task look, and run if it does not.
+    pub(super) fn kick(&self) {
+        if self.writes.is_running.replace(true) {
+            self.writes.changed.notify_all();
+        } else {
+            self.ring.spawn(run(self.handle()));
+        }
+    }
+
+    /// Appends what is next in some line; says whether there was anything that could be.
+    fn append(&self) -> Appended {
+        for _ in 0..self.volumes.len() {
+            let at = self.writes.next.get();
+            self.writes.next.set((at + 1) % self.volumes.len());
+            if self.append_to(&self.volumes[at]) == Appended::Some {
+                return Appended::Some;
+            }
+        }
+        Appended::Nothing
+    }
+
+    /// Appends a bounded number of records and bytes.
+    fn append_to(&self, mounted: &Mounted) -> Appended {
+        let (mut len, mut count) = (0, 0);
+        while len < DISK_APPENDED_PER_TURN && count < DISK_RECORDS_PER_TURN && !mounted.line.is_blocked.get()
+        {
+            let Some(mut offer) = mounted.line.offers.borrow_mut().pop_front() else { break };
+            let step = offer.step(&mut mounted.volume.borrow_mut(), self.wall());
+            match step {
+                Ok(Step::More(appended)) => {
+                    len += appended;
+                    mounted.line.offers.borrow_mut().push_front(offer);
+                }
+                Ok(Step::Done(appended)) => {
+                    len += appended;
+                    self.writes.queued_len.set(self.writes.queued_len.get() - offer.len());
+                }
+                // It is looked at again when something was written, read or reclaimed.
+                Err(Refused::NotReady | Refused::NoMemory | Refused::NoSegment) => {
+                    mounted.line.is_blocked.set(true);
+                    mounted.line.offers.borrow_mut().push_front(offer);
+                    break;
+                }
+                Err(Refused::TooLarge) => {
+                    self.counters.add(Counter::DiskRefusedSpace, 1);
+                    self.give_up(offer);
+                    continue;
+                }
+            }
+            count += 1;
+        }
+        self.counters.add(Counter::DiskRecordsWritten, count as u64);
+        if count == 0 {
+            return Appended::Nothing;
+        }
+        mounted.line.is_sealed.set(false);
+        Appended::Some
+    }
+
+    /// Hands to the kernel what has gathered or must not wait.
+    pub(super) fn write_out(&self, mounted: &Mounted) {
+        if self.is_off_line(mounted) {
+            return;
+        }
+        let (line, now) = (&mounted.line, self.ring.now_millis());
+        let is_late =
+            line.since.get().is_some_and(|since| now >= since + DISK_FLUSH_AFTER.as_millis() as u64);
+        let force = is_late || !self.writes.flushes.borrow().is_empty();
+        loop {
+            let next = mounted.volume.borrow_mut().next_write(force);
+            let Some(write) = next else { break };
+            line.in_flight.set(line.in_flight.get() + 1);
+            self.ring.spawn(self.handle().write(mounted.at, write));
+        }
+        if !mounted.volume.borrow().has_unwritten() {
+            line.since.set(None);
+        } else if line.since.get().is_none() {
+            line.since.set(Some(now));
+        }
+    }
+
+    /// Writes a buffer and tells the volume.
+    async fn write(self: Rc<Self>, at: usize, write: Write) {
+        let mounted = &self.volumes[at];
+        let Write { file_offset, mut buffer, len, token } = write;
+        let (mut done, mut outcome) = (0, Ok(()));
+        while done < len && outcome.is_ok() {
+            let (result, back) =
+                self.ring.write_at(&mounted.file, file_offset + done as u64, buffer, done..len).await;
+            buffer = back;
+            match result {
+                Ok(0) => outcome = Err(IoFailed::Short),
+                Ok(written) => done += written,
+                Err(errno) => outcome = Err(IoFailed::Errno(errno)),
+            }
+        }
+        self.counters.add(Counter::DiskWrites, 1);
+        self.counters.add(Counter::DiskWrittenBytes, done as u64);
+        self.writes.admission.borrow_mut().spend(done as u64);
+        mounted.volume.borrow_mut().written(token, buffer, outcome.map_err(|_| WriteFailed));
+        mounted.line.in_flight.set(mounted.line.in_flight.get() - 1);
+        if let Err(failed) = outcome {
+            self.counters.add(Counter::DiskWriteErrors, 1);
+            self.note_error(mounted, failed);
+        }
+        self.kick();
+    }
+
+    /// Returns in how many milliseconds something is to be done at the latest, whatever comes: what was appended is written, what found no
+    /// room is tried again.
+    fn look_in(&self) -> Option<u64> {
+        let (now, flush_after) = (self.ring.now_millis(), DISK_FLUSH_AFTER.as_millis() as u64);
+        let in_use = self.volumes.iter().filter(|mounted| !self.is_off_line(mounted));
+        let looks =
+            in_use.filter_map(|mounted| match mounted.line.since.get().map(|since| since + flush_after) {
+                Some(due) if due > now => Some(due - now),
+                // It was tried to no avail, or waits for a write that is under way.
+                Some(_) => Some(DISK_RETRY_AFTER.as_millis() as u64),
+                None => mounted.line.is_blocked.get().then_some(DISK_RETRY_AFTER.as_millis() as u64),
+            });
+        looks.min()
+    }
+
+    /// Seals what is open once every line is empty, if somebody waits for that, and tells him when all is written.
+    fn finish_flushes(&self) {
+        if self.writes.flushes.borrow().is_empty() {
+            return;
+        }
+        let mut is_done = true;
+        for mounted in self.volumes.iter().filter(|mounted| !self.is_off_line(mounted)) {
+            let line = &mounted.line;
+            let can_wait = line.is_blocked.get() && line.in_flight.get() == 0;
+            if !line.offers.borrow().is_empty() && !can_wait {
+                is_done = false;
+            } else if !line.is_sealed.replace(true) {
+                mounted.volume.borrow_mut().seal_all();
+                self.write_out(mounted);
+            }
+            is_done &= line.in_flight.get() == 0 && !mounted.volume.borrow().has_unwritten();
+        }
+        if is_done {
+            drop(self.writes.flushes.take());
+        }
+    }
+
+    /// Tells whether nothing is to be written, now or later.
+    fn is_idle(&self) -> bool {
+        let none_waits = self.writes.flushes.borrow().is_empty();
+        none_waits
+            && self.volumes.iter().all(|mounted| {
+                let line = &mounted.line;
+                let waits = !line.offers.borrow().is_empty() || line.since.get().is_some();
+                line.in_flight.get() == 0 && (!waits || self.is_off_line(mounted))
+            })
+    }
+}
+
+/// Appends and writes until there is nothing left to.
+async fn run(disk: Rc<Disk>) {
+    loop {
+        let changed = disk.writes.changed.notified();
+        for mounted in &disk.volumes {
+            mounted.line.is_blocked.set(false);
+        }
+        if disk.volumes.iter().any(|mounted| !mounted.line.offers.borrow().is_empty()) {
+            disk.long_step().await;
+        }
+        let appended = disk.append();
+        for mounted in &disk.volumes {
+            disk.write_out(mounted);
+        }
+        if appended == Appended::Some {
+            continue;
+        }
+        disk.finish_flushes();
+        if disk.is_idle() {
+            // What is offered from now on starts the next one.
+            disk.writes.is_running.set(false);
+            return;
+        }
+        match disk.look_in() {
+            Some(millis) => {
+                future::race(changed, disk.ring.sleep(Duration::from_millis(millis))).await;
+            }
+            None => changed.await,
+        }
+    }
+}
+
+/// Waits until parts of it are dropped, from another thread.
+pub(crate) struct FlushGate(Arc<Gate>);
+
+/// What one core does for who waits at the gate; done when it is dropped.
+pub(crate) struct FlushPart(Arc<Gate>);
+
+#[derive(Default)]
+struct Gate {
+    parts: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl FlushGate {
+    /// Makes a gate at which nobody is waited for.
+    pub(crate) fn new() -> Self {
+        FlushGate(Arc::default())
+    }
+
+    /// Makes a part that has to be dropped first.
+    pub(crate) fn part(&self) -> FlushPart {
+        *self.0.parts.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        FlushPart(Arc::clone(&self.0))
+    }
+
+    /// Waits until all parts were dropped; false if that takes longer than `patience`.
+    pub(crate) fn wait(&self, patience: Duration) -> bool {
+        let parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.changed.wait_timeout_while(parts, patience, |parts| *parts > 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+    }
+}
+
+impl Drop for FlushPart {
+    fn drop(&mut self) {
+        *self.0.parts.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.changed.notify_all();
+    }
+}
