@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::checked::{RequestDirectives, Semantics, Settings};
+use crate::checked::{FormatSettings, RequestDirectives, Semantics, Settings};
 use crate::raw::Raw;
 use crate::settings::{Kind, SETTINGS, Setting, setting};
 use crate::values::{self, Accepted};
@@ -60,7 +60,13 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
         admin_token: optional(raw, "admin-token", values::path)?,
         purge_from: each(raw, "purge-from", values::networks)?.into_iter().flatten().collect(),
         cache_tag_header: optional(raw, "cache-tag-header", values::name)?,
-        state: optional(raw, "state", values::path)?,
+        state: optional(raw, "state", values::path)?.or_else(|| raw.values("disk").next().map(str::to_owned)),
+        disk: disk(raw)?,
+        disk_size: optional(raw, "disk-size", |text| bounded_size("disk-size", text))?,
+        disk_write_budget: optional(raw, "disk-write-budget", |text| {
+            bounded_size("disk-write-budget", text.strip_suffix("/s").unwrap_or(text))
+        })?,
+        disk_mean_object: one(raw, "disk-mean-object", |text| bounded_size("disk-mean-object", text))?,
         access_log: one(raw, "access-log", values::access_log)?,
         name: one(raw, "name", values::name)?,
         semantics,
@@ -101,6 +107,28 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
     check_listeners(&settings)?;
     check_object_size(raw, &settings)?;
     Ok(settings)
+}
+
+/// Checks what was given to `aspis store format`.
+pub fn check_format(raw: &Raw) -> Result<FormatSettings, SettingError> {
+    Ok(FormatSettings {
+        size: one(raw, "disk-size", |text| bounded_size("disk-size", text))?,
+        cores: optional(raw, "cores", values::cores)?.unwrap_or(crate::Cores::All),
+    })
+}
+
+/// Each folder is named once, and what else concerns the store needs one.
+fn disk(raw: &Raw) -> Result<Vec<String>, SettingError> {
+    let folders = each(raw, "disk", values::path)?;
+    if let Some((_, again)) = folders.iter().enumerate().find(|(at, folder)| folders[..*at].contains(*folder))
+    {
+        return Err(refused_value("disk", again, "each folder once".to_string()));
+    }
+    let needing = ["disk-size", "disk-write-budget"];
+    match needing.into_iter().find(|flag| folders.is_empty() && raw.contains(flag)) {
+        Some(flag) => Err(refused(raw, flag, "--disk DIR beside it".to_string())),
+        None => Ok(folders),
+    }
 }
 
 /// What a setting is where it is not given: by semantics, as the table's note says.

@@ -39,8 +39,16 @@ pub struct Settings {
     pub purge_from: Vec<IpNet>,
     /// The operator's own field with cache tags.
     pub cache_tag_header: Option<String>,
-    /// The folder of what survives the process; `None` keeps it in memory.
+    /// The folder of what survives the process: that of the log of invalidations; `None` keeps it in memory. Always there with a disk tier.
     pub state: Option<String>,
+    /// The folders of the disk tier, in the order given; none without it.
+    pub disk: Vec<String>,
+    /// The size of the store in bytes, over all folders; `None` leaves it as it is.
+    pub disk_size: Option<u64>,
+    /// The most bytes that are written to the store in a second; `None` for as many as it takes.
+    pub disk_write_budget: Option<u64>,
+    /// The mean length of what is stored on disk, by which its index is sized.
+    pub disk_mean_object: u64,
     /// Where the access log goes.
     pub access_log: AccessLog,
     /// The name in `X-Cache`, `Via` and `Cache-Status`.
@@ -228,4 +236,13 @@ impl Semantics {
             Self::Cloudfront => "cloudfront",
         }
     }
+}
+
+/// What `aspis store format` wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormatSettings {
+    /// The size of the store in bytes.
+    pub size: u64,
+    /// The cores that are to share it.
+    pub cores: Cores,
 }

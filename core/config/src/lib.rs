@@ -14,8 +14,8 @@ pub mod settings;
 pub mod values;
 
 pub use behavior::Behavior;
-pub use check::{SettingError, check};
+pub use check::{SettingError, check, check_format};
 pub use checked::{
-    AccessLog, AdminAddress, Cores, ListenAddress, OriginHost, OriginUrl, Semantics, Settings,
+    AccessLog, AdminAddress, Cores, FormatSettings, ListenAddress, OriginHost, OriginUrl, Semantics, Settings,
 };
 pub use raw::Raw;

@@ -19,7 +19,7 @@ pub fn flags_page() -> String {
         row(setting, &mut page);
     }
     page.push_str(
-        "\nThe commands that ask a running server take these; its own settings are below.\n\n\
+        "\nThe commands beside serving take these; the settings of the server are below.\n\n\
          | flag | default | accepted | subcommands |\n| --- | --- | --- | --- |\n",
     );
     for setting in REQUESTS {

@@ -18,13 +18,14 @@ use crate::admin::{self, Admin, AdminListener, Guard, Readiness};
 use crate::control::{self, Control};
 use crate::dns::{Follower, OriginName};
 use crate::explain;
-use crate::invalidations;
+use crate::invalidations::{self, Bound};
 use crate::listeners::{self, Listeners, Wanted};
 use crate::log_writer::{self, LogWriter, Sink};
 use crate::memory;
 use crate::memory::page::MemoryPage;
 use crate::memory::watch::Watch;
 use crate::metrics::{Metrics, Sources};
+use crate::store::{self, Store};
 use crate::{EXIT_FAILED, EXIT_USAGE, cores, notify, origin_tls, signals, stdout};
 
 /// How long the start waits for the origin's name; what takes longer goes on beside the serving.
@@ -104,10 +105,18 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let admin_name = admin_listener.as_ref().map(AdminListener::name);
     let admin_address = admin_listener.as_ref().and_then(AdminListener::address);
     let guard = guard(&settings, admin_listener.as_ref())?;
+    let mut store = open_store(&settings, cpus.len()).map_err(failed)?;
+    if let Some(store) = &store {
+        store.index_slots(settings.disk_mean_object, memory).map_err(failed)?;
+    }
     // Before the cores start: they must have every rule that still counts before they serve (I-26).
+    let state = settings.state.as_deref().map(Path::new);
     let (invalidations, incoming, beginning) =
-        invalidations::open(settings.state.as_deref().map(Path::new), wildcards(&settings))
-            .map_err(failed)?;
+        invalidations::open(state, bound(store.as_ref()), wildcards(&settings)).map_err(failed)?;
+    if let Some(store) = &mut store {
+        // Behind the log, which knows by now whether it may be believed.
+        store.note_numbers(beginning.last_number).map_err(failed)?;
+    }
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -168,6 +177,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
         admin_listener,
         admin,
         invalidations,
+        _store: store,
         incoming: Some(incoming),
         signals,
         log_writer,
@@ -200,6 +210,19 @@ fn memory_limit(settings: &Settings) -> Result<u64, Failure> {
         (None, Some(available)) => Ok(memory::default_limit(&available)),
         (None, None) => Err(failed("the machine's memory cannot be read from /proc; give --memory")),
     }
+}
+
+/// Takes the store of `--disk`, or makes it.
+fn open_store(settings: &Settings, cores: usize) -> Result<Option<Store>, String> {
+    if settings.disk.is_empty() {
+        return Ok(None);
+    }
+    store::open(&store::Wanted { folders: &settings.disk, size: settings.disk_size, cores }).map(Some)
+}
+
+/// What the log of invalidations is told of the store.
+fn bound(store: Option<&Store>) -> Bound {
+    store.map_or_else(Bound::default, |store| Bound { store: store.name(), numbers: store.numbers() })
 }
 
 fn log_sink(log: &AccessLog) -> Result<Option<Sink>, Failure> {

@@ -29,21 +29,55 @@ pub(crate) enum Invocation {
     Invalidate(Raw, Vec<String>),
     /// Ask a running server about this URL.
     Explain(Raw, String),
+    /// Look at the store in these folders, or make one.
+    Store(StoreCommand, Raw, Vec<String>),
     /// Print this and end.
     Print(String),
+}
+
+/// What is to be done with a store while nobody serves from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreCommand {
+    /// Make it anew.
+    Format,
+    /// Read and verify all of it.
+    Check,
+    /// Say what it is and what it holds.
+    Stat,
+}
+
+impl StoreCommand {
+    const ALL: [StoreCommand; 3] = [StoreCommand::Format, StoreCommand::Check, StoreCommand::Stat];
+
+    /// Its name on the command line, and behind `store` in the table of settings.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            StoreCommand::Format => ("format", "store format"),
+            StoreCommand::Check => ("check", "store check"),
+            StoreCommand::Stat => ("stat", "store stat"),
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            StoreCommand::Format => "Make a store of these folders; what a store in them held is gone",
+            StoreCommand::Check => "Read a whole store and verify every check in it; nothing is changed",
+            StoreCommand::Stat => "Say what a store is and what it holds; nothing is changed",
+        }
+    }
 }
 
 /// The first flag of each group of the help, in the table's order, and the group's heading.
 const GROUPS: &[(&str, &str)] = &[
     ("origin", "Where"),
     ("cores", "Machine"),
+    ("disk", "Disk"),
     ("semantics", "What is kept"),
     ("connect-timeout", "Origin side"),
     ("drain-timeout", "Viewer side and limits"),
 ];
 
-const ABOUT: &str =
-    "Aspis stands between viewers and a web server and answers from memory what may be answered from memory.";
+const ABOUT: &str = "Aspis stands between viewers and a web server and answers from memory and disk what may be answered from there.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,6 +85,8 @@ Examples:
       aspis demo
   Before a web server, on every address, with 8 GiB of memory:
       aspis serve --origin http://10.0.0.5:8000 --listen :80 --memory 8GiB
+  With 500 GB on two disks, which outlive restarts:
+      aspis serve --origin http://10.0.0.5:8000 --disk /data/1/aspis --disk /data/2/aspis --disk-size 500GB
   Before an HTTPS origin with a private certificate authority:
       aspis serve --origin https://app.internal --origin-ca /etc/aspis/ca.pem
   Would it work here? Flags, kernel and origin, without serving:
@@ -89,6 +125,18 @@ rfc9111 any `*` is. All variants of a path go. Prints the invalidation's id, sta
 Exit codes: 0 accepted (with --wait: completed), 1 the server cannot be reached or refuses, 2 an item or a flag is wrong.
 ";
 
+const STORE_AFTER: &str = "\
+Examples:
+  aspis store format /data/1/aspis /data/2/aspis --disk-size 500GB    make a store of two folders
+  aspis store check /data/1/aspis /data/2/aspis                       read and verify all of it
+  aspis store stat /data/1/aspis                                      what it is and what it holds
+
+A store lies in all the folders that were named when it was made. No server may be running on it. `aspis serve --disk` makes a store of an
+empty folder by itself.
+
+Exit codes: 0 done, 1 it cannot be (a file, the space, damage, a server that uses it), 2 a flag or a value is wrong.
+";
+
 /// Reads a command line. The error is a text for standard error; the exit code is then 2.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, String> {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -111,6 +159,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             let url = given.get_one::<String>("url").cloned().expect("clap demands the URL");
             Invocation::Explain(raw("explain", given), url)
         }
+        Some(("store", given)) => store(given),
         Some(("version", _)) => Invocation::Print(format!("{}\n", version_line())),
         Some(("flags", _)) => Invocation::Print(aspis_config::markdown::flags_page()),
         Some(("completions", given)) => {
@@ -120,6 +169,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
         // clap demands a subcommand and knows no other.
         _ => return Err(command().render_help().to_string()),
     })
+}
+
+fn store(given: &ArgMatches) -> Invocation {
+    let (name, given) = given.subcommand().expect("clap demands a command behind `store`");
+    let known = StoreCommand::ALL.into_iter().find(|command| command.names().0 == name);
+    let command = known.expect("clap knows no other command");
+    let folders = given.get_many::<String>("folder").into_iter().flatten().cloned().collect();
+    Invocation::Store(command, raw(command.names().1, given), folders)
 }
 
 /// Returns the line of `aspis version`.
@@ -158,7 +215,7 @@ fn command() -> Command {
         .max_term_width(110)
         .after_help(EXAMPLES)
         .subcommand(
-            with_settings("serve", "Serve viewers from memory and from --origin").after_long_help(SERVE_AFTER).after_help(
+            with_settings("serve", "Serve viewers from memory, disk and --origin").after_long_help(SERVE_AFTER).after_help(
                 "`aspis serve --help` tells what each flag does and costs; `aspis demo` needs none of them.",
             ),
         )
@@ -185,6 +242,7 @@ fn command() -> Command {
                 .arg(Arg::new("url").value_name("URL").required(true).help("As a viewer would ask for it, such as http://www.example.com/a"))
                 .after_help("Exit codes: 0 answered, 1 the server cannot be reached or refuses, 2 the URL or a flag is wrong."),
         )
+        .subcommand(store_command())
         .subcommand(Command::new("version").about("Print the version"))
         .subcommand(
             Command::new("completions").about("Print a completion script for a shell").arg(
@@ -202,9 +260,28 @@ fn command() -> Command {
         )
 }
 
+fn store_command() -> Command {
+    let commands = StoreCommand::ALL.map(|command| {
+        let (name, in_table) = command.names();
+        let folders = Arg::new("folder").value_name("DIR").num_args(1..).required(true);
+        with_arguments(Command::new(name).about(command.about()), in_table)
+            .arg(folders.help("Every folder of the store, each as a server has it for --disk"))
+    });
+    Command::new("store")
+        .about("Make, verify or describe the store of the disk tier")
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
+        .after_help(STORE_AFTER)
+        .subcommands(commands)
+}
+
 fn with_settings(name: &'static str, about: &'static str) -> Command {
-    let mut command = Command::new(name).about(about);
-    for setting in settings_of(name) {
+    with_arguments(Command::new(name).about(about), name)
+}
+
+/// Adds the flags that the table has for a command.
+fn with_arguments(mut command: Command, in_table: &str) -> Command {
+    for setting in settings_of(in_table) {
         command = command.arg(argument(setting));
     }
     command
@@ -257,7 +334,8 @@ fn explain(error: &clap::Error, args: &[OsString]) -> String {
         Some(ContextValue::Strings(texts)) => texts.first().cloned(),
         _ => None,
     };
-    let subcommand = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
+    let word = |at: usize| args.get(at).and_then(|arg| arg.to_str()).unwrap_or_default();
+    let subcommand = if word(1) == "store" { format!("store {}", word(2)) } else { word(1).to_owned() };
     match error.kind() {
         ErrorKind::UnknownArgument => {
             let given = context(ContextKind::InvalidArg).unwrap_or_default();
@@ -271,7 +349,7 @@ fn explain(error: &clap::Error, args: &[OsString]) -> String {
             }
             text.push('\n');
             let accepted: Vec<String> =
-                settings_of(subcommand).map(|setting| format!("--{}", setting.flag)).collect();
+                settings_of(&subcommand).map(|setting| format!("--{}", setting.flag)).collect();
             if accepted.is_empty() {
                 text.push_str("See 'aspis --help'.\n");
             } else {
@@ -286,13 +364,17 @@ fn explain(error: &clap::Error, args: &[OsString]) -> String {
             // For a missing one clap's context has the program's own name.
             let given =
                 context(ContextKind::InvalidSubcommand).filter(|_| kind == ErrorKind::InvalidSubcommand);
-            let names: Vec<String> =
-                command().get_subcommands().map(|known| known.get_name().to_owned()).collect();
+            let within = command();
+            let (within, help) = match word(1) {
+                "store" => (within.find_subcommand("store").cloned().unwrap_or(within), "aspis store --help"),
+                _ => (within, "aspis --help"),
+            };
+            let names: Vec<&str> = within.get_subcommands().map(Command::get_name).collect();
             let problem = match given {
                 Some(given) => format!("unknown subcommand '{given}'"),
                 None => "a subcommand is missing".to_owned(),
             };
-            format!("error: {problem}\nAccepted: {}.\nSee 'aspis --help'.\n", names.join(", "))
+            format!("error: {problem}\nAccepted: {}.\nSee '{help}'.\n", names.join(", "))
         }
         _ => error.render().to_string(),
     }

@@ -21,6 +21,7 @@ use crate::memory::watch::Watch;
 use crate::notify;
 use crate::origin_tls;
 use crate::signals::Signal;
+use crate::store::Store;
 use crate::{EXIT_DONE, EXIT_FAILED};
 
 /// How often the drain looks whether every viewer has gone.
@@ -53,6 +54,8 @@ pub(crate) struct Control {
     pub(crate) admin: Arc<Admin>,
     /// What was invalidated.
     pub(crate) invalidations: Arc<Invalidations>,
+    /// Held, not read: other processes see the locks of the store on disk.
+    pub(crate) _store: Option<Store>,
     /// What comes to the invalidations, until their task has it.
     pub(crate) incoming: Option<Incoming>,
     /// Looks at the process's memory, until its task has it.

@@ -14,7 +14,7 @@ mod record;
 mod recovery;
 mod registry;
 mod rules_log;
-mod time;
+pub(crate) mod time;
 
 use std::fmt;
 use std::path::Path;
@@ -31,6 +31,7 @@ use crate::metrics::Level;
 use batch::{Batch, ItemKind};
 use limits::{BODY_COUNT_MAX, HEAL_AFTER, IN_PROGRESS_COUNT_MAX};
 use record::Header;
+pub(crate) use recovery::Bound;
 use registry::{Refusal, Registry, Replacement, Until, View, Waiter};
 use rules_log::{LogThread, Told};
 
@@ -129,9 +130,10 @@ impl fmt::Debug for Invalidations {
     }
 }
 
-/// Reads what the process before left in `state`, or begins anew. The error is a text for operators.
+/// Reads what the process before left in `state`, or begins anew; what is on disk is `bound` to that. The error is a text for operators.
 pub(crate) fn open(
     state: Option<&Path>,
+    bound: Bound,
     wildcards: Wildcards,
 ) -> Result<(Arc<Invalidations>, Incoming, Beginning), String> {
     // Bounded by what may be in progress: the log tells of each once.
@@ -142,7 +144,7 @@ pub(crate) fn open(
             (Registry::new(Header::default(), Vec::new(), 0), Log::Memory, beginning)
         }
         Some(path) => {
-            let recovered = recovery::recover(path)?;
+            let recovered = recovery::recover(path, bound)?;
             let beginning = Beginning {
                 rules: still_counting(&recovered.header, &recovered.records),
                 last_number: recovered.header.numbers,

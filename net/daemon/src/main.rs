@@ -23,6 +23,7 @@ mod origin_tls;
 mod process;
 mod signals;
 mod stdout;
+mod store;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Invocation::Check(raw) => check::run(&raw),
         Invocation::Invalidate(raw, paths) => ask::invalidate(&raw, &paths),
         Invocation::Explain(raw, url) => ask::explain(&raw, &url),
+        Invocation::Store(command, raw, folders) => store::commands::run(command, &raw, &folders),
         Invocation::Print(text) => {
             stdout::print(&text);
             EXIT_DONE

@@ -52,6 +52,41 @@ fn replicas_and_marks_can_be_switched_off() {
 }
 
 #[test]
+fn a_disk_tier_has_folders_that_differ_and_keeps_its_rules_beside_it() {
+    let settings = given(&[]).unwrap();
+    assert!(settings.disk.is_empty() && settings.disk_size.is_none() && settings.disk_write_budget.is_none());
+    let settings =
+        given(&[("disk", "/b"), ("disk", "/a"), ("disk-size", "1TiB"), ("disk-write-budget", "20MiB/s")]);
+    let settings = settings.unwrap();
+    assert_eq!(settings.disk, ["/b", "/a"]);
+    assert_eq!((settings.disk_size, settings.disk_write_budget), (Some(1 << 40), Some(20 << 20)));
+    assert_eq!((settings.disk_mean_object, settings.state.as_deref()), (16 << 10, Some("/b")));
+    let settings = given(&[("disk", "/b"), ("state", "/s")]).unwrap();
+    assert_eq!((settings.disk_size, settings.state.as_deref()), (None, Some("/s")));
+    assert_eq!(
+        message(&[("disk", "/a"), ("disk", "/b"), ("disk", "/a")]),
+        "invalid value '/a' for '--disk': expected each folder once"
+    );
+    assert_eq!(
+        message(&[("disk-size", "1GiB")]),
+        "invalid value '1GiB' for '--disk-size': expected --disk DIR beside it"
+    );
+    assert_eq!(
+        message(&[("disk", "/a"), ("disk-size", "1MiB")]),
+        "invalid value '1MiB' for '--disk-size': expected a size from 128MiB to 20TiB"
+    );
+}
+
+#[test]
+fn a_store_is_formatted_with_a_size_and_for_cores() {
+    let format = |pairs: &[(&str, &str)]| check_format(&pairs.iter().copied().collect());
+    let settings = FormatSettings { size: 1 << 30, cores: Cores::Count(3) };
+    assert_eq!(format(&[("disk-size", "1GiB"), ("cores", "3")]), Ok(settings));
+    let missing = format(&[]).expect_err("no size").to_string();
+    assert_eq!(missing, "'--disk-size' is missing: expected a size such as 64MiB, 2GiB or 500MB");
+}
+
+#[test]
 fn every_default_in_the_table_is_accepted() {
     for setting in SETTINGS {
         if let Some(default) = setting.default {

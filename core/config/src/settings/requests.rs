@@ -1,4 +1,4 @@
-//! The flags of the commands that ask a running server: `aspis invalidate` and `aspis explain`.
+//! The flags of the commands beside serving: `aspis invalidate` and `aspis explain`, which ask a running server, and `aspis store`.
 //!
 //! A table of its own, because some have the name of a server's setting and mean the other end of it. Made into flags, help and reference as
 //! the table of settings is; the values are judged by the command or by the server that is asked.
@@ -85,6 +85,15 @@ pub static REQUESTS: &[Setting] = &[
         commands: BOTH,
         summary: "Send the token in this file",
         detail: "The file that the server has for --admin-token. Needed where its admin address is neither on loopback nor a Unix socket.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "force",
+        default_note: "off",
+        commands: &["store format"],
+        summary: "Replace a store that is there, and take any file system",
+        detail: "Deletes the volumes in the folders, and nothing else. On a file system that copies what is written again (btrfs, ZFS, bcachefs) space that \
+                 was allocated does not keep writes from failing: with this flag it is used all the same.",
         ..PLAIN
     },
 ];

@@ -26,3 +26,12 @@ fn demo_brings_its_own_origin() {
     assert!(settings_of("check").any(|setting| setting.flag == "origin"));
     assert!(setting("no-such-flag").is_none());
 }
+
+#[test]
+fn the_parts_of_the_table_are_all_in_it() {
+    assert_eq!(SETTINGS.len(), PARTS.iter().map(|part| part.len()).sum::<usize>());
+    assert!(SETTINGS.iter().all(|setting| !setting.flag.is_empty()));
+    let order = ["origin", "cores", "disk", "semantics", "connect-timeout", "request-body-max"];
+    let places = order.map(|flag| SETTINGS.iter().position(|setting| setting.flag == flag));
+    assert!(places.is_sorted() && places.iter().all(Option::is_some), "{places:?}");
+}

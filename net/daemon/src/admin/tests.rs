@@ -21,7 +21,9 @@ impl Explains for Silent {
 }
 
 fn admin() -> Admin {
-    let (invalidations, ..) = crate::invalidations::open(None, Wildcards::Trailing).expect("in memory");
+    let (invalidations, ..) =
+        crate::invalidations::open(None, crate::invalidations::Bound::default(), Wildcards::Trailing)
+            .expect("in memory");
     Admin {
         readiness: Arc::default(),
         metrics: crate::metrics::tests::sample(),

@@ -36,7 +36,8 @@ fn every_setting_is_a_flag_of_its_subcommands_and_in_their_help() {
     for setting in SETTINGS {
         for &name in setting.commands {
             let command = command();
-            let subcommand = command.find_subcommand(name).expect("the table names subcommands that exist");
+            let found = name.split(' ').try_fold(&command, |within, word| within.find_subcommand(word));
+            let subcommand = found.expect("the table names subcommands that exist");
             assert!(
                 subcommand.get_arguments().any(|arg| arg.get_long() == Some(setting.flag)),
                 "{}",
@@ -89,6 +90,32 @@ fn the_commands_that_ask_a_server_are_read() {
 }
 
 #[test]
+fn the_commands_for_a_store_take_its_folders() {
+    let Ok(Invocation::Store(StoreCommand::Format, raw, folders)) =
+        invoke("aspis store format /a /b --disk-size 1TiB --cores 4 --force")
+    else {
+        panic!("a sound command line is accepted");
+    };
+    assert_eq!(folders, ["/a", "/b"]);
+    assert_eq!(raw.values("disk-size").chain(raw.values("cores")).collect::<Vec<_>>(), ["1TiB", "4"]);
+    assert!(raw.contains("force"));
+    for (name, command) in [("check", StoreCommand::Check), ("stat", StoreCommand::Stat)] {
+        let expected = Invocation::Store(command, Raw::new(), vec!["/a".to_owned()]);
+        assert_eq!(invoke(&format!("aspis store {name} /a")), Ok(expected));
+        let text = invoke(&format!("aspis store {name}")).expect_err("a folder is needed");
+        assert!(text.contains("<DIR>..."), "{text}");
+    }
+    let text = invoke("aspis store wipe /a").expect_err("no such command");
+    assert!(text.contains("'wipe'") && text.contains("Accepted: format, check, stat."), "{text}");
+    let text = invoke("aspis store format /a --size 1").expect_err("no such flag");
+    assert!(
+        text.contains("'--size' with value '1'") && text.contains("Accepted: --cores, --disk-size, --force."),
+        "{text}"
+    );
+    assert!(printed("aspis store --help").contains("aspis store check /data/1/aspis"));
+}
+
+#[test]
 fn an_unknown_flag_is_named_with_its_value_and_what_is_accepted() {
     let text = invoke("aspis serve --lisen :80").expect_err("no such flag");
     assert!(
@@ -110,7 +137,7 @@ fn an_unknown_or_missing_subcommand_lists_the_known_ones() {
     let text = invoke("aspis sevre").expect_err("no such subcommand");
     assert!(
         text.contains("'sevre'")
-            && text.contains("Accepted: serve, demo, check, invalidate, explain, version"),
+            && text.contains("Accepted: serve, demo, check, invalidate, explain, store, version"),
         "{text}"
     );
     let text = invoke("aspis").expect_err("a subcommand is needed");

@@ -4,7 +4,7 @@
 //!
 //! | part | layout |
 //! |---|---|
-//! | header | magic `ASPISRUL`, version u64, file u64, numbers u64, settled u64, folded u64, check u64 |
+//! | header | magic `ASPISRUL`, version u64, file u64, numbers u64, settled u64, folded u64, store u64, check u64 |
 //! | record | magic u32, payload length u32, check u64, payload |
 //! | payload, kind 1 | kind u8, flags u8 (1 soft, 2 has a reference), number u64, created u64 (milliseconds), id and reference as texts, count of items u32, items as kind u8 and text, count of rules u32, rules |
 //! | payload, kind 2 | kind u8, number u64: every number up to this may have been given |
@@ -19,9 +19,9 @@ use super::batch::{Batch, Item, ItemKind};
 use super::limits::RECORD_LEN_MAX;
 
 const FILE_MAGIC: [u8; 8] = *b"ASPISRUL";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// The length of the header.
-pub(crate) const HEADER_LEN: usize = 56;
+pub(crate) const HEADER_LEN: usize = 64;
 const RECORD_MAGIC: [u8; 4] = *b"\x8bInv";
 /// What stands before a payload.
 const FRAME_LEN: usize = 16;
@@ -42,6 +42,8 @@ pub(crate) struct Header {
     pub(crate) settled: u64,
     /// Everything with a smaller number than this counts as invalidated; 0 for nothing.
     pub(crate) folded: u64,
+    /// The store on disk with which it was kept: what is settled is so there too; 0 for none.
+    pub(crate) store: u64,
 }
 
 /// Why the front of a file is no header of ours.
@@ -61,7 +63,8 @@ impl Header {
         let mut bytes = [0; HEADER_LEN];
         bytes[..8].copy_from_slice(&FILE_MAGIC);
         bytes[8..16].copy_from_slice(&VERSION.to_le_bytes());
-        for (at, number) in [self.file, self.numbers, self.settled, self.folded].into_iter().enumerate() {
+        let numbers = [self.file, self.numbers, self.settled, self.folded, self.store];
+        for (at, number) in numbers.into_iter().enumerate() {
             bytes[16 + 8 * at..24 + 8 * at].copy_from_slice(&number.to_le_bytes());
         }
         let check = check(0, &bytes[..HEADER_LEN - 8]);
@@ -79,13 +82,20 @@ impl Header {
             let bytes = bytes[at..].first_chunk().expect("the header ends with the last number");
             u64::from_le_bytes(*bytes)
         };
-        if check(0, &bytes[..HEADER_LEN - 8]) != number(HEADER_LEN - 8) {
-            return Err(HeaderError::Damaged);
-        }
+        // First: in another version the check lies elsewhere.
         if number(8) != VERSION {
             return Err(HeaderError::Version(number(8)));
         }
-        Ok(Header { file: number(16), numbers: number(24), settled: number(32), folded: number(40) })
+        if check(0, &bytes[..HEADER_LEN - 8]) != number(HEADER_LEN - 8) {
+            return Err(HeaderError::Damaged);
+        }
+        Ok(Header {
+            file: number(16),
+            numbers: number(24),
+            settled: number(32),
+            folded: number(40),
+            store: number(48),
+        })
     }
 }
 
@@ -278,7 +288,7 @@ mod tests {
             assert_eq!(record_len(6, &record), None, "a record of another file is none");
             assert_eq!(Entry::decode(&record), Some(entry));
         }
-        let header = Header { file: 1, numbers: 2, settled: 3, folded: 4 };
+        let header = Header { file: 1, numbers: 2, settled: 3, folded: 4, store: 5 };
         assert_eq!(Header::decode(&header.encode()), Ok(header));
     }
 
@@ -302,12 +312,10 @@ mod tests {
     #[test]
     fn versions_and_strangers_are_told_apart() {
         let mut next = Header::default().encode();
-        next[8] = 2;
-        let check = check(0, &next[..HEADER_LEN - 8]);
-        next[HEADER_LEN - 8..].copy_from_slice(&check.to_le_bytes());
-        assert_eq!(Header::decode(&next), Err(HeaderError::Version(2)));
+        next[8] = 3;
+        assert_eq!(Header::decode(&next), Err(HeaderError::Version(3)));
         assert_eq!(
-            Header::decode(b"something else entirely, and long enough to be a header"),
+            Header::decode(b"something else entirely, and in any case long enough to be a header"),
             Err(HeaderError::Foreign)
         );
         assert_eq!(Header::decode(b""), Err(HeaderError::Foreign));

@@ -2,8 +2,9 @@
 //!
 //! Runs once, before anything is served. A record that ends the file without verifying was being written when the process was killed: nobody was
 //! told that it is there, so it is cut off. One that does not verify and has others behind it is damage: some of what stood there may have been
-//! acknowledged, so everything that was stored before now counts as invalidated - too much, never too little. A file that is not a log of ours,
-//! or whose front is damaged, stops the start: nothing then says how far the numbers went.
+//! acknowledged, so everything that was stored before now counts as invalidated - too much, never too little. So does everything in a store on disk
+//! whose log this is not: it is missing, older than the store, or was kept without it, when rules were forgotten that still concern what is there. A
+//! file that is not a log of ours, or whose front is damaged, stops the start: nothing then says how far the numbers went.
 
 use std::io;
 use std::path::Path;
@@ -18,6 +19,30 @@ const DAMAGED_NAME: &str = "rules.log.damaged";
 
 /// Numbers go on this far above the last one that is found: as many may have been given without being in the log.
 pub(crate) const NUMBER_MARGIN: u64 = IN_PROGRESS_COUNT_MAX as u64;
+
+/// Numbers go on so far above those of a store whose log is lost: no process gives as many.
+const LOST_MARGIN: u64 = 1 << 40;
+
+/// What is known of the store on disk, if there is one, before its log is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// Its name; 0 for none.
+    pub(crate) store: u64,
+    /// The number from which the last process went on that served from it; `None` if none has.
+    pub(crate) numbers: Option<u64>,
+}
+
+impl Bound {
+    /// Says why the rules that a log has are not all that concern what is stored; `None` if they are.
+    fn distrust(&self, header: &Header, last: u64) -> Option<&'static str> {
+        let numbers = self.numbers?;
+        match () {
+            () if header.store != self.store => Some("was not kept together with what is on disk"),
+            () if last < numbers => Some("is older than what is on disk"),
+            () => None,
+        }
+    }
+}
 
 /// What the registry goes on from.
 pub(crate) struct Recovered {
@@ -45,13 +70,16 @@ struct Content {
 }
 
 /// Takes the folder and reads its log, or makes one. The error names the flag, and says what to do.
-pub(crate) fn recover(path: &Path) -> Result<Recovered, String> {
+pub(crate) fn recover(path: &Path, bound: Bound) -> Result<Recovered, String> {
     let lock = Folder::lock(path)?;
     let fail = |error: &io::Error| format!("--state {}: {FILE_NAME}: {error}", path.display());
     let bytes = match std::fs::read(path.join(FILE_NAME)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let header = Header { file: file_number(), ..Header::default() };
+            let mut header = Header { file: file_number(), store: bound.store, ..Header::default() };
+            if let Some(numbers) = bound.numbers {
+                invalidate_all(&mut header, numbers, "is missing");
+            }
             let folder = Folder::create(path, lock, &header.encode(), &[]).map_err(|error| fail(&error))?;
             return Ok(Recovered { header, records: Vec::new(), folder, log_len: HEADER_LEN as u64 });
         }
@@ -64,7 +92,7 @@ pub(crate) fn recover(path: &Path) -> Result<Recovered, String> {
             "{FILE_NAME}: the last {cut} byte(s) were not written to their end, and nobody was told that they were: cut off"
         );
     }
-    let mut header = Header { numbers: content.last + NUMBER_MARGIN, ..content.header };
+    let mut header = Header { numbers: content.last + NUMBER_MARGIN, store: bound.store, ..content.header };
     if let Some(at) = content.damage {
         header.folded = header.numbers;
         let aside = path.join(DAMAGED_NAME);
@@ -75,6 +103,11 @@ pub(crate) fn recover(path: &Path) -> Result<Recovered, String> {
             content.records.len(),
             aside.display()
         );
+    }
+    if let Some(why) = bound.distrust(&content.header, content.last) {
+        invalidate_all(&mut header, bound.numbers.unwrap_or_default(), why);
+    }
+    if header.folded != content.header.folded || header.store != content.header.store {
         let records: Vec<Arc<[u8]>> = content.records.iter().map(|(_, record)| Arc::clone(record)).collect();
         let folder = Folder::create(path, lock, &header.encode(), &records).map_err(|error| fail(&error))?;
         let log_len = (HEADER_LEN + records.iter().map(|record| record.len()).sum::<usize>()) as u64;
@@ -85,6 +118,15 @@ pub(crate) fn recover(path: &Path) -> Result<Recovered, String> {
     let started = Entry::Numbers(header.numbers).encode(header.file);
     let log_len = super::rules_log::Disk::append(&mut folder, &started).map_err(|error| fail(&error))?;
     Ok(Recovered { header, records: content.records, folder, log_len })
+}
+
+/// Has everything that is stored on disk count as invalidated, and numbers go on above any that it may have.
+fn invalidate_all(header: &mut Header, numbers: u64, why: &str) {
+    tracing::warn!(
+        "{FILE_NAME} {why}. Invalidations may be lost, so everything on disk counts as invalidated"
+    );
+    header.numbers = header.numbers.max(numbers.saturating_add(LOST_MARGIN));
+    header.folded = header.numbers;
 }
 
 fn unreadable(path: &Path, error: HeaderError) -> String {

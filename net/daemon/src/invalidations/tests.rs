@@ -57,7 +57,8 @@ struct Rig {
 impl Rig {
     fn new(state: Option<&Path>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let (invalidations, incoming, beginning) = open(state, Wildcards::Trailing).expect("it opens");
+        let (invalidations, incoming, beginning) =
+            open(state, Bound::default(), Wildcards::Trailing).expect("it opens");
         let cores = Arc::new(FakeCores::default());
         cores.last.store(beginning.last_number, Ordering::SeqCst);
         invalidations.attach(Arc::clone(&cores) as Arc<dyn Cores>);
@@ -227,7 +228,7 @@ fn a_log_makes_them_survive() {
     rig.invalidations.close();
     drop(rig);
     let (invalidations, _incoming, beginning) =
-        open(Some(&path), Wildcards::Trailing).expect("it opens again");
+        open(Some(&path), Bound::default(), Wildcards::Trailing).expect("it opens again");
     assert_eq!((beginning.rules.len(), beginning.rules[0].number), (1, 1));
     assert!(beginning.last_number > 1);
     assert!(invalidations.registry().by_id(created["id"].as_str().expect("an id")).is_some());

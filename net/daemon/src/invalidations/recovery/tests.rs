@@ -22,7 +22,11 @@ impl Scratch {
     }
 
     fn recover(&self) -> Recovered {
-        recover(&self.0).unwrap_or_else(|error| panic!("{error}"))
+        self.recover_with(Bound::default())
+    }
+
+    fn recover_with(&self, bound: Bound) -> Recovered {
+        recover(&self.0, bound).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// A log with invalidations of these numbers, all whole.
@@ -131,12 +135,12 @@ fn what_is_no_log_of_ours_stops_the_start() {
     damaged[30] ^= 1;
     for (bytes, part) in [
         (b"".to_vec(), "is not a log"),
-        (b"something else, long enough to be a header of this log".to_vec(), "is not a log"),
+        (b"something else, and in any case long enough to be a header of this log".to_vec(), "is not a log"),
         (whole[..20].to_vec(), "is not a log"),
         (damaged, "is damaged at its front"),
     ] {
         std::fs::write(scratch.log(), &bytes).expect("our own file");
-        let error = recover(&scratch.0).err().expect("refused");
+        let error = recover(&scratch.0, Bound::default()).err().expect("refused");
         assert!(error.contains(part) && error.contains("Nothing was changed"), "{error}");
         assert_eq!(scratch.bytes(), bytes);
     }
@@ -157,4 +161,65 @@ fn a_replacement_that_was_not_finished_is_of_no_matter() {
     let again = scratch.recover();
     assert_eq!((numbers(&again), again.header.settled), (vec![1], 1));
     assert!(crate::invalidations::still_counting(&again.header, &again.records).is_empty());
+}
+
+/// The number up to which everything counts as invalidated, if it is so for everything stored up to now.
+fn all_up_to(recovered: &Recovered) -> Option<u64> {
+    let rules = crate::invalidations::still_counting(&recovered.header, &recovered.records);
+    let is_all = |number| number == recovered.header.numbers;
+    rules.iter().map(|batch| batch.number).find(|number| is_all(*number))
+}
+
+#[test]
+fn a_store_and_its_log_go_on_together() {
+    let scratch = Scratch::with("together", &[1, 2]);
+    // Nobody has served from the store, so that any log will do.
+    let first = scratch.recover_with(Bound { store: 7, numbers: None });
+    assert_eq!((first.header.store, all_up_to(&first)), (7, None));
+    let noted = first.header.numbers;
+    drop(first);
+    let second = scratch.recover_with(Bound { store: 7, numbers: Some(noted) });
+    assert_eq!((numbers(&second), all_up_to(&second)), (vec![1, 2], None));
+    assert!(second.header.numbers > noted);
+}
+
+/// Rules that concern what is on disk may be missing from a log that is not the store's own: too much is invalidated, never too little.
+#[test]
+fn a_log_that_is_not_the_stores_own_invalidates_all_of_it() {
+    let noted = 5000;
+    let known = Bound { store: 7, numbers: Some(noted) };
+    let missing = Scratch::new("missing");
+    let older = Scratch::with("older", &[1, 2]);
+    drop(older.recover_with(Bound { store: 7, numbers: None }));
+    let other = Scratch::with("other", &[9000]);
+    drop(other.recover_with(Bound { store: 8, numbers: None }));
+    let without = Scratch::with("without", &[9000]);
+    drop(without.recover_with(Bound { store: 7, numbers: None }));
+    // A run without the disk forgets what concerns nothing in memory.
+    drop(without.recover());
+    for scratch in [&missing, &older, &other, &without] {
+        let recovered = scratch.recover_with(known);
+        let up_to = all_up_to(&recovered).expect("all of it");
+        assert!(up_to >= noted + LOST_MARGIN && recovered.header.numbers == up_to, "{up_to}");
+        let expected = numbers(&recovered);
+        drop(recovered);
+        // It stays so, whether that process noted its number or was killed before.
+        for bound in [known, Bound { store: 7, numbers: Some(up_to) }] {
+            let again = scratch.recover_with(bound);
+            assert_eq!((again.header.folded, numbers(&again)), (up_to, expected.clone()));
+            assert!(again.header.numbers > up_to);
+        }
+    }
+}
+
+#[test]
+fn damage_and_distrust_together_invalidate_up_to_the_larger_number() {
+    let record_len = invalidation(1).encode(0).len();
+    let scratch = Scratch::with("both", &[1, 2, 3]);
+    let mut bytes = scratch.bytes();
+    bytes[HEADER_LEN + record_len + 20] ^= 0x40;
+    std::fs::write(scratch.log(), &bytes).expect("our own file");
+    let recovered = scratch.recover_with(Bound { store: 7, numbers: Some(10) });
+    assert_eq!(all_up_to(&recovered), Some(10 + LOST_MARGIN));
+    assert_eq!(recovered.header.store, 7);
 }

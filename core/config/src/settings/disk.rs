@@ -1,0 +1,56 @@
+//! The disk tier: where it lies, how large it is, and what it may cost.
+
+use super::{FORMATS, KIB, Kind, MIB, PLAIN, Setting, TIB};
+
+/// The least size of a store: one volume of 64 segments of the smallest length.
+const STORE_LEN_MIN: u64 = 128 * MIB;
+
+/// The rows behind those of the machine.
+pub(super) const ROWS: &[Setting] = &[
+    Setting {
+        flag: "disk",
+        value_name: "DIR",
+        default_note: "none: what is stored is in memory only",
+        repeat: true,
+        kind: Kind::Path,
+        summary: "Keep stored responses in this folder too; one for each disk",
+        detail: "What memory has no room for, and everything after a restart or a crash, is served from there (docs/disk.md). An empty folder, or one that \
+                 is not there, is made a store at the first start, all of it allocated at once; after that only `aspis store format` does so, and a folder \
+                 with anything else in it is refused. Several folders are one store, each with an equal part of it: name all of them at each start. Costs \
+                 about 9.5 bytes of --memory for each response on disk, see --disk-mean-object.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "disk-size",
+        value_name: "SIZE",
+        default_note: "what the store has; needed where a store is made",
+        kind: Kind::Size { min: STORE_LEN_MIN, max: 20 * TIB },
+        commands: FORMATS,
+        summary: "The size of the store, all folders of --disk together",
+        detail: "At most 90 % of the space that is free for it. A start with another size makes the store larger or smaller and keeps what lies in the part \
+                 that stays. Each core needs a volume of at least 128 MiB of it. Rounded down to whole segments of 2 to 16 MiB; 1 MiB for each volume \
+                 comes on top.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "disk-write-budget",
+        value_name: "RATE",
+        default_note: "as much as the disk takes",
+        kind: Kind::Size { min: 64 * KIB, max: TIB },
+        summary: "Write to the store at most so many bytes a second",
+        detail: "The sum over all folders, such as `20MiB`. Near it only what was asked for more than once is written; above it nothing is. Protects the disk's \
+                 endurance: a disk for 1 PB of writes lasts 5 years at 6 MiB a second. Costs hits: what was not written is fetched again when memory \
+                 has dropped it.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "disk-mean-object",
+        value_name: "SIZE",
+        default: Some("16KiB"),
+        kind: Kind::Size { min: KIB, max: 64 * MIB },
+        summary: "How large a response on disk is on average, for the index",
+        detail: "The index has room for --disk-size divided by this, at 9.5 bytes each of --memory: 610 MiB for 1 TiB by default. Where there are more \
+                 and smaller ones, the least used go before the disk is full; where there are fewer, memory is wasted.",
+        ..PLAIN
+    },
+];
