@@ -73,6 +73,19 @@ const TOLD: &[&str] = &[
     CUT,
     "aspis_core_mails_total",
 ];
+/// Counters that tell who was refused and by whom, and what memory was used for: told where anything was wrong.
+const REFUSED: &[&str] = &[
+    "aspis_memory_retreats_total",
+    "aspis_memory_used_bytes",
+    "aspis_memory_withheld_bytes",
+    "aspis_arena_resident_bytes",
+    "aspis_arena_held_bytes",
+    "aspis_cache_limbo_bytes",
+    "aspis_requests_shed_total",
+    "aspis_viewer_connections_refused_total",
+    "aspis_origin_waits_total",
+    "aspis_origin_failures_total",
+];
 /// Gauges that must be back at what they were when the server had just started. Sockets are counted from outside, by descriptors.
 const BASELINES: &[&str] = &["aspis_core_tasks"];
 
@@ -110,6 +123,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let start = Instant::now();
     let end = start + options.length;
     let resident = Mutex::new(Vec::new());
+    let at_fault = Mutex::new(None);
     let over = AtomicBool::new(false);
     let starved = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -123,6 +137,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
             .collect();
         scope.spawn(|| restarts(&origin, options.seed, &over, end, &tally));
         scope.spawn(|| samples(&product.server, &over, &resident));
+        scope.spawn(|| watch_faults(&product, &tally, &over, &at_fault));
         scope.spawn(|| starved.fetch_add(starvation(&outages, &over), Ordering::SeqCst));
         for viewer in viewers {
             if viewer.join().is_err() {
@@ -134,6 +149,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let took = start.elapsed();
 
     shared(&product, &meeting, &tally);
+    let at_end = product.metrics();
     after(&mut product, &before, options, (&tally, &meeting));
     for complaint in held(&origin).complaints() {
         tally.fault("origin's view", complaint);
@@ -158,6 +174,13 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         held(&origin).requests()
     );
     tally.print();
+    if tally.fault_count() > 0 {
+        let at_fault = at_fault.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (when, metrics) in [("at the first fault", at_fault), ("at the end", at_end.ok())] {
+            println!("{when}:");
+            tell(&metrics.unwrap_or_default(), REFUSED);
+        }
+    }
     Ok(tally.fault_count() == 0)
 }
 
@@ -216,6 +239,32 @@ fn samples(server: &Server, over: &AtomicBool, resident: &Mutex<Vec<u64>>) {
     }
 }
 
+/// Keeps what the server says of itself when the first fault is there: which refusal it was, and what memory was used for.
+fn watch_faults(
+    product: &Aspis,
+    tally: &Tally,
+    over: &AtomicBool,
+    at_fault: &Mutex<Option<Vec<(String, f64)>>>,
+) {
+    let look = Duration::from_millis(100);
+    while !wait::until(look, || over.load(Ordering::SeqCst)) {
+        if tally.fault_count() > 0 {
+            *at_fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = product.metrics().ok();
+            return;
+        }
+    }
+}
+
+/// Prints those samples of these families that are not zero.
+fn tell(metrics: &[(String, f64)], families: &[&str]) {
+    let told = metrics.iter().filter(|(name, value)| {
+        *value != 0.0 && families.iter().any(|told| name.split('{').next() == Some(told))
+    });
+    for (name, value) in told {
+        println!("{name} {value}");
+    }
+}
+
 /// What a server at rest holds.
 struct Baseline {
     resident: u64,
@@ -265,12 +314,7 @@ fn quiet(product: &Aspis, baselines: &[f64]) -> Vec<String> {
 fn shared(product: &Aspis, meeting: &Meeting, tally: &Tally) {
     println!("{} answers came from the fetch of another viewer", meeting.collapsed());
     let Ok(metrics) = product.metrics() else { return };
-    let told = metrics.iter().filter(|(name, value)| {
-        *value != 0.0 && TOLD.iter().any(|told| name.split('{').next() == Some(told))
-    });
-    for (name, value) in told {
-        println!("{name} {value}");
-    }
+    tell(&metrics, TOLD);
     let allowed = sum(&metrics, CUT).unwrap_or(0.0);
     let cut = meeting.cut();
     if cut.len() as f64 > allowed {
