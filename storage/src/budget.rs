@@ -157,6 +157,15 @@ impl Budget {
         self.stored.0.load(Ordering::Relaxed) + self.used(Purpose::ArenaFree)
     }
 
+    /// Returns how many bytes content of all cores uses in any way: more can never come back from it. What somebody holds of it does so
+    /// late, what is being filled perhaps not at all.
+    pub fn content(&self) -> u64 {
+        [Purpose::Payload, Purpose::Limbo, Purpose::ArenaFree, Purpose::Heads]
+            .map(|purpose| self.used(purpose))
+            .iter()
+            .sum()
+    }
+
     /// Returns how many bytes of those content may take.
     pub fn available_for_content(&self) -> u64 {
         self.available().saturating_sub(self.headroom)

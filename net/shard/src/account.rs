@@ -287,9 +287,12 @@ impl Shard {
         is_there()
     }
 
-    /// Tells whether content of any core, or free memory of any arena, can still make way for so much.
+    /// Tells whether content of any core, or free memory of any arena, can still make way for so much. What is in limbo can too, but late:
+    /// it covers no more than the headroom, so that the limit holds meanwhile.
     fn is_covered(&self, bytes: u64) -> bool {
-        self.budget.missing(least_left(self.budget.headroom()) + bytes) <= self.budget.yieldable()
+        let headroom = self.budget.headroom();
+        let missing = self.budget.missing(least_left(headroom) + bytes);
+        missing <= self.budget.yieldable().max(headroom.min(self.budget.content()))
     }
 
     /// The second step: everything that only saves time goes, and the other cores evict as well.
@@ -312,12 +315,13 @@ impl Shard {
         self.post_others(|| Message::Evict);
     }
 
-    /// Tells whether a fetch may begin, which takes `bytes` of buffers; content leaves for it if need be, and as long as there is content that
-    /// can, it waits. Else what asked for it is refused: the fourth step, for what waited already when memory became short.
+    /// Tells whether a fetch may begin, which takes `bytes` of buffers; content leaves for it if need be, and it waits for what somebody
+    /// still holds of it. Else what asked for it is refused: the fourth step, for what waited already when memory became short.
     pub(crate) async fn room_for_fetch(&self, bytes: usize) -> bool {
         let until = self.ring.now_millis() + FETCH_PATIENCE.as_millis() as u64;
+        let wanted = least_left(self.budget.headroom()) + bytes as u64;
         while !self.has_room_for_fetch(bytes as u64) {
-            if !self.is_covered(bytes as u64) || self.ring.now_millis() >= until {
+            if self.budget.missing(wanted) > self.budget.content() || self.ring.now_millis() >= until {
                 self.counters.add(Counter::RetreatNoRequest, 1);
                 return false;
             }

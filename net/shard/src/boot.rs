@@ -115,10 +115,19 @@ pub struct EvictBell {
 }
 
 impl EvictBell {
-    /// Rings; a core whose mailbox is full is awake and looks anyway.
+    /// Rings, and has what the allocator keeps back go to the kernel; a core whose mailbox is full is awake and looks anyway.
     pub fn ring(&self) {
+        self.tell(|| Message::Evict);
+    }
+
+    /// Only rings.
+    pub fn ring_softly(&self) {
+        self.tell(|| Message::MakeWay);
+    }
+
+    fn tell(&self, message: impl Fn() -> Message) {
         for core in 0..self.cores {
-            let _ = self.post.send(core, Message::Evict);
+            let _ = self.post.send(core, message());
         }
     }
 }

@@ -102,7 +102,7 @@ pub(crate) enum Message {
     SweepReplicas,
     /// Memory is short, or less than it was: look what can leave. Each turn does; this is for a core that sleeps.
     Evict,
-    /// Another core is short of memory and has nothing more to give.
+    /// Another core is short of memory and has nothing more to give, or more of the limit is withheld.
     MakeWay,
 }
 

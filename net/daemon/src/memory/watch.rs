@@ -2,8 +2,9 @@
 //!
 //! Charges are made where memory is asked for; what an allocator keeps back, or somebody forgot, shows in the kernel's figures only. As
 //! long as those stay within the limit and the stated base nothing happens. Above it the excess is withheld from the limit, so that the cores
-//! evict, and it is released again as room comes back. Invariants: at most half of the limit is ever withheld; a process whose cores sleep is
-//! not looked at.
+//! evict, and it is released again as room comes back. It is withheld in steps that the headroom covers, each when the cores have made way
+//! for the one before, so that nobody is refused meanwhile. Invariants: at most half of the limit is ever withheld; what is to be withheld is
+//! within a bounded time, whatever the cores do; a process whose cores sleep is not looked at.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,18 @@ use aspis_runtime::heap;
 use aspis_shard::EvictBell;
 use aspis_storage::budget::Budget;
 use aspis_telemetry::{CoreCounters, Counter};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::process;
 
 /// How often memory is looked at while cores work.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long what is withheld may take to grow.
+const RAISE_WITHIN: Duration = Duration::from_millis(500);
+/// How often the cores are looked at meanwhile.
+const RAISE_LOOK: Duration = Duration::from_millis(5);
+/// Steps that it takes at most.
+const RAISE_STEPS: u64 = 32;
 /// What the process has beside the limit: its threads' stacks, the runtime, tables of the libraries.
 const BASE: u64 = 16 << 20;
 /// And for each core: its executor, its ring, what its allocator keeps at hand.
@@ -65,15 +72,35 @@ impl Watch {
             }
             is_at_rest = sleeps && is_at_rest;
             let withheld = withheld(process::private_len(), self.budget.limit(), base, before);
-            if withheld != before {
-                self.budget.withhold(withheld);
-            }
             if withheld > before {
                 heap::give_back();
+                self.raise(before, withheld).await;
                 self.bell.ring();
+            } else if withheld < before {
+                self.budget.withhold(withheld);
             }
         }
     }
+
+    /// Withholds more, as fast as the cores make way for it.
+    async fn raise(&self, before: u64, withheld: u64) {
+        let until = Instant::now() + RAISE_WITHIN;
+        let step = step(withheld - before, self.budget.headroom());
+        let mut now = before;
+        while now < withheld {
+            now = if Instant::now() < until { withheld.min(now + step) } else { withheld };
+            self.budget.withhold(now);
+            self.bell.ring_softly();
+            while self.budget.missing(self.budget.headroom() / 2) > 0 && Instant::now() < until {
+                sleep(RAISE_LOOK).await;
+            }
+        }
+    }
+}
+
+/// Says in which steps so much more is withheld: half of what content leaves to others, so that they are not refused.
+fn step(more: u64, headroom: u64) -> u64 {
+    (headroom / 2).max(more.div_ceil(RAISE_STEPS)).max(1)
 }
 
 /// Says how much of the limit is to be withheld while so much is resident.
@@ -119,6 +146,15 @@ mod tests {
             held = withheld(most - 4 * MIB, 256 * MIB, base(2), held);
         }
         assert_eq!(held, 0);
+    }
+
+    #[test]
+    fn more_is_withheld_in_steps_that_the_headroom_covers_and_not_in_too_many() {
+        assert_eq!(step(10 * MIB, 4 * MIB), 2 * MIB);
+        assert_eq!(step(1, 4 * MIB), 2 * MIB);
+        for (more, headroom) in [(1, 0), (1000, 0), (u64::MAX, 64 * MIB), (512 * MIB, MIB)] {
+            assert!(more.div_ceil(step(more, headroom)) <= RAISE_STEPS, "{more} {headroom}");
+        }
     }
 
     #[test]

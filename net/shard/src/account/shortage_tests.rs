@@ -35,7 +35,7 @@ fn fill(stage: &Stage, len: usize) {
 /// Takes all that the limit has left.
 fn take_all(stage: &Stage) -> Charge {
     let budget = stage.shards().budget();
-    let mut charge = budget.reserve(Purpose::Heads, 0).unwrap();
+    let mut charge = budget.reserve(Purpose::Connections, 0).unwrap();
     charge.set(budget.available());
     charge
 }
@@ -109,7 +109,7 @@ fn without_anything_to_give_a_miss_is_refused_at_once() {
     assert_eq!(viewers[0].get("/one/2000/1").status, 200);
     let budget = stage.shards().budget();
     let mut all = take_all(&stage);
-    all.set(all.bytes() + budget.yieldable() + MIB);
+    all.set(all.bytes() + budget.content() + MIB);
     let start = Instant::now();
     assert_eq!(viewers[0].get("/miss/2000/1").status, 503);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
