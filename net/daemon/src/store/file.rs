@@ -212,7 +212,7 @@ mod tests {
         let mut progress = Progress::new(3 << 20);
         allocate(&file, 3 << 20, &mut progress).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 3 << 20);
-        assert_eq!(allocated(&file).unwrap(), 3 << 20);
+        assert!(allocated(&file).unwrap() >= 3 << 20);
         allocate(&file, 1 << 20, &mut progress).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 1 << 20);
         let mut read = [0; 7];

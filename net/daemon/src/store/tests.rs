@@ -104,7 +104,7 @@ fn empty_folders_become_a_store_and_are_it_ever_after() {
         assert_eq!((volume.superblock.shard, volume.folder), (shard, usize::from(shard % 2)));
         let len = volume.file.metadata().expect("a file").len();
         assert_eq!(len, volume.superblock.geometry().file_len());
-        assert_eq!(file::allocated(&volume.file).expect("a file"), len, "all of it is allocated");
+        assert!(file::allocated(&volume.file).expect("a file") >= len, "all of it is allocated");
     }
     drop(store);
     for folders in [folders.clone(), [folders[1].clone(), folders[0].clone()]] {
@@ -326,10 +326,8 @@ fn what_was_cut_off_is_allocated_again() {
     let len = volume.metadata().expect("a file").len();
     volume.set_len(100 * MIB).expect("our own file");
     drop(opened(&folders));
-    assert_eq!(
-        (volume.metadata().expect("a file").len(), file::allocated(&volume).expect("a file")),
-        (len, len)
-    );
+    assert_eq!(volume.metadata().expect("a file").len(), len);
+    assert!(file::allocated(&volume).expect("a file") >= len);
     volume.set_len(len + 5000).expect("our own file");
     drop(opened(&folders));
     assert_eq!(volume.metadata().expect("a file").len(), len, "what a resize left over is cut off");
