@@ -14,7 +14,7 @@ use std::sync::Arc;
 use aspis_runtime::Elapsed;
 use aspis_runtime::sync::oneshot;
 use aspis_storage::budget::Budget;
-use aspis_storage::disk::format::READ_LEN_MAX;
+use aspis_storage::disk::format::{BLOCK_LEN, CHECKED_LEN, READ_LEN_MAX};
 use aspis_storage::disk::record::{Mismatch, Place, Record, RecordKind, decode_front, decode_record};
 use aspis_storage::disk::volume::Found;
 use aspis_storage::mapping::aligned::{AlignedBuf, AlignedPool};
@@ -39,6 +39,9 @@ const _: () = assert!(SMALL.1 + MEDIUM.1 + LARGE.1 == DISK_READS_MAX);
 
 /// Buffers of each length that stay at hand while nothing is read.
 const KEPT: usize = 2;
+
+/// Bytes of a slice's front, unless its key is very long: its body begins on the next block.
+const FRONT_LEN: usize = BLOCK_LEN as usize;
 
 /// A record longer than this is verified in a turn without another such thing.
 const LONG: usize = 128 * 1024;
@@ -204,7 +207,8 @@ impl Disk {
         let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
         let (mut lent, found, _pin) = self.lend(mounted, hash).await?;
         let place = Place { store: mounted.superblock.store, sequence: found.sequence };
-        let skip = self.fetch(mounted, hash, &found, &mut lent).await?;
+        let all = 0..found.len as usize;
+        let skip = self.fetch(mounted, hash, &found, &[all], &mut lent).await?;
         if found.len as usize > LONG {
             self.long_step().await;
         }
@@ -227,17 +231,23 @@ impl Disk {
         let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
         let (mut lent, found, _pin) = self.lend(mounted, hash).await?;
         let place = Place { store: mounted.superblock.store, sequence: found.sequence };
-        let skip = self.fetch(mounted, hash, &found, &mut lent).await?;
+        let all = 0..found.len as usize;
+        let mut skip = self.fetch(mounted, hash, &found, &spans(&range, all.end), &mut lent).await?;
         self.long_step().await;
+        let front = decode_front(&lent.bytes()[skip..], &place, hash);
+        // With a key as long as that the body begins later, and not all that was wanted of it was read.
+        if !front.is_ok_and(|front| front.front_len() == FRONT_LEN) {
+            skip = self.fetch(mounted, hash, &found, &[all], &mut lent).await?;
+        }
         let bytes = &lent.bytes()[skip..];
         let verified = decode_front(bytes, &place, hash).and_then(|front| {
-            let body =
-                bytes.get(front.front_len()..front.front_len() + front.body_len()).ok_or(Mismatch::Short)?;
+            let end = front.front_len() + front.body_len();
+            let body = bytes.get(front.front_len()..end).ok_or(Mismatch::Short)?;
             if front.kind() != RecordKind::Slice || front.key != key || range.end > body.len() {
                 return Err(Mismatch::OtherHash);
             }
-            let is_whole =
-                front.blocks(range.clone()).all(|block| front.verify_block(block, &body[front.block(block)]));
+            let mut blocks = front.blocks(range.clone());
+            let is_whole = blocks.all(|block| front.verify_block(block, &body[front.block(block)]));
             if is_whole { Ok(skip + front.front_len()) } else { Err(Mismatch::Damaged) }
         });
         let start = self.judge(mounted, &found, hash, verified)?;
@@ -260,42 +270,53 @@ impl Disk {
         Some((lent, found, pin))
     }
 
-    /// Brings the blocks around a record into the buffer; returns where in it the record begins.
-    async fn fetch(&self, mounted: &Mounted, hash: u128, found: &Found, lent: &mut Lent) -> Option<usize> {
+    /// Brings these spans of the blocks around a record to their places in the buffer; returns where in it the record begins.
+    async fn fetch(
+        &self,
+        mounted: &Mounted,
+        hash: u128,
+        found: &Found,
+        spans: &[Range<usize>],
+        lent: &mut Lent,
+    ) -> Option<usize> {
         let buffer = lent.buffer.as_mut()?;
         if let Some(bytes) = mounted.volume.borrow().buffered(found) {
             let len = bytes.len().min(buffer.len());
             buffer.as_mut()[..len].copy_from_slice(&bytes[..len]);
             return Some(0);
         }
-        let buffer = lent.buffer.take()?;
-        let (result, buffer) = self.read_into(mounted, found.file_offset, buffer, found.len as usize).await;
-        lent.buffer = buffer;
-        match result {
-            Ok(()) => Some(found.skip),
-            Err(IoFailed::Late) => None,
-            Err(_) => {
-                self.forget_place(mounted, found, hash);
-                None
+        for span in spans {
+            let buffer = lent.buffer.take()?;
+            let (result, buffer) = self.read_into(mounted, found.file_offset, buffer, span.clone()).await;
+            lent.buffer = buffer;
+            match result {
+                Ok(()) => {}
+                Err(IoFailed::Late) => return None,
+                Err(_) => {
+                    self.forget_place(mounted, found, hash);
+                    return None;
+                }
             }
         }
+        Some(found.skip)
     }
 
-    /// Reads `len` bytes from `offset` of a volume into the beginning of `buffer`, whole or not at all. The buffer is not given back when
-    /// that takes too long.
+    /// Reads a range of what begins at `offset` of a volume to its place in `buffer`, whole or not at all. The buffer is not given back
+    /// when that takes too long.
     pub(super) async fn read_into(
         &self,
         mounted: &Mounted,
         offset: u64,
         buffer: AlignedBuf,
-        len: usize,
+        range: Range<usize>,
     ) -> (Result<(), IoFailed>, Option<AlignedBuf>) {
         self.counters.add(Counter::DiskReads, 1);
+        let len = range.len();
         let read = async {
-            let (mut buffer, mut done) = (buffer, 0);
-            while done < len {
+            let (mut buffer, mut done) = (buffer, range.start);
+            while done < range.end {
                 let (result, back) =
-                    self.ring.read_at(&mounted.file, offset + done as u64, buffer, done..len).await;
+                    self.ring.read_at(&mounted.file, offset + done as u64, buffer, done..range.end).await;
                 buffer = back;
                 match result {
                     Ok(0) => return (Err(IoFailed::Short), buffer),
@@ -350,4 +371,11 @@ impl Disk {
         volume.drop_slot(found, hash);
         volume.note_error(found.segment);
     }
+}
+
+/// What to read of a slice for some bytes of its body: its front and the blocks that are checked as a whole, in one read if they are close.
+fn spans(range: &Range<usize>, len: usize) -> Vec<Range<usize>> {
+    let start = FRONT_LEN + range.start / CHECKED_LEN * CHECKED_LEN;
+    let end = (FRONT_LEN + range.end.next_multiple_of(CHECKED_LEN)).min(len);
+    if start > FRONT_LEN + CHECKED_LEN && start < end { vec![0..FRONT_LEN, start..end] } else { vec![0..end] }
 }

@@ -261,13 +261,15 @@ struct Plain {
     number: u64,
     len: usize,
     kind: RecordKind,
+    /// Bytes of a key that is not the usual one.
+    key_len: usize,
     /// Where it is noted that it was given up.
     given_up: Option<mpsc::Sender<u64>>,
 }
 
 impl Plain {
     fn new(number: u64, len: usize) -> Self {
-        Plain { number, len, kind: RecordKind::Whole, given_up: None }
+        Plain { number, len, kind: RecordKind::Whole, key_len: 0, given_up: None }
     }
 }
 
@@ -285,7 +287,8 @@ impl Offer for Plain {
     }
 
     fn step(&mut self, volume: &mut Volume, now: u32) -> Result<Step, Refused> {
-        let (key, body) = (key(self.number), body(self.number, self.len));
+        let key = if self.key_len > 0 { vec![b'k'; self.key_len] } else { key(self.number) };
+        let body = body(self.number, self.len);
         let new = NewRecord {
             hash: self.primary(),
             key: &key,
@@ -352,31 +355,47 @@ fn what_was_offered_is_read_at_once_and_after_a_restart() {
 }
 
 #[test]
-fn some_bytes_of_a_slice_are_read() {
+fn some_bytes_of_a_slice_are_read_with_what_checks_them() {
+    const LEN: usize = 900_000;
+    const BLOCK: u64 = 65_536;
     let store = Store::format("slices");
-    let len = 900_000;
     let core = Core::start(store.open());
-    core.offer(vec![Plain { kind: RecordKind::Slice, ..Plain::new(2, len) }]);
-    for restart in [false, true] {
-        for range in [0..10, 65_530..65_550, 131_072..131_073, 0..len, len - 1..len, 300_000..600_000] {
-            let asked = range.clone();
-            let bytes = core.block(move |disk| async move {
-                let read = disk.read_slice(hash(2), (hash(2), &key(2)), asked).await;
-                read.map(|read| read.bytes().to_vec())
-            });
-            assert!(bytes.is_some_and(|bytes| bytes == body(2, len)[range.clone()]), "{range:?}, {restart}");
+    let read = |key: Vec<u8>, range: std::ops::Range<usize>| {
+        core.block(move |disk| async move {
+            let read = disk.read_slice(hash(2), (hash(2), &key), range).await;
+            read.map(|read| read.bytes().to_vec())
+        })
+    };
+    core.offer(vec![Plain { kind: RecordKind::Slice, ..Plain::new(2, LEN) }]);
+    core.wait("it is appended", |disk| disk.writes.queued_len() == 0);
+    for is_written in [false, true] {
+        // A front is a block of its own, and so is what is checked as a whole; neighbours are read at once.
+        for (range, bytes_read) in [
+            (0..10, 4096 + BLOCK),
+            (65_530..65_550, 4096 + 2 * BLOCK),
+            (131_072..131_073, 4096 + BLOCK),
+            (300_000..600_000, 4096 + 6 * BLOCK),
+            (0..LEN, 917_504),
+            (LEN - 1..LEN, 4096 + 917_504 - 4096 - 13 * BLOCK),
+        ] {
+            let before = core.count(Counter::DiskReadBytes);
+            let bytes = read(key(2), range.clone());
+            assert!(bytes.is_some_and(|bytes| bytes == body(2, LEN)[range.clone()]), "{range:?}");
+            let read_len = core.count(Counter::DiskReadBytes) - before;
+            assert!(read_len == bytes_read || !is_written && read_len == 0, "{range:?}: {read_len}");
         }
-        let others = core.block(move |disk| async move {
-            let beyond = disk.read_slice(hash(2), (hash(2), &key(2)), len - 1..len + 1).await;
-            let foreign = disk.read_slice(hash(2), (hash(2), b"key"), 0..10).await;
-            (beyond.is_none(), foreign.is_none())
-        });
-        assert_eq!(others, (true, true));
-        core.wait("all is written", |disk| {
-            disk.volumes.iter().all(|mounted| mounted.volume.borrow().is_settled())
-        });
+        assert!(read(key(2), LEN - 1..LEN + 1).is_none() && read(b"key".to_vec(), 0..10).is_none());
+        core.wait_settled();
     }
     assert_eq!(core.count(Counter::DiskCheckFailures), 0);
+    // Of a long key the front is longer than a block.
+    core.offer(vec![Plain { kind: RecordKind::Slice, key_len: 9000, ..Plain::new(4, LEN) }]);
+    assert!(core.flush());
+    let bytes = core.block(|disk| async move {
+        let read = disk.read_slice(hash(4), (hash(4), &[b'k'; 9000]), 300_000..300_010).await;
+        read.map(|read| read.bytes().to_vec())
+    });
+    assert!(bytes.is_some_and(|bytes| bytes == body(4, LEN)[300_000..300_010]));
 }
 
 #[test]

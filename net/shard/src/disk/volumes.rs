@@ -113,7 +113,7 @@ impl Disk {
                 None => self.ring.sleep(DISK_RETRY_AFTER).await,
             }
         };
-        match self.read_into(mounted, offset, buffer, len).await {
+        match self.read_into(mounted, offset, buffer, 0..len).await {
             (Ok(()), Some(buffer)) => Ok(buffer),
             (Ok(()), None) => unreachable!("what was read is given back"),
             (Err(failed), _) => Err(failed),
