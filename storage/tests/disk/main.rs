@@ -1,4 +1,5 @@
 //! The disk tier's decisions over a simulated disk: what was written is found again, whatever fails and whenever the process dies.
 
+mod damage;
 mod simulated;
 mod volume;
