@@ -13,7 +13,7 @@ const LONG: StoredMeta =
 const SHORT: StoredMeta = StoredMeta { lifetime: 10, ..LONG };
 
 /// Stores responses of 100,000 bytes under these numbers.
-fn store_all(tier: &mut RamTier, numbers: std::ops::Range<u128>, meta: StoredMeta, head: &[u8]) {
+fn store_all(tier: &mut RamTier, numbers: Range<u128>, meta: StoredMeta, head: &[u8]) {
     for number in numbers {
         let response = response_of(tier, hash(number), &key(number), 100_000, meta, head).unwrap();
         assert!(tier.insert(response).is_ok());
@@ -21,7 +21,7 @@ fn store_all(tier: &mut RamTier, numbers: std::ops::Range<u128>, meta: StoredMet
 }
 
 /// How many of these are there, without counting a use.
-fn count(tier: &RamTier, numbers: std::ops::Range<u128>) -> usize {
+fn count(tier: &RamTier, numbers: Range<u128>) -> usize {
     numbers.filter(|number| tier.index.find(hash(*number)).is_some()).count()
 }
 

@@ -17,13 +17,7 @@ fn head(validator: &str) -> Vec<u8> {
 }
 
 /// A part of these bytes of a whole of `total` that came at `now`.
-fn part(
-    tier: &mut RamTier,
-    range: std::ops::Range<u64>,
-    total: u64,
-    now: u64,
-    validator: &str,
-) -> Arc<StoredResponse> {
+fn part(tier: &mut RamTier, range: Range<u64>, total: u64, now: u64, validator: &str) -> Arc<StoredResponse> {
     let meta = StoredMeta {
         status: 206,
         received_at: now,
@@ -36,7 +30,7 @@ fn part(
     response_of(tier, hash(&key), &key, range.end - range.start, meta, &head(validator)).unwrap()
 }
 
-fn put(tier: &mut RamTier, range: std::ops::Range<u64>, total: u64, now: u64, validator: &str) {
+fn put(tier: &mut RamTier, range: Range<u64>, total: u64, now: u64, validator: &str) {
     let part = part(tier, range, total, now, validator);
     assert!(tier.insert(part).is_ok());
 }
@@ -50,17 +44,17 @@ fn index_without_parts(tier: &mut RamTier, budget: &Budget) -> u64 {
 }
 
 /// The range of the part that is found for these bytes.
-fn found(tier: &RamTier, range: std::ops::Range<u64>) -> Option<std::ops::Range<u64>> {
+fn found(tier: &RamTier, range: Range<u64>) -> Option<Range<u64>> {
     let key = part_key();
     let found = tier.part(hash(&key), &key, |_| ByteRange { start: range.start, end: range.end })?;
     range_of(found)
 }
 
-fn range_of(response: &StoredResponse) -> Option<std::ops::Range<u64>> {
+fn range_of(response: &StoredResponse) -> Option<Range<u64>> {
     response.meta.part.map(|part| part.start..part.start + response.body.published())
 }
 
-fn all(tier: &RamTier) -> Vec<std::ops::Range<u64>> {
+fn all(tier: &RamTier) -> Vec<Range<u64>> {
     let key = part_key();
     tier.parts(hash(&key), &key).filter_map(|part| range_of(part)).collect()
 }
@@ -310,7 +304,7 @@ proptest! {
             let version = |part: &StoredResponse| (part.head.clone(), part.meta.part.map(|part| part.total));
             prop_assert!(parts.windows(2).all(|pair| version(pair[0]) == version(pair[1])));
             let asked = at % 40..at % 40 + len;
-            let holds = |range: &std::ops::Range<u64>| range.start <= asked.start && asked.end <= range.end;
+            let holds = |range: &Range<u64>| range.start <= asked.start && asked.end <= range.end;
             let some_part_holds_it = parts.iter().filter_map(|part| range_of(part)).any(|range| holds(&range));
             let answer = found(&tier, asked.clone());
             prop_assert_eq!(answer.as_ref().is_some_and(holds), some_part_holds_it);
