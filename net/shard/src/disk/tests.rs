@@ -1,7 +1,7 @@
 //! The disk tier of one core over real files: what was offered is read back, at once and after a restart, and what fails is a miss.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -19,6 +19,9 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const SHARD_BITS: u8 = 1;
+
+/// As the kernel's headers have it.
+const O_DIRECT: i32 = if cfg!(target_arch = "aarch64") { 0o200_000 } else { 0o40_000 };
 
 const GEOMETRY: Geometry = Geometry { segment_shift: 20, segment_count: 8 };
 
@@ -70,8 +73,14 @@ impl Store {
         }
     }
 
+    /// Opens the volumes as the daemon does: past the page cache where the file system allows.
     pub(super) fn open(&self) -> DiskBoot {
-        self.open_as(OpenOptions::new().read(true).write(true))
+        let mut direct = OpenOptions::new();
+        direct.read(true).write(true).custom_flags(O_DIRECT);
+        match direct.open(self.volume_path(0)) {
+            Ok(_) => self.open_as(&direct),
+            Err(_) => self.open_as(OpenOptions::new().read(true).write(true)),
+        }
     }
 }
 
