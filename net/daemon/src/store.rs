@@ -15,6 +15,7 @@ mod find;
 mod format;
 mod label;
 mod open;
+mod shrink;
 mod size;
 #[cfg(test)]
 mod tests;

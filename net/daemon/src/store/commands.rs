@@ -6,13 +6,13 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
 use aspis_config::Raw;
 use aspis_config::values::write_size;
-use aspis_storage::disk::format::{SegmentState, TableEntry};
+use aspis_storage::disk::check::{self, Depth, Finding, RecordCounts, Report, SegmentCounts};
 
-use super::file;
+use super::file::{self, TELL_AFTER};
 use super::find::{self, Access, Folder, FoundVolume, Labels, Missing, shown};
 use super::format::make;
 use super::label::Label;
@@ -20,7 +20,11 @@ use super::open::refused_file_system;
 use super::size::Plan;
 use super::volume_path;
 use crate::cli::StoreCommand;
+use crate::invalidations::time;
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, cores, stdout};
+
+/// So many places of damage are told for each volume.
+const FINDINGS_TOLD: usize = 10;
 
 /// An exit code and what to say before exiting with it.
 type Failed = (u8, String);
@@ -108,139 +112,103 @@ fn look(
     tell(&label, &volumes)
 }
 
-/// What the segment table of a volume says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Table {
-    free: u32,
-    open: u32,
-    sealed: u32,
-    bad: u32,
-    /// Entries that do not verify; one that was never written counts as free.
-    damaged: u32,
-    /// In sealed segments.
-    records: u64,
-    /// The newest number of invalidations in sealed segments.
-    newest: u64,
-}
-
-impl Table {
-    fn read(volume: &FoundVolume) -> io::Result<Table> {
-        let geometry = volume.superblock.geometry();
-        let mut bytes = vec![0; usize::try_from(geometry.table_len()).map_err(io::Error::other)?];
-        volume.file.read_exact_at(&mut bytes, geometry.table_offset())?;
-        let mut table = Table::default();
-        for segment in 0..geometry.segment_count {
-            match TableEntry::of_table(&bytes, geometry, volume.superblock.store, segment) {
-                Some(entry) => table.add(&entry),
-                None if is_unwritten(&bytes, geometry.entry_offset(segment)) => table.free += 1,
-                None => table.damaged += 1,
-            }
-        }
-        Ok(table)
-    }
-
-    fn add(&mut self, entry: &TableEntry) {
-        match entry.state {
-            SegmentState::Free => self.free += 1,
-            SegmentState::Open => self.open += 1,
-            SegmentState::Sealed => {
-                self.sealed += 1;
-                self.records += u64::from(entry.records);
-                self.newest = self.newest.max(entry.newest);
-            }
-            SegmentState::Bad => self.bad += 1,
-        }
-    }
-
-    fn sum(tables: &[Table]) -> Table {
-        tables.iter().fold(Table::default(), |sum, each| Table {
-            free: sum.free + each.free,
-            open: sum.open + each.open,
-            sealed: sum.sealed + each.sealed,
-            bad: sum.bad + each.bad,
-            damaged: sum.damaged + each.damaged,
-            records: sum.records + each.records,
-            newest: sum.newest.max(each.newest),
-        })
-    }
-}
-
-fn is_unwritten(table: &[u8], at: u64) -> bool {
-    let entry = usize::try_from(at)
-        .ok()
-        .and_then(|at| table.get(at..at + aspis_storage::disk::format::TABLE_ENTRY_LEN));
-    entry.is_some_and(|entry| entry.iter().all(|byte| *byte == 0))
-}
-
-fn tables(volumes: &[FoundVolume]) -> Result<Vec<Table>, Failed> {
-    let read = |volume: &FoundVolume| {
-        Table::read(volume).map_err(|error| failed(format!("{}: {error}", volume.path.display())))
-    };
-    volumes.iter().map(read).collect()
-}
-
-/// Says what a store is and what it holds, by its segment tables.
+/// Says what a store is and what it holds, as its next server will find it.
 fn stat(label: &Label, volumes: &[FoundVolume]) -> Result<String, Failed> {
-    let tables = tables(volumes)?;
-    let sum = Table::sum(&tables);
-    let len =
-        |volume: &FoundVolume| u64::from(volume.superblock.segment_count) << volume.superblock.segment_shift;
-    let mut text = String::new();
-    let first = volumes.first().map(|volume| volume.superblock);
-    // A String accepts every write.
-    let _ = writeln!(text, "store     {}", shown(&label.store));
-    if let Some(superblock) = first {
-        let _ = writeln!(text, "made      {}", crate::invalidations::time::text(superblock.created * 1000));
+    let reports = reports(volumes, Depth::Footers)?;
+    Ok(described(label, &reports))
+}
+
+/// Reads and verifies every record of a store.
+fn check(label: &Label, volumes: &[FoundVolume]) -> Result<String, Failed> {
+    let reports = reports(volumes, Depth::Records)?;
+    let mut text = described(label, &reports);
+    let verified: u64 = reports.iter().map(|report| report.verified).sum();
+    // A String accepts every write, here and below.
+    let _ = writeln!(text, "verified  {verified} record(s)");
+    if reports.iter().all(Report::is_whole) {
+        text.push_str("whole\n");
+        return Ok(text);
     }
-    let _ = writeln!(text, "folders   {}", label.folders);
-    let _ = writeln!(text, "volumes   {}", label.volumes);
-    let _ = writeln!(text, "size      {}", write_size(volumes.iter().map(len).sum()));
-    let _ = writeln!(
-        text,
-        "segments  {} free, {} open, {} sealed, {} bad, {} unknown",
-        sum.free, sum.open, sum.sealed, sum.bad, sum.damaged
-    );
-    let _ = writeln!(text, "records   {} in sealed segments", sum.records);
-    match label.numbers {
-        Some(numbers) => {
-            let _ =
-                writeln!(text, "numbers   {} in records, {numbers} when it was last served from", sum.newest);
+    stdout::print(&text);
+    let mut damage = String::from("the store is damaged:\n");
+    for (volume, report) in volumes.iter().zip(&reports) {
+        let path = volume.path.display();
+        for (what, count) in report.counts() {
+            let _ = writeln!(damage, "  {path}: {count} x {what}");
         }
-        None => text.push_str("numbers   none: nobody has served from it\n"),
+        for Finding { offset, damage: what } in report.findings.iter().take(FINDINGS_TOLD) {
+            let _ = writeln!(damage, "  {path}: at byte {offset}: {what}");
+        }
     }
-    for (volume, table) in volumes.iter().zip(&tables) {
+    let lost: u64 = reports.iter().map(Report::lost).sum();
+    let _ = write!(
+        damage,
+        "{lost} record(s) are lost: a server fetches them again. The rest is made good by the next start; nothing has to be done"
+    );
+    Err(failed(damage))
+}
+
+/// Looks at every volume, and tells people how far that is when it takes long.
+fn reports(volumes: &[FoundVolume], depth: Depth) -> Result<Vec<Report>, Failed> {
+    let mut told_at = Instant::now();
+    let mut report = |volume: &FoundVolume| {
+        let tell = |done: u32, of: u32| {
+            if told_at.elapsed() >= TELL_AFTER {
+                told_at = Instant::now();
+                tracing::info!("{}: {done} of {of} segments", volume.path.display());
+            }
+        };
+        check::check(&file::Bytes(&volume.file), depth, tell)
+            .map_err(|error| failed(format!("{}: {error}", volume.path.display())))
+    };
+    volumes.iter().map(&mut report).collect()
+}
+
+fn described(label: &Label, reports: &[Report]) -> String {
+    let sum = |of: &dyn Fn(&Report) -> u64| -> u64 { reports.iter().map(of).sum() };
+    let mut text = String::new();
+    let _ = writeln!(text, "store     {}", shown(&label.store));
+    if let Some(report) = reports.first() {
+        let _ = writeln!(text, "made      {}", time::text(report.superblock.created * 1000));
+        let _ = writeln!(text, "folders   {}", label.folders);
         let _ = writeln!(
             text,
-            "{}: {} segments of {}, {} sealed with {} records",
-            volume.path.display(),
-            volume.superblock.segment_count,
-            write_size(1 << volume.superblock.segment_shift),
-            table.sealed,
-            table.records
+            "volumes   {} with {} segment(s) of {} each",
+            label.volumes,
+            report.superblock.segment_count,
+            write_size(report.superblock.geometry().segment_len())
         );
     }
-    Ok(text)
-}
-
-/// Verifies a store.
-fn check(_label: &Label, volumes: &[FoundVolume]) -> Result<String, Failed> {
-    let mut damage = String::new();
-    for (volume, table) in volumes.iter().zip(tables(volumes)?) {
-        if volume.mend_at.is_some() {
-            let _ =
-                writeln!(damage, "{}: one of its two superblocks is damaged or older", volume.path.display());
+    let len = sum(&|report| u64::from(report.superblock.segment_count) << report.superblock.segment_shift);
+    let _ = writeln!(text, "size      {}", write_size(len));
+    let segments = |of: fn(&SegmentCounts) -> u32| sum(&|report| u64::from(of(&report.segments)));
+    let _ = writeln!(
+        text,
+        "segments  {} free, {} not ended, {} sealed, {} bad",
+        segments(|counts| counts.free),
+        segments(|counts| counts.open),
+        segments(|counts| counts.sealed),
+        segments(|counts| counts.bad)
+    );
+    let records = |of: fn(&RecordCounts) -> u64| sum(&|report| of(&report.records));
+    let _ = writeln!(
+        text,
+        "records   {} in about {} MiB, replaced ones among them: {} whole, {} heads, {} slices, {} markers, {} tombstones, {} unknown",
+        records(RecordCounts::total),
+        sum(&|report| report.record_bytes) >> 20,
+        records(|counts| counts.whole),
+        records(|counts| counts.heads),
+        records(|counts| counts.slices),
+        records(|counts| counts.markers),
+        records(|counts| counts.tombstones),
+        records(|counts| counts.unknown)
+    );
+    let newest = reports.iter().map(|report| report.newest).max().unwrap_or_default();
+    let _ = match label.numbers {
+        Some(numbers) => {
+            writeln!(text, "numbers   {newest} the largest of a record, {numbers} when a server began last")
         }
-        if table.damaged > 0 {
-            let _ = writeln!(
-                damage,
-                "{}: {} entries of its table do not verify",
-                volume.path.display(),
-                table.damaged
-            );
-        }
-    }
-    match damage.is_empty() {
-        true => Ok(format!("{} volume(s): whole\n", volumes.len())),
-        false => Err(failed(damage)),
-    }
+        None => writeln!(text, "numbers   none: no server has used it"),
+    };
+    text
 }

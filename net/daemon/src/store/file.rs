@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aspis_config::values::write_size;
+use aspis_storage::disk::check::ReadAt;
 use aspis_storage::disk::format::BLOCK_LEN;
 use rustix::fs::{FallocateFlags, OFlags};
 
@@ -18,7 +19,7 @@ const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
 /// What is allocated with one call, so that progress can be told.
 const ALLOCATED_LEN: u64 = 1 << 30;
 /// How often progress is told.
-const TELL_AFTER: Duration = Duration::from_secs(1);
+pub(super) const TELL_AFTER: Duration = Duration::from_secs(1);
 
 /// File systems that write elsewhere when something is overwritten, by the magic that they have in `statfs(2)`.
 const COPY_ON_WRITE: &[(u64, &str)] =
@@ -103,8 +104,18 @@ fn reads_directly(file: &File) -> bool {
     file.read_at(aligned, 0).map_err(|error| error.raw_os_error()) != Err(Some(invalid))
 }
 
-/// Tells people how far the allocation is, when it takes long.
+/// The bytes of a volume, for what looks at all of it.
+pub(super) struct Bytes<'f>(pub(super) &'f File);
+
+impl ReadAt for Bytes<'_> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+}
+
+/// Tells people how far something long is.
 pub(super) struct Progress {
+    what: &'static str,
     total: u64,
     done: u64,
     began: Instant,
@@ -113,15 +124,16 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Nothing of `total` bytes is done.
-    pub(super) fn new(total: u64) -> Self {
-        Progress { total, done: 0, began: Instant::now(), told_at: None }
+    pub(super) fn new(what: &'static str, total: u64) -> Self {
+        Progress { what, total, done: 0, began: Instant::now(), told_at: None }
     }
 
-    fn add(&mut self, len: u64) {
+    /// So much more is done.
+    pub(super) fn add(&mut self, len: u64) {
         self.done += len;
         if self.told_at.unwrap_or(self.began).elapsed() >= TELL_AFTER {
             self.told_at = Some(Instant::now());
-            tracing::info!("allocating the store: {} of {} MiB", self.done >> 20, self.total >> 20);
+            tracing::info!("{}: {} of {} MiB", self.what, self.done >> 20, self.total >> 20);
         }
     }
 
@@ -209,7 +221,7 @@ mod tests {
         let path = scratch.path().join("file");
         let file = private().create(true).truncate(false).open(&path).unwrap();
         file.write_all_at(b"content", 100).unwrap();
-        let mut progress = Progress::new(3 << 20);
+        let mut progress = Progress::new("a test", 3 << 20);
         allocate(&file, 3 << 20, &mut progress).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 3 << 20);
         assert!(allocated(&file).unwrap() >= 3 << 20);

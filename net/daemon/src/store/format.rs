@@ -39,7 +39,7 @@ pub(super) fn make(folders: &[Folder], plan: Plan, freed: &[u64]) -> Result<(), 
     }
     let store =
         StoreId(file::random().map_err(|error| format!("the kernel gives no random numbers: {error}"))?);
-    let mut progress = Progress::new(needed.iter().sum());
+    let mut progress = Progress::new("allocating the store", needed.iter().sum());
     let mut made: Vec<PathBuf> = Vec::new();
     for shard in 0..plan.volume_count() {
         let path = volume_path(&folders[usize::from(shard % count)].path, shard);

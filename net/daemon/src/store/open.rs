@@ -15,6 +15,7 @@ use super::find::{self, Access, Folder, FoundVolume, Labels, Missing, shown, wri
 use super::format::{check_space, make};
 use super::label::Label;
 use super::name_of;
+use super::shrink;
 use super::size::{self, Plan};
 
 /// What the operator wants.
@@ -163,7 +164,7 @@ fn resize(folders: &[Folder], volumes: &mut [FoundVolume], size: u64) -> Result<
     }
     check_space(folders, &needed, &vec![0; folders.len()])?;
     let before: u64 = volumes.iter().map(|volume| len_of(volume.superblock.geometry())).sum();
-    let mut progress = Progress::new(needed.iter().sum());
+    let mut progress = Progress::new("making the store larger", needed.iter().sum());
     for (volume, target) in volumes.iter_mut().zip(&targets) {
         resize_volume(volume, *target, &mut progress).map_err(|error| {
             format!("{}: {}", volume.path.display(), file::reason(&error, target.file_len()))
@@ -187,6 +188,9 @@ fn resize_volume(volume: &mut FoundVolume, target: Geometry, progress: &mut Prog
         volume.file.write_all_at(&zeros, target.table_offset() + from)?;
         volume.file.sync_data()?;
     }
+    if target.segment_count < before.segment_count {
+        shrink::make_room(volume, target.segment_count)?;
+    }
     volume.superblock.segment_count = target.segment_count;
     write_superblocks(&volume.file, &volume.superblock)
 }
@@ -194,7 +198,7 @@ fn resize_volume(volume: &mut FoundVolume, target: Geometry, progress: &mut Prog
 /// Gives every volume the length and the space that it should have; what was cut off or copied with holes is whole again.
 fn allocate(volumes: &[FoundVolume]) -> Result<(), String> {
     let lens = || volumes.iter().map(|volume| volume.superblock.geometry().file_len());
-    let mut progress = Progress::new(lens().sum());
+    let mut progress = Progress::new("allocating the store", lens().sum());
     let mut is_promised = true;
     for (volume, len) in volumes.iter().zip(lens()) {
         let fail = |error: io::Error| format!("{}: {}", volume.path.display(), file::reason(&error, len));
