@@ -14,6 +14,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aspis_telemetry::CoreCounters;
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW};
 use hyper::server::conn::http1;
@@ -27,6 +28,7 @@ use crate::explain::{self, Explains};
 use crate::invalidations::{Invalidations, api};
 use crate::memory::page::MemoryPage;
 use crate::metrics::{Format, Metrics};
+use crate::store::StorePage;
 pub(crate) use guard::Guard;
 use listener::{Acceptor, Socket};
 pub(crate) use listener::{AdminListener, Reach, bind};
@@ -49,6 +51,10 @@ pub(crate) struct Admin {
     pub(crate) metrics: Metrics,
     /// For `/v1/memory`.
     pub(crate) memory: MemoryPage,
+    /// For `/v1/store`; `None` without a store on disk.
+    pub(crate) store: Option<StorePage>,
+    /// The counters of the cores, for what is summed over them.
+    pub(crate) counters: Vec<Arc<CoreCounters>>,
     /// For `/v1/invalidations`.
     pub(crate) invalidations: Arc<Invalidations>,
     /// For `/v1/explain`.
@@ -64,6 +70,7 @@ enum Route {
     Ready,
     Metrics,
     Memory,
+    Store,
     Invalidations,
     Invalidation,
     Explain,
@@ -75,6 +82,7 @@ const ROUTES: &[(&str, Route, &str)] = &[
     ("/readyz", Route::Ready, "GET, HEAD"),
     ("/metrics", Route::Metrics, "GET, HEAD"),
     ("/v1/memory", Route::Memory, "GET, HEAD"),
+    ("/v1/store", Route::Store, "GET, HEAD"),
     ("/v1/invalidations", Route::Invalidations, "GET, HEAD, POST"),
     ("/v1/invalidations/", Route::Invalidation, "GET, HEAD"),
     ("/v1/explain", Route::Explain, "GET, HEAD"),
@@ -181,6 +189,14 @@ impl Admin {
                 Ok(reply::reply(StatusCode::OK, format.content_type(), self.metrics.render(format)))
             }
             Route::Memory => Ok(reply::reply(StatusCode::OK, "application/json", self.memory.json())),
+            Route::Store => match &self.store {
+                Some(page) => Ok(reply::json(StatusCode::OK, &page.json(&self.counters))),
+                None => Err(Problem::new(
+                    StatusCode::NOT_FOUND,
+                    "store",
+                    "there is no store on disk: --disk is not given",
+                )),
+            },
             Route::Invalidations if request.method() == Method::POST => {
                 self.guard.may_change(target, fields)?;
                 guard::is_json(fields)?;

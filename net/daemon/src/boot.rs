@@ -25,7 +25,7 @@ use crate::memory;
 use crate::memory::page::MemoryPage;
 use crate::memory::watch::Watch;
 use crate::metrics::{Metrics, Sources};
-use crate::store::{self, Store};
+use crate::store::{self, Store, StorePage};
 use crate::{EXIT_FAILED, EXIT_USAGE, cores, notify, origin_tls, signals, stdout};
 
 /// How long the start waits for the origin's name; what takes longer goes on beside the serving.
@@ -106,16 +106,20 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let admin_address = admin_listener.as_ref().and_then(AdminListener::address);
     let guard = guard(&settings, admin_listener.as_ref())?;
     let mut store = open_store(&settings, cpus.len()).map_err(failed)?;
-    if let Some(store) = &store {
-        store.index_slots(settings.disk_mean_object, memory).map_err(failed)?;
-    }
     // Before the cores start: they must have every rule that still counts before they serve (I-26).
     let state = settings.state.as_deref().map(Path::new);
     let (invalidations, incoming, beginning) =
         invalidations::open(state, bound(store.as_ref()), wildcards(&settings)).map_err(failed)?;
+    let mut disk = None;
+    let mut page = None;
     if let Some(store) = &mut store {
+        let (name, len) = (store.name(), store.len());
+        let slots = store.index_slots(settings.disk_mean_object, memory).map_err(failed)?;
+        let (boot, folders) = store.boot(slots, settings.disk_write_budget).map_err(failed)?;
         // Behind the log, which knows by now whether it may be believed.
         store.note_numbers(beginning.last_number).map_err(failed)?;
+        disk = Some(boot);
+        page = Some(StorePage { name, len, folders: Arc::new(folders) });
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -144,20 +148,23 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
             rules_changed: invalidations.rules_changed(),
             purges: Some(Arc::clone(&invalidations) as Arc<dyn aspis_shard::Purges>),
         },
-        disk: None,
+        disk,
     })
     .map(Arc::new)
     .map_err(failed)?;
     invalidations.attach(Arc::clone(&shards) as Arc<dyn invalidations::Cores>);
     tracing::info!("{} core(s), {} MiB, origin {}", cpus.len(), memory >> 20, settings.origin);
 
-    let readiness = Arc::new(Readiness::default());
+    let folders = page.as_ref().map(|page| Arc::clone(&page.folders)).unwrap_or_default();
+    let readiness = Arc::new(Readiness::watching(Arc::clone(&folders)));
     let metrics = Metrics::new(sources(&shards, log_writer.as_ref(), &invalidations));
     let admin = Arc::new(Admin {
         readiness: Arc::clone(&readiness),
         metrics,
         invalidations: Arc::clone(&invalidations),
         memory: memory_page(&shards),
+        store: page,
+        counters: shards.counters().to_vec(),
         cores: Arc::clone(&shards) as Arc<dyn explain::Explains>,
         guard,
     });
@@ -177,6 +184,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
         admin_listener,
         admin,
         invalidations,
+        folders,
         _store: store,
         incoming: Some(incoming),
         signals,

@@ -21,7 +21,7 @@ use crate::memory::watch::Watch;
 use crate::notify;
 use crate::origin_tls;
 use crate::signals::Signal;
-use crate::store::Store;
+use crate::store::{Folders, Store};
 use crate::{EXIT_DONE, EXIT_FAILED};
 
 /// How often the drain looks whether every viewer has gone.
@@ -54,6 +54,8 @@ pub(crate) struct Control {
     pub(crate) admin: Arc<Admin>,
     /// What was invalidated.
     pub(crate) invalidations: Arc<Invalidations>,
+    /// The folders of the store on disk.
+    pub(crate) folders: Arc<Folders>,
     /// Held, not read: other processes see the locks of the store on disk.
     pub(crate) _store: Option<Store>,
     /// What comes to the invalidations, until their task has it.
@@ -85,8 +87,10 @@ impl Control {
         if let Some(watch) = self.watch.take() {
             tokio::spawn(watch.run());
         }
+        tokio::spawn(Arc::clone(&self.folders).run());
         self.serve().await;
         self.readiness.draining();
+        self.folders.ending();
         notify::stopping();
         tracing::info!("ending: no new viewers, {} connection(s) may finish", self.shards.open_viewers());
         self.shards.stop_accepting();

@@ -1,7 +1,7 @@
 //! `aspis demo`: an origin of its own, Aspis before it, and lines to try.
 //!
 //! The origin listens on a free loopback port on its own thread; Aspis then serves as `aspis serve` would, with the
-//! same contract on standard output. What to try goes to standard error, for the person who started it.
+//! same contract on standard output, with a disk tier in a temporary folder. What to try goes to standard error, for the person who started it.
 
 mod content;
 mod origin;
@@ -9,9 +9,10 @@ mod range;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use aspis_config::Raw;
+use aspis_config::{Cores, Raw};
 
-use crate::{EXIT_FAILED, boot, stdout};
+use crate::store::Temporary;
+use crate::{EXIT_FAILED, boot, cores, stdout};
 
 /// Runs the demo until a signal ends it; returns the exit code.
 pub(crate) fn run(mut raw: Raw) -> u8 {
@@ -23,6 +24,8 @@ pub(crate) fn run(mut raw: Raw) -> u8 {
         }
     };
     raw.push("origin", format!("http://{origin}"));
+    // Held until everything has ended.
+    let _folder = store_folder(&mut raw);
     match crate::settings(&raw) {
         Ok(settings) => boot::run(settings, |announced| {
             if let Some(viewers) = announced.viewers {
@@ -30,6 +33,38 @@ pub(crate) fn run(mut raw: Raw) -> u8 {
             }
         }),
         Err(code) => code,
+    }
+}
+
+/// Gives the demo a disk tier of its own, unless the flags name one or there is no room.
+fn store_folder(raw: &mut Raw) -> Option<Temporary> {
+    if raw.contains("disk") {
+        return None;
+    }
+    let available = aspis_runtime::bind::available_cpus();
+    // A wrong value is told by whoever checks all flags.
+    let wanted = raw
+        .values("cores")
+        .next()
+        .and_then(|text| aspis_config::values::cores(text).ok())
+        .unwrap_or(Cores::All);
+    let cores = cores::choose(&wanted, &available).map_or(available.len(), |cpus| cpus.len());
+    match Temporary::new(cores) {
+        Ok(Some(folder)) => {
+            raw.push("disk", folder.path().to_string_lossy());
+            if !raw.contains("disk-size") {
+                raw.push("disk-size", folder.size.to_string());
+            }
+            Some(folder)
+        }
+        Ok(None) => {
+            tracing::info!("too little room for a disk tier among the temporary files; the demo has none");
+            None
+        }
+        Err(error) => {
+            tracing::warn!("no folder for a disk tier can be made: {error}; the demo has none");
+            None
+        }
     }
 }
 
@@ -45,7 +80,9 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
 
 fn lines_to_try(aspis: SocketAddr, admin: Option<SocketAddr>, origin: SocketAddr) -> String {
     let admin = admin.map_or_else(String::new, |admin| {
-        format!("\n  # What it counted.\n  curl -s http://{admin}/metrics | grep aspis_requests_total\n")
+        format!("\n  # What it counted.\n  curl -s http://{admin}/metrics | grep aspis_requests_total\n\n  \
+             # What is on disk: it would outlive a restart, but the demo removes it when it ends.\n  curl -s http://{admin}/v1/store\n"
+        )
     });
     format!(
         "

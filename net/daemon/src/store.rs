@@ -15,12 +15,18 @@ mod find;
 mod format;
 mod label;
 mod open;
+mod page;
 mod shrink;
 mod size;
+mod temporary;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub(crate) use open::{Store, Wanted, open};
+pub(crate) use page::StorePage;
+pub(crate) use temporary::Temporary;
+pub(crate) use watch::Folders;
 
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,13 @@
 //! Whether viewers should be sent to us. Written by the control thread, read by the admin server.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::StatusCode;
 use serde_json::json;
 
 use super::reply::{self, Reply};
+use crate::store::Folders;
 
 /// What stands for and against sending viewers.
 #[derive(Debug, Default)]
@@ -16,9 +17,16 @@ pub(crate) struct Readiness {
     is_draining: AtomicBool,
     /// Why invalidations cannot be kept; viewers may come all the same.
     log_failure: Mutex<Option<String>>,
+    /// The folders of the store on disk, without which viewers are served too.
+    folders: Arc<Folders>,
 }
 
 impl Readiness {
+    /// Nothing is there yet; warns of what is wrong with these folders.
+    pub(crate) fn watching(folders: Arc<Folders>) -> Self {
+        Readiness { folders, ..Readiness::default() }
+    }
+
     /// The listeners accept.
     pub(crate) fn listening(&self) {
         self.is_listening.store(true, Ordering::Relaxed);
@@ -55,8 +63,11 @@ impl Readiness {
     pub(crate) fn reply(&self) -> Reply {
         let reasons = self.reasons();
         let mut document = json!({ "ready": reasons.is_empty(), "reasons": reasons });
-        if let Some(cause) = &*self.log_failure.lock().unwrap_or_else(PoisonError::into_inner) {
-            document["warnings"] = json!([format!("invalidations are refused: {cause}")]);
+        let log_failure = self.log_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let log_failure = log_failure.map(|cause| format!("invalidations are refused: {cause}"));
+        let warnings: Vec<String> = log_failure.into_iter().chain(self.folders.warnings()).collect();
+        if !warnings.is_empty() {
+            document["warnings"] = json!(warnings);
         }
         let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         reply::json(status, &document)

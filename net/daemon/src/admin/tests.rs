@@ -28,6 +28,8 @@ fn admin() -> Admin {
         readiness: Arc::default(),
         metrics: crate::metrics::tests::sample(),
         memory: MemoryPage::new(aspis_storage::budget::Budget::new(1 << 20), Vec::new()),
+        store: None,
+        counters: Vec::new(),
         invalidations,
         cores: Arc::new(Silent),
         guard: Guard::new(Reach::Loopback, None).expect("no file"),

@@ -6,17 +6,19 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use aspis_config::values::write_size;
+use aspis_shard::{Directory, DiskBoot, VolumeFile};
 use aspis_storage::disk::format::{Geometry, Superblock};
 
 use super::file::{self, Allocation, Progress};
 use super::find::{self, Access, Folder, FoundVolume, Labels, Missing, shown, write_superblocks};
 use super::format::{check_space, make};
 use super::label::Label;
-use super::name_of;
 use super::shrink;
 use super::size::{self, Plan};
+use super::{Folders, name_of, volume_path};
 
 /// What the operator wants.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +37,6 @@ pub(crate) struct Volume {
     /// Its folder, by its place among those of `--disk`.
     pub(crate) folder: usize,
     /// The file, locked.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the driver of the cores takes it"))]
     pub(crate) file: File,
     /// Whether reads and writes pass by the page cache.
     pub(crate) is_direct: bool,
@@ -262,6 +263,38 @@ impl Store {
             })?;
         }
         Ok(())
+    }
+
+    /// Hands the volumes over to the cores, with indexes of so many slots; what stays watches their files.
+    pub(crate) fn boot(
+        &mut self,
+        index_slots: u64,
+        write_budget: Option<u64>,
+    ) -> Result<(DiskBoot, Folders), String> {
+        let directories: Vec<Arc<Directory>> =
+            self.folders.iter().map(|folder| Directory::new(&folder.path.display().to_string())).collect();
+        let paths = |at: usize| {
+            let inside = self.volumes.iter().filter(|volume| volume.folder == at);
+            inside.map(|volume| volume_path(&self.folders[at].path, volume.superblock.shard)).collect()
+        };
+        let watched =
+            directories.iter().enumerate().map(|(at, directory)| (Arc::clone(directory), paths(at)));
+        let folders = Folders::new(watched.collect())
+            .map_err(|error| format!("the store cannot be watched: {error}"))?;
+        let volumes = std::mem::take(&mut self.volumes).into_iter().map(|volume| VolumeFile {
+            file: volume.file.into(),
+            directory: volume.folder,
+            superblock: volume.superblock,
+        });
+        let shard_bits = u8::try_from(self.label.volumes.ilog2()).expect("64 volumes at most");
+        let boot = DiskBoot {
+            volumes: volumes.collect(),
+            directories,
+            shard_bits,
+            index_slots_per_volume: index_slots,
+            write_budget,
+        };
+        Ok((boot, folders))
     }
 
     /// Returns how many slots the index of each volume has, or says that memory has no room for them.

@@ -28,6 +28,16 @@ const SLOT_LEN: u64 = 8;
 /// The index takes at most this part of `--memory`: the rest is for what is served from there.
 const INDEX_SHARE: u64 = 2;
 
+/// Returns the least volumes of a new store for so many cores.
+fn volumes_min(cores: usize) -> u64 {
+    (cores as u64).clamp(1, VOLUME_COUNT_MAX).next_power_of_two()
+}
+
+/// Returns the least size of a new store for so many cores.
+pub(super) fn len_min(cores: usize) -> u64 {
+    volumes_min(cores) * (SEGMENT_COUNT_MIN << SEGMENT_SHIFT_MIN)
+}
+
 /// The form of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -42,8 +52,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Returns the form of a new store of `size` bytes for so many cores. The error is a text that names the flag.
     pub(super) fn new(size: u64, cores: usize) -> Result<Plan, String> {
-        let needed = (cores as u64).clamp(1, VOLUME_COUNT_MAX).next_power_of_two();
-        let least = needed * (SEGMENT_COUNT_MIN << SEGMENT_SHIFT_MIN);
+        let (needed, least) = (volumes_min(cores), len_min(cores));
         if size < least {
             return Err(format!(
                 "--disk-size {}: {cores} core(s) need {needed} volume(s) of at least 128MiB, {} in all",
