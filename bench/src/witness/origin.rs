@@ -1,0 +1,156 @@
+//! The origin of a site: serves the version of the moment with validators, ranges and variants; some objects change by themselves, all by POST.
+//!
+//! It never fails: whatever goes wrong at a viewer is the server's doing. Large content comes in pieces with pauses now and then, so that fills are
+//! under way when something is invalidated or killed.
+
+use super::ledger::Ledger;
+use super::site::{Edition, VARIANTS};
+use crate::http::{Flow, Framing, Head, Reader};
+use crate::wait;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// One request in so many for what lives shortly finds it changed.
+const CHANGE: u64 = 6;
+/// One answer in so many comes slowly.
+const SLOW: u64 = 5;
+const PIECE_LEN: u64 = 128 * 1024;
+const PAUSE: Duration = Duration::from_millis(15);
+
+/// A running origin; it ends with the driver.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    address: SocketAddr,
+    requests: Arc<AtomicU64>,
+}
+
+impl Origin {
+    /// Serves the ledger's site on a port of the kernel's choice.
+    pub(crate) fn start(ledger: &Arc<Ledger>) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let requests = Arc::new(AtomicU64::new(0));
+        let (ledger, counted) = (Arc::clone(ledger), Arc::clone(&requests));
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (ledger, counted) = (Arc::clone(&ledger), Arc::clone(&counted));
+                // A connection that breaks belongs to a server that was killed, or shows at the viewer.
+                thread::spawn(move || drop(serve(stream, &ledger, &counted)));
+            }
+        });
+        Ok(Self { address, requests })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns how many requests came.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(stream: TcpStream, ledger: &Ledger, counted: &AtomicU64) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = Reader::new(stream);
+    while let Ok(head) = reader.head() {
+        if let Ok(Some(framing)) = head.framing()
+            && framing != Framing::UntilClose
+            && reader.body(framing, |_, _| Flow::Continue).is_err()
+        {
+            break;
+        }
+        let number = counted.fetch_add(1, Ordering::SeqCst);
+        answer(reader.stream(), ledger, &head, number)?;
+    }
+    Ok(())
+}
+
+fn answer(mut stream: &TcpStream, ledger: &Ledger, head: &Head, number: u64) -> io::Result<()> {
+    let (method, path) = head.request_line().unwrap_or_default();
+    let Some(at) = ledger.site.find(path) else {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    };
+    let object = ledger.object(at);
+    if method == "POST" {
+        let version = ledger.change(at);
+        return write!(stream, "HTTP/1.1 200 OK\r\nX-Version: {version}\r\nContent-Length: 0\r\n\r\n");
+    }
+    // By itself changes only what nobody may keep for long: all else would be served in its old version, and rightly.
+    let version = if object.lifetime < 60 && number.is_multiple_of(CHANGE) {
+        ledger.change(at)
+    } else {
+        ledger.version(at)
+    };
+    let language = head.field("accept-language").unwrap_or(VARIANTS[0]);
+    let variant = VARIANTS[..object.variants].iter().position(|name| *name == language).unwrap_or(0);
+    let edition = Edition { version, variant };
+    let vary = if object.variants > 1 { "Vary: Accept-Language\r\n" } else { "" };
+    let fields = format!(
+        "Cache-Control: max-age={}\r\nETag: {}\r\nSurrogate-Key: tag-{}\r\n{vary}",
+        object.lifetime,
+        edition.tag(),
+        object.tag
+    );
+    if head.field("if-none-match") == Some(&edition.tag()) {
+        return write!(stream, "HTTP/1.1 304 Not Modified\r\n{fields}\r\n");
+    }
+    let length = object.content_len(edition);
+    // A part is only of the edition that is asked about (RFC 9110 section 13.1.5).
+    let is_same = head.field("if-range").is_none_or(|known| known == edition.tag());
+    let part = head.field("range").filter(|_| is_same && method == "GET").and_then(|text| part(text, length));
+    let (from, end) = part.unwrap_or((0, length));
+    let is_chunked = part.is_none() && method == "GET" && number % 7 == 3;
+    let framing = match is_chunked {
+        true => "Transfer-Encoding: chunked\r\n".to_owned(),
+        false => format!("Content-Length: {}\r\n", end - from),
+    };
+    match part {
+        None => write!(stream, "HTTP/1.1 200 OK\r\n{fields}{framing}\r\n")?,
+        Some(_) => write!(
+            stream,
+            "HTTP/1.1 206 Partial Content\r\n{fields}{framing}Content-Range: bytes {from}-{}/{length}\r\n\r\n",
+            end - 1
+        )?,
+    }
+    if method == "HEAD" {
+        return Ok(());
+    }
+    let content = object.content(edition);
+    let (mut at, mut bytes) = (from, Vec::new());
+    while at < end {
+        let len = PIECE_LEN.min(end - at) as usize;
+        bytes.clear();
+        if is_chunked {
+            write!(bytes, "{len:x}\r\n")?;
+        }
+        let start = bytes.len();
+        bytes.resize(start + len, 0);
+        content.fill(at, &mut bytes[start..]);
+        if is_chunked {
+            bytes.extend_from_slice(b"\r\n");
+        }
+        stream.write_all(&bytes)?;
+        at += len as u64;
+        if number.is_multiple_of(SLOW) && at < end {
+            wait::pause(PAUSE);
+        }
+    }
+    if is_chunked { stream.write_all(b"0\r\n\r\n") } else { Ok(()) }
+}
+
+/// Reads `bytes=1-2` or `bytes=1-` into a start and an end that is not part of it.
+fn part(text: &str, length: u64) -> Option<(u64, u64)> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let first: u64 = first.parse().ok()?;
+    let end = match last {
+        "" => length,
+        _ => last.parse::<u64>().ok()?.checked_add(1)?.min(length),
+    };
+    (first < end).then_some((first, end))
+}
