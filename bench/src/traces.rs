@@ -13,6 +13,7 @@ mod shipped;
 pub(crate) mod source;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tiers;
 
 use aspis_storage::policy::{Policy, S3Fifo, SizeAware};
 use exact::Exact;

@@ -16,10 +16,12 @@ pub(crate) struct Shipped<'t, P> {
     free: Vec<u32>,
     len: u64,
     capacity: u64,
+    /// What was evicted since it was last asked, and whether it was ever used; `None` until somebody wants to know.
+    left: Option<Vec<(u32, bool)>>,
 }
 
-/// Objects and their uses by position.
-struct Slots(Vec<(u32, u8)>);
+/// Objects and their uses by position: since the policy looked last, and whether there ever was one.
+struct Slots(Vec<(u32, u8, bool)>);
 
 impl Entries for Slots {
     fn take_uses(&mut self, entry: Handle) -> u8 {
@@ -51,7 +53,18 @@ impl<'t, P: Policy> Shipped<'t, P> {
             free: Vec::new(),
             len: 0,
             capacity,
+            left: None,
         }
+    }
+
+    /// Tells whether an object is held.
+    pub(crate) fn holds(&self, object: u32) -> bool {
+        self.places[object as usize].is_some()
+    }
+
+    /// Hands out what was evicted since the last call, each with whether it was used.
+    pub(crate) fn take_left(&mut self, left: &mut Vec<(u32, bool)>) {
+        left.append(self.left.get_or_insert_default());
     }
 }
 
@@ -60,8 +73,8 @@ impl<P: Policy> Cache for Shipped<'_, P> {
         let len = self.sizes[object as usize];
         let hash = hash(object);
         if let Some(place) = self.places[object as usize] {
-            let uses = &mut self.slots.0[place as usize].1;
-            *uses = (*uses + 1).min(USE_COUNT_MAX);
+            let (_, uses, was_used) = &mut self.slots.0[place as usize];
+            (*uses, *was_used) = ((*uses + 1).min(USE_COUNT_MAX), true);
             if self.policy.is_sampled(hash) {
                 self.policy.note_use(hash, len * self.scale);
             }
@@ -72,16 +85,19 @@ impl<P: Policy> Cache for Shipped<'_, P> {
         }
         while self.len + len > self.capacity {
             let Some(Handle(place)) = self.policy.evict(&mut self.slots) else { break };
-            let (evicted, _) = self.slots.0[place as usize];
+            let (evicted, _, was_used) = self.slots.0[place as usize];
             self.places[evicted as usize] = None;
+            if let Some(left) = &mut self.left {
+                left.push((evicted, was_used));
+            }
             self.len -= self.sizes[evicted as usize];
             self.free.push(place);
         }
         let place = self.free.pop().unwrap_or_else(|| {
-            self.slots.0.push((0, 0));
+            self.slots.0.push((0, 0, false));
             self.slots.0.len() as u32 - 1
         });
-        self.slots.0[place as usize] = (object, 0);
+        self.slots.0[place as usize] = (object, 0, false);
         self.policy.insert(Handle(place), hash, len * self.scale, None);
         self.places[object as usize] = Some(place);
         self.len += len;

@@ -71,8 +71,7 @@ impl<'t> Disk<'t> {
         let len = self.sizes[object as usize];
         self.offers += 1;
         let random = (mix(self.offers) >> 32) as u32;
-        if len > self.capacity / LARGEST_SHARE
-            || !self.admission.admit(self.now_ms, len, used_before, random)
+        if len > self.capacity / LARGEST_SHARE || !self.admission.admit(self.now_ms, len, used_before, random)
         {
             return;
         }
