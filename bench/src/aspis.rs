@@ -88,6 +88,11 @@ pub(crate) fn sum(metrics: &[(String, f64)], name: &str) -> Option<f64> {
     Some(found.map(|(_, value)| value).sum())
 }
 
+/// Returns the value of one sample, its labels included in the name; `None` when there is none.
+pub(crate) fn sample(metrics: &[(String, f64)], name: &str) -> Option<f64> {
+    metrics.iter().find(|(own, _)| own == name).map(|(_, value)| *value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +103,7 @@ mod tests {
         assert_eq!(sum(&metrics, "a"), Some(3.5));
         assert_eq!(sum(&metrics, "ab"), Some(9.0));
         assert_eq!(sum(&metrics, "b"), None);
+        assert_eq!(sample(&metrics, "a{core=\"1\"}"), Some(2.5));
+        assert_eq!(sample(&metrics, "a"), None);
     }
 }

@@ -252,7 +252,9 @@ fn report(sums: &Sums, took: Duration) {
     println!("| POST | {} |", loaded.posts);
     println!("| invalidations completed, accepted | {}, {} |", loaded.purges.0, loaded.purges.1);
     println!("| MiB compared | {} |", (looked.bytes + loaded.bytes) >> 20);
-    for name in ["aspis_disk_hits_total", "aspis_disk_written_bytes_total", "aspis_disk_read_errors_total"] {
+    for name in
+        ["aspis_disk_lookups_total", "aspis_disk_written_bytes_total", "aspis_disk_reclaimed_segments_total"]
+    {
         if let Some(value) = sum(&sums.disk, name) {
             println!("| {name} before the last kill | {value} |");
         }

@@ -6,7 +6,7 @@
 
 mod filesystem;
 
-use crate::aspis::{Aspis, sum};
+use crate::aspis::{Aspis, sample};
 use crate::process;
 use crate::wait;
 use crate::witness::ledger::Ledger;
@@ -30,18 +30,10 @@ const FAULTY: Duration = Duration::from_secs(4);
 const RECOVERED: Duration = Duration::from_secs(60);
 /// The hits that show it.
 const HITS_AGAIN: f64 = 20.0;
-const HITS: &str = "aspis_disk_hits_total";
+const HITS: &str = "aspis_disk_lookups_total{answer=\"hit\"}";
 /// What the server takes.
-const FLAGS: [&str; 8] = [
-    "--memory",
-    "64MiB",
-    "--cores",
-    "2",
-    "--disk-size",
-    "512MiB",
-    "--disk-write-budget",
-    "1GiB",
-];
+const FLAGS: [&str; 8] =
+    ["--memory", "64MiB", "--cores", "2", "--disk-size", "512MiB", "--disk-write-budget", "1GiB"];
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -116,7 +108,7 @@ fn play(
 ) -> io::Result<Tally> {
     let meeting = Meeting::new(ledger, server.address, server.admin);
     let hits = |server: &Aspis| -> io::Result<f64> {
-        sum(&server.metrics()?, HITS).ok_or_else(|| io::Error::other(format!("/metrics has no {HITS}")))
+        sample(&server.metrics()?, HITS).ok_or_else(|| io::Error::other(format!("/metrics has no {HITS}")))
     };
     let injected = mounted.injected();
     let (mut marks, mut again) = (Vec::new(), None);
@@ -157,10 +149,12 @@ fn play(
         ));
     }
     if injected == 0 {
-        meeting.fault(format!("{}: nothing was read or written meanwhile, so nothing was shown", fault.name()));
+        meeting
+            .fault(format!("{}: nothing was read or written meanwhile, so nothing was shown", fault.name()));
     }
     let tally = meeting.tally();
-    let between = |first: usize| marks.get(first + 1).zip(marks.get(first)).map_or(0.0, |(to, from)| to - from);
+    let between =
+        |first: usize| marks.get(first + 1).zip(marks.get(first)).map_or(0.0, |(to, from)| to - from);
     println!(
         "| {} | {} | {}, {} | {injected} | {} | {} |",
         fault.name(),

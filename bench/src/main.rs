@@ -7,7 +7,9 @@ mod aspis;
 mod collapse;
 mod conformance;
 mod content;
+mod crash;
 mod fair;
+mod faults;
 mod floor;
 mod http;
 mod idle;
@@ -23,6 +25,7 @@ mod plan;
 mod popularity;
 mod process;
 mod random;
+mod restart;
 mod scale;
 mod sim;
 mod soak;
@@ -31,6 +34,7 @@ mod storm;
 mod stream;
 mod traces;
 mod wait;
+mod witness;
 mod zipf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -162,9 +166,34 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             only: arguments.get_many::<String>("only").into_iter().flatten().cloned().collect(),
             assert: arguments.get_flag("assert"),
         }),
+        "tiers" => traces::tiers::run(&traces::Options {
+            folder: arguments.get_one::<PathBuf>("traces").cloned().unwrap_or_default(),
+            only: arguments.get_many::<String>("only").into_iter().flatten().cloned().collect(),
+            assert: arguments.get_flag("assert"),
+        }),
         "killing" => killing::run(&killing::Options {
             rounds: number(arguments, "rounds"),
             seed: number(arguments, "seed"),
+            folder: arguments.get_one::<PathBuf>("folder").cloned(),
+            aspis,
+        })
+        .map(held),
+        "crash" => crash::run(&crash::Options {
+            rounds: number(arguments, "rounds"),
+            seed: number(arguments, "seed"),
+            from: number(arguments, "from"),
+            folder: arguments.get_one::<PathBuf>("folder").cloned(),
+            aspis,
+        })
+        .map(held),
+        "faults" => faults::run(&faults::Options {
+            only: arguments.get_many::<String>("only").into_iter().flatten().cloned().collect(),
+            seed: number(arguments, "seed"),
+            aspis,
+        })
+        .map(held),
+        "restart" => restart::run(&restart::Options {
+            records: number(arguments, "records"),
             folder: arguments.get_one::<PathBuf>("folder").cloned(),
             aspis,
         })
@@ -241,6 +270,7 @@ fn command() -> Command {
         )
         .subcommand(conformance_command())
         .subcommand(traces_command())
+        .subcommand(tiers_command())
         .subcommand(fair::command())
         .subcommand(fair::part_command())
         .subcommand(
@@ -324,6 +354,40 @@ fn command() -> Command {
                 .arg(aspis_flag()),
         )
         .subcommand(
+            Command::new("crash")
+                .about("Kills a server with a store over and over under mixed load; nothing wrong and nothing invalidated may come back")
+                .arg(number_flag("rounds", "N", "500", "Kills", 1..=100_000))
+                .arg(number_flag("seed", "N", "1", "Repeats the choices of a run", 0..=u64::MAX))
+                .arg(number_flag("from", "N", "0", "The first round: goes on with a run", 0..=u64::MAX))
+                .arg(state_folder_flag())
+                .arg(assert_flag("Fails on any fault, and names it"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("restart")
+                .about("Measures how soon a store of many small records serves again, after an orderly end and after kill -9")
+                .arg(number_flag("records", "N", "10000000", "Records of the store, about 400 B each", 1000..=100_000_000))
+                .arg(state_folder_flag().help("Keeps the store in this folder and uses it again"))
+                .arg(assert_flag("Fails when a start takes too long, or the index too many bytes"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
+            Command::new("faults")
+                .about("Runs a server on a disk that fails on command; no viewer may notice (needs root and /dev/fuse)")
+                .arg(
+                    Arg::new("only")
+                        .long("only")
+                        .value_name("FAULT")
+                        .action(ArgAction::Append)
+                        .num_args(1..)
+                        .value_parser(faults::names())
+                        .help("Plays these faults only"),
+                )
+                .arg(number_flag("seed", "N", "1", "Repeats the choices of a run", 0..=u64::MAX))
+                .arg(assert_flag("Fails when a viewer noticed, or the disk did not come back"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(
             Command::new("storm")
                 .about("Invalidates a thousand times a second under load; none may be lost and hits may hardly notice")
                 .arg(number_flag("seconds", "S", "15", "Length of the storm, over all rounds", 5..=3600))
@@ -396,17 +460,36 @@ fn memory_command() -> Command {
         .arg(aspis_flag())
 }
 
+fn traces_flag() -> Arg {
+    Arg::new("traces")
+        .long("traces")
+        .value_name("DIR")
+        .required(true)
+        .value_parser(value_parser!(PathBuf))
+        .help("Where the trace files are")
+}
+
+fn tiers_command() -> Command {
+    Command::new("tiers")
+        .about(
+            "Plays recorded request traces through both tiers: hits of each, and what is written to the disk",
+        )
+        .arg(traces_flag())
+        .arg(
+            Arg::new("only")
+                .long("only")
+                .value_name("TRACE")
+                .action(ArgAction::Append)
+                .value_parser(["adaptsize", "web07-sized", "scarab-sized", "churn"])
+                .help("Plays this trace; may be repeated; default: all"),
+        )
+        .arg(assert_flag("Fails when a write budget costs hits, or more is written than it allows"))
+}
+
 fn traces_command() -> Command {
     Command::new("traces")
         .about("Plays recorded request traces through eviction policies: the product's and published ones")
-        .arg(
-            Arg::new("traces")
-                .long("traces")
-                .value_name("DIR")
-                .required(true)
-                .value_parser(value_parser!(PathBuf))
-                .help("Where the trace files are"),
-        )
+        .arg(traces_flag())
         .arg(
             Arg::new("only")
                 .long("only")

@@ -7,7 +7,7 @@
 
 mod generate;
 
-use crate::aspis::{Aspis, sum};
+use crate::aspis::{Aspis, sample, sum};
 use crate::content::Content;
 use crate::http::{Fault, Flow, Framing, Reader};
 use crate::process;
@@ -37,10 +37,10 @@ const LOST_MAX: f64 = 1.0;
 const FIRST_HIT_MAX: f64 = 0.5;
 const COMPLETE_BOUND: f64 = 2.0;
 const INDEX_BYTES_MAX: f64 = 10.0;
-/// What the server says of its volumes while it reads their footers, and of the memory of the index.
+/// What the server says of its volumes while it reads their footers, and of the memory of the disk tier, which is the index and few buffers.
 const RECOVERING: &str = "aspis_disk_volumes_recovering";
 const RECORDS: &str = "aspis_disk_records";
-const INDEX: &str = "aspis_disk_index_bytes";
+const INDEX: &str = "aspis_memory_used_bytes{purpose=\"disk\"}";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -80,7 +80,9 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         store.fill(&program, &origin)?;
     }
     println!("{} records of {} B, {} MiB", store.records, store.record_len, store.size >> 20);
-    println!("| start | first hit, s | full index, s | of {SAMPLE} records hits, wrong | RSS, MiB | index, B/record |");
+    println!(
+        "| start | first hit, s | full index, s | of {SAMPLE} records hits, wrong | RSS, MiB | index, B/record |"
+    );
     println!("|---|---|---|---|---|---|");
     let mut is_held = true;
     for after in ["an orderly end", "kill -9"] {
@@ -214,7 +216,7 @@ impl Store {
             }
         }
         let metrics = server.metrics()?;
-        let figure = |name| sum(&metrics, name).unwrap_or(f64::NAN);
+        let figure = |name| sum(&metrics, name).or_else(|| sample(&metrics, name)).unwrap_or(f64::NAN);
         let start = Start {
             first_hit,
             complete,
@@ -289,7 +291,8 @@ impl Nothing {
                 thread::spawn(move || {
                     let mut reader = Reader::new(stream);
                     while reader.head().is_ok() {
-                        let answer = b"HTTP/1.1 404 Not Found\r\nCache-Control: no-store\r\nContent-Length: 0\r\n\r\n";
+                        let answer =
+                            b"HTTP/1.1 404 Not Found\r\nCache-Control: no-store\r\nContent-Length: 0\r\n\r\n";
                         if reader.stream().write_all(answer).is_err() {
                             return;
                         }

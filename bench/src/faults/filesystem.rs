@@ -373,13 +373,9 @@ impl Filesystem for PassThrough {
         reply: ReplyCreate,
     ) {
         match self.named(name, true) {
-            Ok(made) => reply.created(
-                &FORGET,
-                &made,
-                Generation(0),
-                FileHandle(0),
-                FopenFlags::FOPEN_DIRECT_IO,
-            ),
+            Ok(made) => {
+                reply.created(&FORGET, &made, Generation(0), FileHandle(0), FopenFlags::FOPEN_DIRECT_IO)
+            }
             Err(error) => reply.error(error.into()),
         }
     }
@@ -493,8 +489,7 @@ impl Filesystem for PassThrough {
             Ok(entries) => entries,
             Err(error) => return reply.error(error.into()),
         };
-        let mut names: Vec<OsString> =
-            entries.map_while(Result::ok).map(|entry| entry.file_name()).collect();
+        let mut names: Vec<OsString> = entries.map_while(Result::ok).map(|entry| entry.file_name()).collect();
         names.sort();
         let folders = [".", ".."].map(|name| (OsString::from(name), FileType::Directory));
         let all = folders.into_iter().chain(names.into_iter().map(|name| (name, FileType::RegularFile)));

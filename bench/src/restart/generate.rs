@@ -41,11 +41,12 @@ struct Common {
 impl Common {
     fn new(now: u64) -> io::Result<Self> {
         let raw: Raw = [("origin", "http://origin.example")].into_iter().collect();
-        let behavior =
-            Behavior::from(&check(&raw).map_err(|error| io::Error::other(format!("{error:?}")))?);
+        let behavior = Behavior::from(&check(&raw).map_err(|error| io::Error::other(format!("{error:?}")))?);
         let mut slots = FieldSlots::new();
         let parsed = parse_response(RESPONSE, &mut slots, &HeadLimits::default(), Method::Get);
-        let Ok(Some(response)) = parsed else { return Err(io::Error::other("the head of the records is wrong")) };
+        let Ok(Some(response)) = parsed else {
+            return Err(io::Error::other("the head of the records is wrong"));
+        };
         let mut head = Vec::new();
         write_stored(&behavior, &response, Now { wall: now, millis: 0 }, &mut head);
         Ok(Self { head, now })
@@ -149,8 +150,7 @@ impl Volume {
         let entry = |segment| TableEntry::of_table(&table, geometry, superblock.store, segment);
         let is_free = |segment: &u32| entry(*segment).is_none_or(|entry| entry.state == SegmentState::Free);
         let free: Vec<u32> = (0..geometry.segment_count).rev().filter(is_free).collect();
-        let sequence =
-            (0..geometry.segment_count).filter_map(|segment| Some(entry(segment)?.sequence)).max();
+        let sequence = (0..geometry.segment_count).filter_map(|segment| Some(entry(segment)?.sequence)).max();
         let buffer = vec![0; geometry.segment_len() as usize];
         Ok(Some(Self {
             file,

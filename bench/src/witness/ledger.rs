@@ -164,6 +164,10 @@ impl Ledger {
             return told(format!("states another length than {due}"));
         }
         let came_whole = answer.is_part || asked.is_head || answer.len == due;
-        if !came_whole { told(format!("{} of {due} bytes passed for whole", answer.len)) } else { Ok(edition) }
+        if !came_whole {
+            told(format!("{} of {due} bytes passed for whole", answer.len))
+        } else {
+            Ok(edition)
+        }
     }
 }

@@ -45,7 +45,13 @@ impl Site {
             let len = (random.between(len.0, len.0 + len.1), len.1.min(50_000));
             let lifetime = if random.chance(35) { SHORT } else { LONG };
             let variants = if random.chance(20) && len.0 < 65_000 { VARIANTS.len() } else { 1 };
-            Object { path: format!("/w{seed:x}/{number}"), len, lifetime, variants, tag: random.next() % TAGS }
+            Object {
+                path: format!("/w{seed:x}/{number}"),
+                len,
+                lifetime,
+                variants,
+                tag: random.next() % TAGS,
+            }
         });
         Self { objects: objects.collect() }
     }

@@ -187,16 +187,15 @@ impl<'m> Viewer<'m> {
             };
             let content = answer.etag.as_deref().and_then(Edition::parse).map(|named| object.content(named));
             let mut wrong_at = None;
-            let length =
-                reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |at, piece| {
-                    if let (Some(content), None) = (content, wrong_at) {
-                        wrong_at = content.first_difference(from + at, piece);
-                    }
-                    match wish.leaves_after {
-                        Some(most) if at + piece.len() as u64 >= most => Flow::Stop,
-                        _ => Flow::Continue,
-                    }
-                })?;
+            let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |at, piece| {
+                if let (Some(content), None) = (content, wrong_at) {
+                    wrong_at = content.first_difference(from + at, piece);
+                }
+                match wish.leaves_after {
+                    Some(most) if at + piece.len() as u64 >= most => Flow::Stop,
+                    _ => Flow::Continue,
+                }
+            })?;
             (answer.len, answer.wrong_at) = (length, wrong_at);
             answer.is_part = wish.leaves_after.is_some();
             Ok((answer, result))
