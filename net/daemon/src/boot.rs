@@ -230,7 +230,9 @@ fn open_store(settings: &Settings, cores: usize) -> Result<Option<Store>, String
 
 /// What the log of invalidations is told of the store.
 fn bound(store: Option<&Store>) -> Bound {
-    store.map_or_else(Bound::default, |store| Bound { store: store.name(), numbers: store.numbers() })
+    let bound =
+        |store: &Store| Bound { store: store.name(), numbers: store.numbers(), newest: store.newest() };
+    store.map(bound).unwrap_or_default()
 }
 
 fn log_sink(log: &AccessLog) -> Result<Option<Sink>, Failure> {

@@ -42,8 +42,11 @@ fn live(rig: &mut Rig, segments: u32, version: &mut u64, latest: &mut BTreeMap<u
             continue;
         }
         // Slices have keys that come once.
-        let (key, kind, len) =
-            if key.is_multiple_of(6) { (KEYS + *version, Kind::Slice, 30_000) } else { (key, Kind::Marker, 12_000) };
+        let (key, kind, len) = if key.is_multiple_of(6) {
+            (KEYS + *version, Kind::Slice, 30_000)
+        } else {
+            (key, Kind::Marker, 12_000)
+        };
         let len = rig.dice.below(len) as usize;
         match rig.append(hash(key), *version, len, kind) {
             Ok(_) => drop(latest.insert(key, Some(*version))),

@@ -30,6 +30,8 @@ pub(crate) struct Bound {
     pub(crate) store: u64,
     /// The number from which the last process went on that served from it; `None` if none has.
     pub(crate) numbers: Option<u64>,
+    /// The largest number of anything in it, as far as that is known.
+    pub(crate) newest: u64,
 }
 
 impl Bound {
@@ -39,6 +41,8 @@ impl Bound {
         match () {
             () if header.store != self.store => Some("was not kept together with what is on disk"),
             () if last < numbers => Some("is older than what is on disk"),
+            // What was being accepted when the process was killed may be on disk and not in the log.
+            () if last.saturating_add(NUMBER_MARGIN) < self.newest => Some("is older than what is on disk"),
             () => None,
         }
     }
@@ -77,8 +81,8 @@ pub(crate) fn recover(path: &Path, bound: Bound) -> Result<Recovered, String> {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut header = Header { file: file_number(), store: bound.store, ..Header::default() };
-            if let Some(numbers) = bound.numbers {
-                invalidate_all(&mut header, numbers, "is missing");
+            if bound.numbers.is_some() {
+                invalidate_all(&mut header, bound, "is missing");
             }
             let folder = Folder::create(path, lock, &header.encode(), &[]).map_err(|error| fail(&error))?;
             return Ok(Recovered { header, records: Vec::new(), folder, log_len: HEADER_LEN as u64 });
@@ -105,7 +109,7 @@ pub(crate) fn recover(path: &Path, bound: Bound) -> Result<Recovered, String> {
         );
     }
     if let Some(why) = bound.distrust(&content.header, content.last) {
-        invalidate_all(&mut header, bound.numbers.unwrap_or_default(), why);
+        invalidate_all(&mut header, bound, why);
     }
     if header.folded != content.header.folded || header.store != content.header.store {
         let records: Vec<Arc<[u8]>> = content.records.iter().map(|(_, record)| Arc::clone(record)).collect();
@@ -121,11 +125,12 @@ pub(crate) fn recover(path: &Path, bound: Bound) -> Result<Recovered, String> {
 }
 
 /// Has everything that is stored on disk count as invalidated, and numbers go on above any that it may have.
-fn invalidate_all(header: &mut Header, numbers: u64, why: &str) {
+fn invalidate_all(header: &mut Header, bound: Bound, why: &str) {
     tracing::warn!(
         "{FILE_NAME} {why}. Invalidations may be lost, so everything on disk counts as invalidated"
     );
-    header.numbers = header.numbers.max(numbers.saturating_add(LOST_MARGIN));
+    let known = bound.numbers.unwrap_or_default().max(bound.newest);
+    header.numbers = header.numbers.max(known.saturating_add(LOST_MARGIN));
     header.folded = header.numbers;
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use aspis_config::values::write_size;
 use aspis_shard::{Directory, DiskBoot, VolumeFile};
-use aspis_storage::disk::format::{Geometry, Superblock};
+use aspis_storage::disk::format::{Geometry, SegmentState, Superblock, TABLE_ENTRY_LEN, TableEntry};
 
 use super::file::{self, Allocation, Progress};
 use super::find::{self, Access, Folder, FoundVolume, Labels, Missing, shown, write_superblocks};
@@ -50,6 +50,7 @@ pub(crate) struct Store {
     /// The folders, locked as long as this is there.
     folders: Vec<Folder>,
     label: Label,
+    newest: u64,
     /// The volumes, by shard; taken by the cores.
     pub(crate) volumes: Vec<Volume>,
 }
@@ -93,6 +94,7 @@ pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Store, String> {
             wanted.cores
         );
     }
+    let newest = found.iter().map(newest).max().unwrap_or_default();
     let volumes = found.into_iter().map(ready).collect::<Result<Vec<_>, String>>()?;
     if let Some(buffered) = volumes.iter().find(|volume| !volume.is_direct) {
         tracing::warn!(
@@ -100,7 +102,7 @@ pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Store, String> {
             folders[buffered.folder].path.display()
         );
     }
-    let store = Store { folders, label, volumes };
+    let store = Store { folders, label, newest, volumes };
     tracing::info!(
         "store {}: {} volume(s), {} MiB",
         shown(&label.store),
@@ -183,8 +185,7 @@ fn resize_volume(volume: &mut FoundVolume, target: Geometry, progress: &mut Prog
     if target.segment_count > before.segment_count {
         file::allocate(&volume.file, target.file_len(), progress)?;
         // From a time when it was larger there may be entries of segments that are long gone.
-        let from = before.entry_offset(before.segment_count - 1)
-            + aspis_storage::disk::format::TABLE_ENTRY_LEN as u64;
+        let from = before.entry_offset(before.segment_count - 1) + TABLE_ENTRY_LEN as u64;
         let zeros = vec![0; usize::try_from(target.table_len() - from).expect("a table is short")];
         volume.file.write_all_at(&zeros, target.table_offset() + from)?;
         volume.file.sync_data()?;
@@ -220,6 +221,20 @@ fn allocate(volumes: &[FoundVolume]) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns the largest invalidation number that the table of segments names. A table that cannot be read names none; recovery does without it too.
+fn newest(volume: &FoundVolume) -> u64 {
+    let superblock = &volume.superblock;
+    let geometry = superblock.geometry();
+    let mut table = vec![0; usize::try_from(geometry.table_len()).expect("a table is short")];
+    if volume.file.read_exact_at(&mut table, geometry.table_offset()).is_err() {
+        return 0;
+    }
+    let entry = |segment| TableEntry::of_table(&table, geometry, superblock.store, segment);
+    let counting =
+        (0..geometry.segment_count).filter_map(entry).filter(|entry| entry.state == SegmentState::Sealed);
+    counting.map(|entry| entry.newest).max().unwrap_or_default()
+}
+
 /// Opens a volume for the data plane. The lock passes to the new file.
 fn ready(found: FoundVolume) -> Result<Volume, String> {
     let FoundVolume { folder, path, file, superblock, .. } = found;
@@ -250,6 +265,11 @@ impl Store {
     /// The number of invalidations from which the last server went on; `None` if none has served from it.
     pub(crate) fn numbers(&self) -> Option<u64> {
         self.label.numbers
+    }
+
+    /// The largest number of invalidations that its tables of segments name.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
     }
 
     /// Notes from which number of invalidations this process goes on. Before anything is stored under it.

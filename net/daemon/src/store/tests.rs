@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use aspis_storage::disk::format::{BLOCK_LEN, Class, SegmentState, Superblock, TableEntry};
+use aspis_storage::disk::check::Depth;
+use aspis_storage::disk::footer::{Trailer, write_footer};
+use aspis_storage::disk::format::{BLOCK_LEN, Class, SegmentHeader, SegmentState, Superblock, TableEntry};
 
 use super::*;
 
@@ -315,6 +317,58 @@ fn a_store_grows_and_shrinks_and_keeps_the_segments_that_stay() {
     assert_eq!((table(40), starts(40).expect("long enough")), (None, [0; 7]));
     let error = open(&wanted(&folders, Some(128 * MIB / 4), 2)).expect_err("too small");
     assert!(error.contains("can have 64MiB to"), "{error}");
+}
+
+/// Writes a sealed segment without records.
+fn seal(volume: &File, superblock: &Superblock, segment: u32, entry: TableEntry) {
+    let (geometry, store) = (superblock.geometry(), superblock.store);
+    let TableEntry { sequence, class, oldest, newest, created, expires, .. } = entry;
+    let header = SegmentHeader { sequence, class, created }.encode(store, segment);
+    let trailer = Trailer { sequence, class, count: 0, oldest, newest, last_lsn: sequence, created, expires };
+    let mut footer = Vec::new();
+    write_footer(&[], &trailer, store, &mut footer);
+    let end = geometry.segment_offset(segment + 1);
+    let write = |bytes: &[u8], at| volume.write_all_at(bytes, at).expect("our own file");
+    write(&header, geometry.segment_offset(segment));
+    write(&footer, end - footer.len() as u64);
+    write(format!("segment {sequence}").as_bytes(), geometry.segment_offset(segment) + BLOCK_LEN);
+    write(&entry.encode(store, segment), geometry.table_offset() + geometry.entry_offset(segment));
+}
+
+/// What is cut off must not be newer than what stays: what it replaced or removed would come back.
+#[test]
+fn a_smaller_store_has_the_newest_segments() {
+    let scratch = Scratch::new("shrink");
+    let folders: [String; 1] = scratch.folders();
+    let superblock = made(&folders, 128 * MIB, 1).volumes[0].superblock;
+    let (geometry, volume) = (superblock.geometry(), file(&folders[0], 0));
+    for segment in 0..64 {
+        let (sequence, newest) = (1000 + u64::from(segment), 7 * u64::from(segment));
+        seal(
+            &volume,
+            &superblock,
+            segment,
+            TableEntry { sequence, newest, oldest: 0, state: SegmentState::Sealed, ..TableEntry::FREE },
+        );
+    }
+    assert_eq!(opened(&folders).newest(), 7 * 63);
+    drop(made(&folders, 32 * MIB, 1));
+    let small = Superblock { segment_count: 16, ..superblock };
+    let found = aspis_storage::disk::check::check(&file::Bytes(&volume), Depth::Records, |_, _| ())
+        .expect("a volume");
+    assert!(found.is_whole() && found.superblock == small, "{found:?}");
+    let mut kept = Vec::new();
+    for segment in 0..16 {
+        let mut block = [0; BLOCK_LEN as usize];
+        volume.read_exact_at(&mut block, geometry.segment_offset(segment)).expect("a segment");
+        let Some(header) = SegmentHeader::decode(&block, superblock.store, segment) else { continue };
+        let mut content = [0; 12];
+        volume.read_exact_at(&mut content, geometry.segment_offset(segment) + BLOCK_LEN).expect("a segment");
+        assert_eq!(content.to_vec(), format!("segment {}", header.sequence).into_bytes());
+        kept.extend((header.sequence > 1015).then_some(header.sequence));
+    }
+    kept.sort_unstable();
+    assert_eq!(kept, (1052..1064).collect::<Vec<u64>>(), "all but four places, which can be written at once");
 }
 
 #[test]

@@ -170,31 +170,50 @@ fn all_up_to(recovered: &Recovered) -> Option<u64> {
     rules.iter().map(|batch| batch.number).find(|number| is_all(*number))
 }
 
+fn bound(store: u64, numbers: Option<u64>) -> Bound {
+    Bound { store, numbers, newest: 0 }
+}
+
 #[test]
 fn a_store_and_its_log_go_on_together() {
     let scratch = Scratch::with("together", &[1, 2]);
     // Nobody has served from the store, so that any log will do.
-    let first = scratch.recover_with(Bound { store: 7, numbers: None });
+    let first = scratch.recover_with(bound(7, None));
     assert_eq!((first.header.store, all_up_to(&first)), (7, None));
     let noted = first.header.numbers;
     drop(first);
-    let second = scratch.recover_with(Bound { store: 7, numbers: Some(noted) });
+    let second = scratch.recover_with(bound(7, Some(noted)));
     assert_eq!((numbers(&second), all_up_to(&second)), (vec![1, 2], None));
     assert!(second.header.numbers > noted);
+    let last = second.header.numbers;
+    drop(second);
+    // A number that was given and did not reach the log before the process was killed.
+    let known = Bound { newest: last + NUMBER_MARGIN, ..bound(7, Some(noted)) };
+    assert_eq!(all_up_to(&scratch.recover_with(known)), None);
+}
+
+/// A log from a backup that was made while the last process ran.
+#[test]
+fn a_log_that_ends_before_what_is_on_disk_invalidates_all_of_it() {
+    let scratch = Scratch::with("backup", &[1, 2]);
+    let last = scratch.recover_with(bound(7, None)).header.numbers;
+    let newest = last + NUMBER_MARGIN + 1;
+    let recovered = scratch.recover_with(Bound { newest, ..bound(7, Some(1)) });
+    assert_eq!(all_up_to(&recovered), Some(newest + LOST_MARGIN));
 }
 
 /// Rules that concern what is on disk may be missing from a log that is not the store's own: too much is invalidated, never too little.
 #[test]
 fn a_log_that_is_not_the_stores_own_invalidates_all_of_it() {
     let noted = 5000;
-    let known = Bound { store: 7, numbers: Some(noted) };
+    let known = bound(7, Some(noted));
     let missing = Scratch::new("missing");
     let older = Scratch::with("older", &[1, 2]);
-    drop(older.recover_with(Bound { store: 7, numbers: None }));
+    drop(older.recover_with(bound(7, None)));
     let other = Scratch::with("other", &[9000]);
-    drop(other.recover_with(Bound { store: 8, numbers: None }));
+    drop(other.recover_with(bound(8, None)));
     let without = Scratch::with("without", &[9000]);
-    drop(without.recover_with(Bound { store: 7, numbers: None }));
+    drop(without.recover_with(bound(7, None)));
     // A run without the disk forgets what concerns nothing in memory.
     drop(without.recover());
     for scratch in [&missing, &older, &other, &without] {
@@ -204,7 +223,7 @@ fn a_log_that_is_not_the_stores_own_invalidates_all_of_it() {
         let expected = numbers(&recovered);
         drop(recovered);
         // It stays so, whether that process noted its number or was killed before.
-        for bound in [known, Bound { store: 7, numbers: Some(up_to) }] {
+        for bound in [known, bound(7, Some(up_to))] {
             let again = scratch.recover_with(bound);
             assert_eq!((again.header.folded, numbers(&again)), (up_to, expected.clone()));
             assert!(again.header.numbers > up_to);
@@ -219,7 +238,7 @@ fn damage_and_distrust_together_invalidate_up_to_the_larger_number() {
     let mut bytes = scratch.bytes();
     bytes[HEADER_LEN + record_len + 20] ^= 0x40;
     std::fs::write(scratch.log(), &bytes).expect("our own file");
-    let recovered = scratch.recover_with(Bound { store: 7, numbers: Some(10) });
+    let recovered = scratch.recover_with(bound(7, Some(10)));
     assert_eq!(all_up_to(&recovered), Some(10 + LOST_MARGIN));
     assert_eq!(recovered.header.store, 7);
 }
