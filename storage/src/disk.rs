@@ -7,7 +7,7 @@
 //! - [`stored`] says which records a stored response is written as, and makes a response of what was read.
 //! - [`recovery`] rebuilds what is known about a volume from what lies in it, and [`check`](mod@check) says whether that is whole.
 //! - [`shrink`] says what stays when a volume is made smaller.
-//! - [`volume`] puts them together: where a record lies, what is appended and written, what may be written anew.
+//! - [`volume`] puts them together: where a record lies, what is appended and written; [`reclaim`] makes room.
 //!
 //! Fed by the driver of each shard and by the offline commands, which own the files. Invariants: little endian throughout; no bytes
 //! that came from a disk make any of this panic, and no length is believed before the check that covers it.
@@ -20,6 +20,7 @@ pub mod format;
 pub mod index;
 pub mod length_class;
 mod open;
+pub mod reclaim;
 pub mod record;
 pub mod recovery;
 #[cfg(test)]

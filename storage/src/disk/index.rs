@@ -243,16 +243,12 @@ impl Index {
 
     /// Frees the hidden slots of `bucket_count` buckets from one on; `None` after the last, else where to go on.
     pub fn sweep_hidden(&mut self, from: u64, bucket_count: u64) -> Option<u64> {
-        let end = from.saturating_add(bucket_count).min(self.bucket_count);
-        for bucket in from..end {
-            for at in 0..BUCKET_SLOTS {
-                let word = self.word(bucket, at);
-                if word & KIND_MASK == SlotKind::Hidden as u64 {
-                    self.free(bucket, at);
-                }
-            }
-        }
-        (end < self.bucket_count).then_some(end)
+        self.free_where(from, bucket_count, |slot| slot.kind == SlotKind::Hidden)
+    }
+
+    /// Frees the slots of `bucket_count` buckets from one on that lead into a segment; `None` after the last bucket, else where to go on.
+    pub fn clear_segment(&mut self, segment: u32, from: u64, bucket_count: u64) -> Option<u64> {
+        self.free_where(from, bucket_count, |slot| slot.segment == segment && slot.kind != SlotKind::Hidden)
     }
 
     /// Takes the record of a hash out.
@@ -370,6 +366,18 @@ impl Index {
         self.free(bucket, at);
         self.set_lossy(home);
         Slot::unpack(word)
+    }
+
+    fn free_where(&mut self, from: u64, bucket_count: u64, is_freed: impl Fn(Slot) -> bool) -> Option<u64> {
+        let end = from.saturating_add(bucket_count).min(self.bucket_count);
+        for bucket in from..end {
+            for (at, word) in self.words(bucket).into_iter().enumerate() {
+                if word & !LOSSY != 0 && is_freed(Slot::unpack(word)) {
+                    self.free(bucket, at);
+                }
+            }
+        }
+        (end < self.bucket_count).then_some(end)
     }
 
     fn free(&mut self, bucket: u64, at: usize) {

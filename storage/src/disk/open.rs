@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::footer::{ENTRY_COUNT_MAX, FooterEntry, Trailer, footer_len, write_footer};
 use super::format::{BLOCK_LEN, RECORD_LEN_MAX, SegmentHeader, StoreId, UNIT_LEN};
+use super::record::RecordKind;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::mapping::aligned::{AlignedBuf, AlignedPool, SharedBuf};
 
@@ -224,7 +225,10 @@ impl OpenSegment {
         self.entries.push(entry);
         self.charge_entries();
         let trailer = &mut self.trailer;
-        trailer.oldest = trailer.oldest.min(invalidation);
+        // No rule has anything to say about a tombstone.
+        if entry.kind() != Some(RecordKind::Tombstone) {
+            trailer.oldest = trailer.oldest.min(invalidation);
+        }
         trailer.newest = trailer.newest.max(invalidation);
         trailer.expires = trailer.expires.max(entry.expires);
         trailer.last_lsn = trailer.last_lsn.max(lsn);
@@ -246,6 +250,17 @@ impl OpenSegment {
     /// Tells whether all of it is on the disk, the footer too.
     pub(super) fn is_finished(&self) -> bool {
         self.footer == Footer::Written && self.durable >= self.position
+    }
+
+    /// Tells whether the footer could not be written; it is not tried again.
+    pub(super) fn is_without_footer(&self) -> bool {
+        self.footer == Footer::Failed
+    }
+
+    /// Ends with what its footer would list.
+    pub(super) fn into_entries(mut self, pool: &AlignedPool) -> Vec<FooterEntry> {
+        self.release(pool);
+        self.entries
     }
 
     /// Returns the bytes from an offset of the segment on, if they are still in memory.

@@ -74,6 +74,8 @@ pub(super) struct Segments {
     /// Blocks that differ from what the disk has.
     queue: VecDeque<u32>,
     changes: u64,
+    /// Segments of which the disk does not know yet that nothing in them counts.
+    leaving: Vec<u32>,
     last_sequence: u64,
     _charge: Charge,
 }
@@ -99,7 +101,17 @@ impl Segments {
             || Segment { entry: TableEntry::FREE, role: Role::Unknown, live_len: 0, pins: 0, changed: 0 };
         let list = std::iter::repeat_with(unknown).take(count).collect();
         let queue = VecDeque::with_capacity(blocks.len());
-        Some(Segments { store, geometry, list, blocks, queue, changes: 0, last_sequence: 0, _charge: charge })
+        Some(Segments {
+            store,
+            geometry,
+            list,
+            blocks,
+            queue,
+            changes: 0,
+            leaving: Vec::new(),
+            last_sequence: 0,
+            _charge: charge,
+        })
     }
 
     pub(super) fn at(&self, segment: u32) -> &Segment {
@@ -154,6 +166,14 @@ impl Segments {
         let number = segment / ENTRIES_PER_BLOCK;
         self.blocks[number as usize].changed = self.changes;
         self.enqueue(number);
+        if matches!(role, Role::Freeing | Role::Bad) && !self.leaving.contains(&segment) {
+            self.leaving.push(segment);
+        }
+    }
+
+    /// Tells whether the disk may have a segment whose records are not found any more, so that a crash would bring them back.
+    pub(super) fn is_any_leaving(&self) -> bool {
+        !self.leaving.is_empty()
     }
 
     /// Tells whether the disk has a segment's entry as it is here.
@@ -206,8 +226,12 @@ impl Segments {
 
     /// Returns the smallest invalidation number that a record on the disk may have; `u64::MAX` without records.
     pub(super) fn oldest_number(&self) -> u64 {
-        let holds = |segment: &&Segment| !matches!(segment.role, Role::Unknown | Role::Free | Role::Bad);
-        self.list.iter().filter(holds).map(|segment| segment.entry.oldest).min().unwrap_or(u64::MAX)
+        let holds = |(number, segment): &(u32, &Segment)| match segment.role {
+            Role::Unknown | Role::Free => false,
+            Role::Freeing | Role::Bad => !self.is_durable(*number),
+            Role::Open | Role::Closing | Role::Sealed | Role::Victim => true,
+        };
+        self.iter().filter(holds).map(|(_, segment)| segment.entry.oldest).min().unwrap_or(u64::MAX)
     }
 
     /// Returns the next block of the table to be written, if its memory can be had.
@@ -238,6 +262,9 @@ impl Segments {
         if block.durable < block.changed {
             self.enqueue(number);
         }
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.retain(|segment| !self.is_durable(*segment));
+        self.leaving = leaving;
     }
 
     /// Tells whether the disk has, or is about to have, all of the table.

@@ -20,14 +20,16 @@ use super::format::{BLOCK_LEN, Class, Geometry, SegmentHeader, SegmentState, Sto
 use super::index::{Index, Inserted, Older, Slot, SlotKind};
 use super::length_class;
 use super::open::{CHUNK_LEN, OpenSegment};
+use super::reclaim::Reclaimer;
 use super::record::{Content, NewRecord, Place, RecordKind, encode_record, record_len};
 use super::recovery::{Rebuild, Recovery};
 use super::segments::{Role, Segments};
-use crate::budget::Budget;
+use crate::budget::{Budget, Charge, Purpose};
 use crate::mapping::aligned::AlignedPool;
 
 mod writing;
 
+pub(super) use writing::ERRORS_MAX;
 pub use writing::{Token, WRITES_IN_FLIGHT_MAX, Write, WriteFailed};
 
 /// Bytes of the buffers that a volume takes from its pool.
@@ -151,6 +153,8 @@ pub struct Volume {
     /// By class.
     open: [Option<OpenSegment>; 2],
     pub(super) closing: Vec<OpenSegment>,
+    pub(super) reclaim: Reclaimer,
+    list_charge: Charge,
     /// Hashes of removals that could not be appended.
     pending: Vec<u64>,
     pub(super) phase: Phase,
@@ -166,12 +170,15 @@ impl Volume {
         let seed = config.store.hash64() ^ u64::from(config.shard);
         let index = Index::new(config.index_slots, seed, &config.budget)?;
         let segments = Segments::new(config.geometry, config.store, &config.budget)?;
+        let lists = config.budget.reserve(Purpose::Disk, 0)?;
         Some(Volume {
             config,
             index,
             segments,
             open: [None, None],
             closing: Vec::new(),
+            reclaim: Reclaimer::default(),
+            list_charge: lists,
             pending: Vec::new(),
             phase: Phase::Unknown,
             now: 0,
@@ -250,8 +257,11 @@ impl Volume {
         self.now = self.now.max(now);
         let hash = top(hash);
         let removed = self.take_out(hash);
-        let may_be_there =
-            removed || self.index.is_lossy(hash) || matches!(self.phase, Phase::Unknown | Phase::Located);
+        let may_be_there = removed
+            || self.index.is_lossy(hash)
+            || self.reclaim.is_under_way()
+            || self.segments.is_any_leaving()
+            || !self.is_recovered();
         if may_be_there {
             self.bury(hash);
         }
@@ -452,6 +462,7 @@ impl Volume {
             // As many as the index has slots is what can be on the disk.
             if (self.pending.len() as u64) < self.index.slot_count() {
                 self.pending.push(hash);
+                self.charge_lists();
             }
         }
     }
@@ -460,7 +471,6 @@ impl Volume {
         let new = NewRecord {
             hash: u128::from(hash) << 64,
             key: &[],
-            // No rule has anything to say about it.
             invalidation: self.newest_number,
             created: self.now,
             expires: self.now,
@@ -482,8 +492,17 @@ impl Volume {
             }
             self.pending.pop();
         }
-        if self.pending.is_empty() {
+        if self.pending.is_empty() && self.pending.capacity() > 0 {
             self.pending = Vec::new();
+            self.charge_lists();
+        }
+    }
+
+    /// Charges the lists that come and go.
+    pub(super) fn charge_lists(&mut self) {
+        let len = self.reclaim.memory() + (self.pending.capacity() * size_of::<u64>()) as u64;
+        if len != self.list_charge.bytes() {
+            self.list_charge.set(len);
         }
     }
 

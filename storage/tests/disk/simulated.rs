@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::format::{BLOCK_LEN, Geometry, StoreId, TableEntry};
+use aspis_storage::disk::reclaim::Reclaim;
 use aspis_storage::disk::record::{Content, NewRecord, Place, decode_record};
 use aspis_storage::disk::recovery::{Fed, Read, ReadFailed, Recovery, Step};
 use aspis_storage::disk::volume::{
@@ -241,6 +242,19 @@ impl Rig {
     pub(crate) fn settle(&mut self) {
         while self.fetch(true) > 0 || self.complete() {}
         assert!(self.volume.is_settled());
+    }
+
+    /// Does a step of reclaim; false if there is nothing to reclaim, or it waits for writes.
+    pub(crate) fn reclaim_a_step(&mut self, hits: u8) -> bool {
+        match self.volume.next_reclaim(self.now, hits) {
+            Reclaim::Idle | Reclaim::Wait => false,
+            Reclaim::Again => true,
+            Reclaim::Read { file_offset, len } => {
+                let bytes = self.disk.read(file_offset, len, &mut self.dice);
+                self.volume.reclaimed(bytes);
+                true
+            }
+        }
     }
 
     /// Ends the process and the machine with it: writes under way leave anything or nothing.
