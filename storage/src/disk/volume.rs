@@ -574,6 +574,10 @@ impl Rebuild for Volume {
         }
     }
 
+    fn announce(&self, entry: &FooterEntry) {
+        self.index.prefetch(entry.hash);
+    }
+
     fn recovered(&mut self) {
         if !self.is_recovered() {
             self.phase = Phase::Sweeping(0);

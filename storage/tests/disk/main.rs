@@ -4,4 +4,5 @@ mod damage;
 mod model;
 mod reclaim;
 mod simulated;
+mod speed;
 mod volume;
