@@ -13,9 +13,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Instant;
 
-use aspis_runtime::{DiskFile, Ring, future};
+use aspis_runtime::{DiskFile, Ring};
 use aspis_storage::budget::{Budget, Purpose};
 use aspis_storage::disk::format::{READ_LEN_MAX, Superblock};
 use aspis_storage::disk::volume::{BUFFER_LEN, Volume, VolumeConfig, VolumeStats};
@@ -24,6 +23,7 @@ use aspis_storage::shards::Sharding;
 use aspis_telemetry::{CoreCounters, Counter};
 
 mod health;
+mod pace;
 mod reading;
 mod volumes;
 mod writing;
@@ -34,6 +34,7 @@ pub(crate) use writing::{FlushGate, FlushPart, NotTaken, Offer, Step};
 
 use crate::limits::{DISK_WRITE_SHARE, WRITE_BUFFERS_KEPT, WRITE_BUFFERS_MAX, WRITE_BUFFERS_MIN};
 use health::Health;
+use pace::Pace;
 use reading::Reads;
 use writing::{Line, Writes};
 
@@ -78,8 +79,7 @@ pub(crate) struct Disk {
     health: RefCell<Vec<Health>>,
     reads: Reads,
     writes: Writes,
-    /// When the turn began in which something long ran last.
-    long_step_in: Cell<Option<Instant>>,
+    pace: Pace,
 }
 
 /// One volume and its file.
@@ -93,6 +93,8 @@ struct Mounted {
     line: Line,
     /// Every segment is known: it can be written to.
     is_located: Cell<bool>,
+    /// A task makes room in it.
+    is_reclaiming: Cell<bool>,
 }
 
 /// What one core gets of a store.
@@ -240,6 +242,7 @@ impl Disk {
             ),
             line: Line::default(),
             is_located: Cell::new(false),
+            is_reclaiming: Cell::new(false),
         };
         let disk = Rc::new_cyclic(|me| Disk {
             me: me.clone(),
@@ -252,7 +255,7 @@ impl Disk {
             health: RefCell::new(plan.directories.iter().cloned().map(Health::new).collect()),
             reads,
             writes,
-            long_step_in: Cell::new(None),
+            pace: Pace::default(),
         });
         disk.recover();
         disk
@@ -279,10 +282,7 @@ impl Disk {
 
     /// Waits for a turn in which nothing long ran, and takes it.
     async fn long_step(&self) {
-        while self.long_step_in.get() == Some(self.ring.turn_started()) {
-            future::yield_now().await;
-        }
-        self.long_step_in.set(Some(self.ring.turn_started()));
+        self.pace.long_step(&self.ring).await;
     }
 
     /// The smallest invalidation number that anything on disk may have: the rules from there on are needed.

@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aspis_runtime::Elapsed;
 use aspis_runtime::sync::oneshot;
+use aspis_runtime::{Elapsed, Ring};
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::format::{BLOCK_LEN, CHECKED_LEN, READ_LEN_MAX};
 use aspis_storage::disk::record::{Mismatch, Place, Record, RecordKind, decode_front, decode_record};
@@ -25,20 +25,17 @@ use crate::limits::{
     DISK_READ_LEN_MAX, DISK_READ_PATIENCE, DISK_READ_SHARE, DISK_READS_MAX, DISK_READS_WAITING_MAX,
 };
 
-/// Bytes of the buffers of small reads, and how many run at once. A class of record lengths is up to a quarter longer than the record, and
+/// Bytes of the buffers of small reads, how many run at once, and how many buffers stay at hand while nothing is read. A class of record lengths is up to a quarter longer than the record, and
 /// the blocks around it are read too.
-const SMALL: (usize, usize) = (24 * 1024, 40);
+const SMALL: (usize, usize, usize) = (24 * 1024, 40, 8);
 
 /// The same for those in between.
-const MEDIUM: (usize, usize) = (160 * 1024, 16);
+const MEDIUM: (usize, usize, usize) = (160 * 1024, 16, 4);
 
 /// The same for the longest, at most.
-const LARGE: (usize, usize) = (READ_LEN_MAX as usize, 8);
+const LARGE: (usize, usize, usize) = (READ_LEN_MAX as usize, 8, 4);
 
 const _: () = assert!(SMALL.1 + MEDIUM.1 + LARGE.1 == DISK_READS_MAX);
-
-/// Buffers of each length that stay at hand while nothing is read.
-const KEPT: usize = 2;
 
 /// Bytes of a slice's front, unless its key is very long: its body begins on the next block.
 const FRONT_LEN: usize = BLOCK_LEN as usize;
@@ -83,7 +80,9 @@ pub(super) struct Reads {
 impl Reads {
     pub(super) fn new(budget: &Arc<Budget>, cores: usize) -> Self {
         let most = (budget.limit() / DISK_READ_SHARE / cores as u64).min(DISK_READ_LEN_MAX) as usize;
-        let lane = |(len, count): (usize, usize)| Lane::new(len, count.min(most / 3 / len).max(1), budget);
+        let lane = |(len, count, kept): (usize, usize, usize)| {
+            Lane::new(len, count.min(most / 3 / len).max(1), kept, budget)
+        };
         Reads { lanes: [lane(SMALL), lane(MEDIUM), lane(LARGE)] }
     }
 
@@ -126,13 +125,13 @@ impl Drop for Turn {
 }
 
 impl Lane {
-    fn new(len: usize, count: usize, budget: &Arc<Budget>) -> Rc<Self> {
-        let pool = AlignedPool::new(len, count, KEPT.min(count), Arc::clone(budget));
+    fn new(len: usize, count: usize, kept: usize, budget: &Arc<Budget>) -> Rc<Self> {
+        let pool = AlignedPool::new(len, count, kept.min(count), Arc::clone(budget));
         Rc::new(Lane { pool, free: Cell::new(count), waiting: RefCell::default() })
     }
 
     /// Waits for a buffer; `None` when too many do, or when there is no memory for it.
-    async fn lend(self: &Rc<Self>) -> Option<Lent> {
+    async fn lend(self: &Rc<Self>, ring: &Ring) -> Option<Lent> {
         let turn = if let Some(left) = self.free.get().checked_sub(1) {
             self.free.set(left);
             Turn(Rc::clone(self))
@@ -145,7 +144,8 @@ impl Lane {
                 }
                 waiting.push_back(sender);
             }
-            receiver.await.ok()?
+            // Who waits that long is better served by the origin; the device is slow, not broken.
+            ring.timeout(DISK_READ_PATIENCE, receiver).await.ok()?.ok()?
         };
         let buffer = self.pool.take()?;
         Some(Lent { buffer: Some(buffer), turn })
@@ -263,7 +263,7 @@ impl Disk {
     async fn lend<'d>(&self, mounted: &'d Mounted, hash: u128) -> Option<(Lent, Found, Pin<'d>)> {
         let find = || mounted.volume.borrow().find(hash);
         let lane = self.reads.lane(find()?.len as usize)?;
-        let lent = lane.lend().await?;
+        let lent = lane.lend(&self.ring).await?;
         // Something else may lie there by now, which need not fit.
         let found = find().filter(|found| found.len as usize <= lane.pool.buffer_len())?;
         let pin = Pin::new(mounted, found.segment);
@@ -350,7 +350,13 @@ impl Disk {
     ) -> Option<T> {
         match verified {
             Ok(value) => {
-                mounted.volume.borrow_mut().used(hash);
+                let mut volume = mounted.volume.borrow_mut();
+                // What was removed or replaced while it was read is not what was looked for any more.
+                let is_there = |now: Found| (now.segment, now.unit) == (found.segment, found.unit);
+                if !volume.find(hash).is_some_and(is_there) {
+                    return None;
+                }
+                volume.used(hash);
                 Some(value)
             }
             Err(Mismatch::OtherHash) => {

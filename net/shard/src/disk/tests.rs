@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aspis_cache::stored::StoredMeta;
 use aspis_runtime::mailbox::{self, Post};
@@ -428,6 +428,43 @@ fn what_was_removed_does_not_come_back() {
     core.stop();
     let core = Core::start(store.open());
     assert_eq!(is_there(&core), expected);
+}
+
+/// Several times what the store holds goes through it: segments are reclaimed under way, and what is used stays.
+#[test]
+fn a_full_store_makes_room_and_keeps_what_is_used() {
+    const LEN: usize = 60_000;
+    let store = Store::format("full");
+    let core = Core::start(store.open());
+    for base in (10..610).step_by(10) {
+        if base == 10 {
+            core.offer(plain(0..10, LEN));
+        }
+        assert!(core.offer(plain(base..base + 10, LEN)).iter().all(Result::is_ok), "{base}");
+        core.wait("all is appended", |disk| disk.writes.queued_len() == 0);
+        assert_bodies(&core.read(base..base + 10), base..base + 10, LEN);
+        // These are asked for all the time.
+        core.read(0..4);
+    }
+    core.wait_settled();
+    let found = |core: &Core| -> Vec<u64> {
+        let read = core.read(0..610);
+        let found = (0..).zip(read).filter(|(_, found)| found.is_some());
+        found
+            .map(|(number, found)| {
+                assert!(found.is_some_and(|found| found == body(number, LEN)), "{number}");
+                number
+            })
+            .collect()
+    };
+    let before = found(&core);
+    assert!(before.starts_with(&[0, 1, 2, 3]) && before.ends_with(&[608, 609]), "{before:?}");
+    assert!((130..260).contains(&before.len()), "most of 16 MiB: {}", before.len());
+    core.call(|disk| disk.show_levels());
+    assert!(core.count(Counter::DiskReclaimed) > 15 && core.count(Counter::DiskReinserted) > 0);
+    core.stop();
+    let core = Core::start(store.open());
+    assert_eq!(found(&core), before);
 }
 
 #[test]

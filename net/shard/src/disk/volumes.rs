@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use aspis_runtime::sync::oneshot;
 use aspis_storage::disk::format::{BLOCK_LEN, Superblock};
+use aspis_storage::disk::reclaim::Reclaim;
 use aspis_storage::disk::recovery::{self, Fed, ReadFailed, Recovery, Step};
 use aspis_storage::mapping::aligned::AlignedBuf;
 use aspis_telemetry::Counter;
@@ -35,6 +36,7 @@ impl Disk {
                     let at = next.replace(next.get() + 1);
                     let Some(mounted) = disk.volumes.get(at) else { return };
                     disk.recover_volume(mounted).await;
+                    disk.reclaim(mounted);
                     disk.kick();
                 }
             });
@@ -78,6 +80,50 @@ impl Disk {
                 self.kick();
             }
         }
+    }
+
+    /// Makes room in a volume, if it needs any and nobody is at it.
+    pub(super) fn reclaim(&self, mounted: &Mounted) {
+        if mounted.is_reclaiming.get() || self.is_off_line(mounted) {
+            return;
+        }
+        let step = self.next_reclaim(mounted);
+        if matches!(step, Reclaim::Idle | Reclaim::Wait) {
+            return;
+        }
+        mounted.is_reclaiming.set(true);
+        let (disk, at) = (self.handle(), mounted.at);
+        self.ring.spawn(async move {
+            let mounted = &disk.volumes[at];
+            disk.reclaim_volume(mounted, step).await;
+            mounted.is_reclaiming.set(false);
+            // There may be a free segment for what waits, and something to write.
+            disk.kick();
+        });
+    }
+
+    /// Goes on until enough segments are free, or until something else has to happen first that calls for it again.
+    async fn reclaim_volume(&self, mounted: &Mounted, mut step: Reclaim) {
+        while !self.is_off_line(mounted) {
+            match step {
+                Reclaim::Idle | Reclaim::Wait => return,
+                Reclaim::Again => self.long_step().await,
+                Reclaim::Read { file_offset, len } => {
+                    let brought = self.read_block(mounted, file_offset, len).await;
+                    self.long_step().await;
+                    let bytes =
+                        brought.as_ref().map(|buffer| &buffer.as_ref()[..len]).map_err(|_| ReadFailed);
+                    mounted.volume.borrow_mut().reclaimed(bytes);
+                }
+            }
+            step = self.next_reclaim(mounted);
+            self.write_out(mounted);
+        }
+    }
+
+    fn next_reclaim(&self, mounted: &Mounted) -> Reclaim {
+        let least_hits = self.reinsertion_hits();
+        mounted.volume.borrow_mut().next_reclaim(self.wall(), least_hits)
     }
 
     /// Reads in a task of its own, so that others run ahead.

@@ -322,6 +322,7 @@ impl Disk {
             self.counters.add(Counter::DiskWriteErrors, 1);
             self.note_error(mounted, failed);
         }
+        self.reclaim(mounted);
         self.kick();
     }
 
@@ -362,6 +363,11 @@ impl Disk {
         }
     }
 
+    /// How many uses a record needs to be written again when its segment is reclaimed.
+    pub(super) fn reinsertion_hits(&self) -> u8 {
+        self.writes.admission.borrow_mut().reinsertion_hits(self.ring.now_millis())
+    }
+
     /// Tells whether nothing is to be written, now or later.
     fn is_idle(&self) -> bool {
         let none_waits = self.writes.flushes.borrow().is_empty();
@@ -378,8 +384,8 @@ impl Disk {
 async fn run(disk: Rc<Disk>) {
     loop {
         let changed = disk.writes.changed.notified();
-        for mounted in &disk.volumes {
-            mounted.line.is_blocked.set(false);
+        for mounted in disk.volumes.iter().filter(|mounted| mounted.line.is_blocked.replace(false)) {
+            disk.reclaim(mounted);
         }
         if disk.volumes.iter().any(|mounted| !mounted.line.offers.borrow().is_empty()) {
             disk.long_step().await;
