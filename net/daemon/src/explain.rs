@@ -112,6 +112,7 @@ fn document(explanation: &Explanation) -> Value {
         "varies_by": varies_by,
         "variants": variants,
         "parts": parts,
+        "on_disk": explanation.on_disk,
         "in_flight": in_flight,
         "alone_for_ms": explanation.alone_for_millis,
         "number_applied": explanation.rules_applied,

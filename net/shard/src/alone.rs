@@ -76,6 +76,7 @@ impl Shard {
             let removed = self.store.borrow_mut().invalidate(hash, key);
             self.counters.add(Counter::CacheInvalidated, removed as u64);
             self.owner.collapse.borrow_mut().invalidate(hash);
+            self.forget_uri_on_disk(hash);
         } else {
             // The owner's mailbox has this message before any question of ours that follows.
             self.replicas.borrow_mut().remove(hash, key);

@@ -31,6 +31,8 @@ pub(crate) struct Ask {
     pub(crate) sheds: bool,
     /// What the request found and could not use.
     pub(crate) has: Option<Arc<StoredResponse>>,
+    /// How often it waited for the disk.
+    pub(crate) restores: u8,
 }
 
 /// What the owner says.

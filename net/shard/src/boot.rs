@@ -27,7 +27,7 @@ use crate::limits::{MAILBOX_LEN, RECEIVE_COUNT_MIN, RECEIVE_SHARE, headroom};
 use crate::messages::Message;
 use crate::origin::{OriginClient, OriginSettings, OriginShared};
 use crate::places::Places;
-use crate::rules::{Invalidations, RuleBatch, RuleNumbers, Rules};
+use crate::rules::{Invalidations, RuleBatch, RuleNumbers, Rules, Stored};
 use crate::shard::{Parts, Shard};
 use crate::tls::TlsSetupError;
 use crate::viewer::purge::Purging;
@@ -202,7 +202,8 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
             let replicas =
                 ReplicaTable::new(replica_slots, &budget).expect("the limit has room for the replica tables");
             let disk = dealt.map(|dealt| Disk::new(ring.clone(), &counters, &budget, cores, dealt));
-            let rules = Rules::new(core, shared_rules, &batches, &budget);
+            let stored = if disk.is_some() { Stored::OnDisk } else { Stored::Nothing };
+            let rules = Rules::new(core, shared_rules, &batches, (&budget, stored));
             let meters = OriginMeters::default();
             let origin =
                 OriginClient::new(ring.clone(), core, shared, tls, Arc::clone(&counters), meters.clone());

@@ -23,14 +23,19 @@ use aspis_storage::shards::Sharding;
 use aspis_telemetry::{CoreCounters, Counter};
 
 mod health;
+mod markers;
+pub(crate) mod offering;
 mod pace;
 mod reading;
+pub(crate) mod restore;
+mod slices;
 mod volumes;
 mod writing;
 
 pub use health::Directory;
-pub(crate) use reading::{ReadRecord, ReadSlice};
-pub(crate) use writing::{FlushGate, FlushPart, NotTaken, Offer, Step};
+use reading::{ReadRecord, ReadSlice};
+pub(crate) use slices::Slices;
+pub(crate) use writing::{FlushGate, FlushPart, Offer, Step};
 
 use crate::limits::{DISK_WRITE_SHARE, WRITE_BUFFERS_KEPT, WRITE_BUFFERS_MAX, WRITE_BUFFERS_MIN};
 use health::Health;
@@ -323,5 +328,9 @@ impl Disk {
     }
 }
 
+#[cfg(test)]
+mod restore_tests;
+#[cfg(test)]
+mod store;
 #[cfg(test)]
 mod tests;

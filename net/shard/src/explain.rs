@@ -43,6 +43,8 @@ pub struct Explanation {
     pub variants: usize,
     /// How many parts of it are stored.
     pub parts: usize,
+    /// Its response, or the note by what it varies, seems to lie on disk; whether it can be used shows when it is read.
+    pub on_disk: bool,
     /// A fetch is under way that the request would join.
     pub in_flight: bool,
     /// For so many more milliseconds its requests go to the origin each by itself, because a response was for one viewer only (C-13).
@@ -110,6 +112,8 @@ pub enum Why {
     },
     /// It would join a fetch that is under way.
     InFlight,
+    /// It is not in memory, and is looked for on disk.
+    OnDisk,
     /// It goes to the origin by itself.
     Alone,
     /// Variants are stored, but none for its fields.
@@ -140,6 +144,7 @@ impl fmt::Display for Why {
             ),
             Why::Purged { number } => write!(f, "purged by invalidation {number}: the next request fetches it"),
             Why::InFlight => f.write_str("not stored yet: a fetch is under way, which the next request joins"),
+            Why::OnDisk => f.write_str("not in memory: the next request finds it on disk, if it is still of use"),
             Why::Alone => f.write_str(
                 "not stored: the last response was not for everybody, so for a while each request goes to the origin by itself",
             ),
@@ -166,12 +171,14 @@ impl Shard {
             // It was parsed when it was asked.
             Ok(None) | Err(_) => None,
         };
-        let (hash, key) = primary;
+        let (hash, bytes) = primary;
         let (now, store, collapse) = (self.now(), self.store.borrow(), self.owner.collapse.borrow());
         let all: Vec<&Arc<StoredResponse>> =
-            store.of_uri(*hash, key).filter(|stored| stored.is_live()).collect();
+            store.of_uri(*hash, bytes).filter(|stored| stored.is_live()).collect();
         let found =
             selected.as_ref().and_then(|selected| all.iter().find(|stored| *stored.key == **selected));
+        let on_disk = [Some(*hash), selected.as_deref().map(key::hash)];
+        let on_disk = on_disk.into_iter().flatten().any(|under| self.has_on_disk(*hash, under));
         let in_flight = selected.as_ref().is_some_and(|selected| self.flies(primary, selected));
         let alone_for_millis = collapse.marked_until(*hash, now).map(|until| until - now.millis);
         let count = |of: fn(&StoredResponse) -> bool| all.iter().filter(|stored| of(stored)).count();
@@ -179,23 +186,25 @@ impl Shard {
         let why = match found {
             Some(stored) => self.why_of(stored),
             None if in_flight => Why::InFlight,
+            None if on_disk => Why::OnDisk,
             None if alone_for_millis.is_some() => Why::Alone,
             None if variants > 0 => Why::OtherVariants,
             None if parts > 0 => Why::OnlyParts,
             None => Why::Nothing,
         };
         Explanation {
-            key: key.clone(),
+            key: bytes.clone(),
             hash: *hash,
             owner_core: self.core,
             stored: found.map(|stored| self.facts_of(stored)),
             varies_by: store
-                .vary_names(*hash, key)
-                .or_else(|| collapse.names(*hash, key))
+                .vary_names(*hash, bytes)
+                .or_else(|| collapse.names(*hash, bytes))
                 .unwrap_or_default()
                 .into(),
             variants,
             parts,
+            on_disk,
             in_flight,
             alone_for_millis,
             rules_applied: self.rules.latest(),

@@ -4,8 +4,10 @@
 //! without ever waiting for a viewer, and tells the readers ([`FillView`]). When the response turns out too large, or memory is short, the rest goes through a passage. Invariants: a body
 //! becomes a stored response only when it is complete; a failed one is never served.
 
+mod source;
 mod view;
 
+pub(crate) use source::{Broken, Source};
 pub(crate) use view::{FillView, Fills, Reader, Reading, SharedFill};
 
 use std::rc::Rc;
@@ -26,6 +28,7 @@ use aspis_telemetry::Counter;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
 
+use crate::disk::Slices;
 use crate::limits::{
     FILL_RECEIVE_LEN as RECEIVE_LEN, PASSAGE_LOOK, PASSAGE_PATIENCE, PASSAGE_WINDOW_LEN_MAX,
     PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_SHARE,
@@ -63,7 +66,7 @@ pub(crate) struct Fill {
     /// What it becomes.
     pub(crate) stored: Arc<StoredResponse>,
     task: Task,
-    origin: OriginBody,
+    source: Source,
     writer: BodyWriter,
 }
 
@@ -71,7 +74,7 @@ impl Fill {
     /// Begins: it grows by itself.
     pub(crate) fn start(self) {
         let shard = Rc::clone(&self.task.shard);
-        shard.ring.spawn(self.task.run(self.origin, self.writer));
+        shard.ring.spawn(self.task.run(self.source, self.writer));
     }
 }
 
@@ -85,7 +88,7 @@ pub(crate) struct Passing {
 impl Passing {
     /// Begins to pass on for as long as somebody reads.
     pub(crate) fn start(self, shard: &Rc<Shard>) {
-        shard.ring.spawn(pump(Rc::clone(shard), self.view, self.origin, self.writer));
+        shard.ring.spawn(pump(Rc::clone(shard), self.view, Source::Origin(self.origin), self.writer));
     }
 }
 
@@ -178,7 +181,34 @@ pub(crate) fn prepare(
         length,
         retry,
     };
-    Some(Fill { view, stored, task, origin, writer })
+    Some(Fill { view, stored, task, source: Source::Origin(origin), writer })
+}
+
+/// Prepares to bring a large response, or a part of one, back from disk. Where a slice is missing or damaged the origin is asked for the
+/// rest, if `retry` can.
+pub(crate) fn restored(
+    shard: &Rc<Shard>,
+    parts: Parts,
+    writer: BodyWriter,
+    slices: Slices,
+    (flight, retry): (FlightId, Option<Retry>),
+) -> Option<Fill> {
+    let stored = if shard.refuses_fills() {
+        StoredResponse::under_way(parts, &shard.budget)
+    } else {
+        shard.stored_response(parts)?
+    };
+    stored.set_on_disk(true);
+    let view = FillView::new(shard, Arc::clone(writer.body()));
+    let task = Task {
+        shard: Rc::clone(shard),
+        view: Rc::clone(&view),
+        stored: Arc::clone(&stored),
+        flying: Flying::Shared(flight),
+        length: Some(slices.len()),
+        retry,
+    };
+    Some(Fill { view, stored, task, source: Source::Disk(slices), writer })
 }
 
 /// Prepares to pass a response through that is not stored: readers begin at its first byte.
@@ -235,8 +265,8 @@ enum End {
 
 impl Task {
     /// Reads the origin's body to its end and stores the response if it is still wanted then.
-    async fn run(mut self, mut origin: OriginBody, mut writer: BodyWriter) {
-        let end = self.read_all(&mut origin, &mut writer).await;
+    async fn run(mut self, mut source: Source, mut writer: BodyWriter) {
+        let end = self.read_all(&mut source, &mut writer).await;
         let (shard, view) = (&self.shard, &self.view);
         match end {
             End::Whole => {
@@ -265,7 +295,7 @@ impl Task {
                 // Who comes from now on would find the beginning gone.
                 shard.end_flying(self.flying);
                 view.tell(shard);
-                return pump(Rc::clone(shard), Rc::clone(view), origin, passing).await;
+                return pump(Rc::clone(shard), Rc::clone(view), source, passing).await;
             }
             End::Broken | End::Unwanted => {
                 self.give_up(Counter::CacheNotStoredFailed);
@@ -281,7 +311,7 @@ impl Task {
         self.shard.counters.add(counter, 1);
     }
 
-    async fn read_all(&mut self, origin: &mut OriginBody, writer: &mut BodyWriter) -> End {
+    async fn read_all(&mut self, source: &mut Source, writer: &mut BodyWriter) -> End {
         let too_large = |len: u64| {
             // What other fills and readers hold cannot be evicted, so evicting the rest would be for nothing.
             let missing = len.saturating_sub(writer.published());
@@ -300,7 +330,7 @@ impl Task {
             if self.view.body().published() > self.shard.object_len_max {
                 return End::TooLarge;
             }
-            if origin.is_whole() {
+            if source.is_whole() {
                 return End::Whole;
             }
             let missing =
@@ -308,7 +338,7 @@ impl Task {
             let Some(tail) = self.shard.reserve_tail(writer, missing.clamp(1, RECEIVE_LEN) as usize) else {
                 return End::NoMemory;
             };
-            let (read, tail) = origin.read(tail).await;
+            let (read, tail) = source.read(tail).await;
             match read {
                 Ok(0) => return End::Whole,
                 Ok(count) => {
@@ -321,11 +351,18 @@ impl Task {
                     let Some(rest) = retry.rest(&self.shard, writer.published()).await else {
                         return End::Broken;
                     };
-                    *origin = rest;
+                    *source = Source::Origin(rest);
+                    // Together they are not what lies on disk.
+                    self.stored.set_on_disk(false);
                 }
             }
             if self.view.has_readers() {
                 alone_since = None;
+            } else if matches!(source, Source::Disk(_)) {
+                // It stays where it is; of what was read nothing is thrown away.
+                if source.must_read() {
+                    return End::Unwanted;
+                }
             } else {
                 let now = self.shard.ring.now_millis();
                 if !self.view.is_worth_finishing(self.length, now - *alone_since.get_or_insert(now)) {
@@ -365,8 +402,8 @@ async fn append(
 /// A passage got no memory for as long as it may wait.
 struct NoMemory;
 
-/// Passes the origin's content on for as long as somebody reads, no faster than the fastest of them.
-async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut passing: PassageWriter) {
+/// Passes content on for as long as somebody reads, no faster than the fastest of them.
+async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut source: Source, mut passing: PassageWriter) {
     // What is received into, until it is a chunk with a charge of its own.
     let mut weight = shard.account.origin.fetches.weigh(0);
     loop {
@@ -386,7 +423,7 @@ async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut origin: OriginBody, mut 
         // A stream that says little must not keep its connection when nobody is left to read.
         let len = shard.relay_len();
         weight.set(len);
-        let reading = origin.read(vec![0; len]);
+        let reading = source.read(vec![0; len]);
         let Either::Left((read, mut buffer)) = race(reading, view.all_left()).await else { return };
         match read {
             Ok(0) => {

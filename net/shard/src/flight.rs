@@ -183,8 +183,12 @@ impl Work<'_> {
             let names = stored.variant.as_ref().map_or_else(Box::default, |variant| variant.names.clone());
             let shared = if stored.meta.no_cache { Shared::LeaderOnly } else { Shared::WithAll };
             self.rekey(stored);
-            let arrived =
-                Arrived { stored: Arc::clone(stored), fill: Some(Rc::clone(view)), validated: false };
+            let arrived = Arrived {
+                stored: Arc::clone(stored),
+                fill: Some(Rc::clone(view)),
+                validated: false,
+                restored: false,
+            };
             let follow = arrived.clone();
             shard.settle(flight.id, Outcome::Kept { names, shared }, Some(arrived), |answer, core| {
                 match answer {
@@ -246,7 +250,7 @@ impl Work<'_> {
             Some(meta) if !meta.no_cache => Shared::WithAll,
             _ => Shared::LeaderOnly,
         };
-        let arrived = Arrived { stored: fresh, fill: None, validated: true };
+        let arrived = Arrived { stored: fresh, fill: None, validated: true, restored: false };
         let told = arrived.clone();
         shard.settle(flight.id, Outcome::Confirmed(shared), Some(arrived), |answer, core| match answer {
             Answer::Lead => told.reply(core, Role::Lead),

@@ -98,6 +98,21 @@ pub(crate) const RESUMES_MAX: u32 = 3;
 /// How often a request asks the owner of its key anew before it goes alone.
 pub(crate) const ASKS_MAX: u32 = 4;
 
+/// How often one question waits for the disk: for the marker of its URI, then for the variant.
+pub(crate) const RESTORES_PER_ASK: u8 = 2;
+
+/// Markers of URIs that vary which are remembered without a look at the disk, and as many again: 200 B each with their keys.
+pub(crate) const MARKERS_MAX: usize = 16_384;
+
+/// One part in this many of an arena may be held by what was evicted, and waits for the disk.
+pub(crate) const EVICTED_SHARE: u64 = 128;
+
+/// How often memory is looked through for what was used and is not on disk, or has to stay there.
+pub(crate) const KEEP_WARM_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Stored responses that are looked at for that in one turn.
+pub(crate) const KEPT_WARM_PER_TURN: usize = 32;
+
 /// Replica slots that are looked at in one turn of a sweep.
 pub(crate) const REPLICAS_PER_TURN: usize = 2048;
 

@@ -173,7 +173,8 @@ impl Shard {
                 let wants = Wants::FollowOnly;
                 let asked = Asked { primary: *primary, selected: key::hash(selected), key: selected, wants };
                 let is_here = self.owner_of(*primary) == self.core;
-                is_here && self.owner.collapse.borrow().joinable(&asked).is_none()
+                let comes = || self.owner.collapse.borrow().joinable(&asked).is_some();
+                is_here && !comes() && !self.has_on_disk(*primary, *primary)
             }
         };
         needs_origin && self.sheds_fetch()

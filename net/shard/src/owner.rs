@@ -53,6 +53,8 @@ pub(crate) struct Arrived {
     /// Where its content comes from; `None` if it was there before.
     pub(crate) fill: Option<Rc<FillView>>,
     pub(crate) validated: bool,
+    /// It was on disk: nobody fetched it.
+    pub(crate) restored: bool,
 }
 
 /// What a background refresh needs of the request that found the stale response.
@@ -111,9 +113,6 @@ impl Shard {
         if let Some(found) = found.as_ref().filter(|found| !seen(found)) {
             return self.reply(&waiter, Reply::Stored(Arc::clone(found)));
         }
-        if ask.forward.collapsing == Collapsing::OnlyStored {
-            return self.reply(&waiter, Reply::Alone);
-        }
         // What left the tier since it was found is not validated any more: it may have been invalidated. I-24: the next fetch after a hard
         // rule is unconditional.
         let stored = ask.has.as_ref().filter(|has| has.is_live() && self.holds(has)).map(Arc::clone);
@@ -122,8 +121,17 @@ impl Shard {
         // C-10: where nobody fetches the whole, those who want the same range share a fetch.
         let as_asked = stored.is_none() || ask.forward.conditions == Conditions::Viewer;
         let range = if leads && as_asked { range_key(&selected, &request) } else { None };
+        if self.disk.is_some()
+            && !self.joins(&ask, (hash, &selected), range.as_deref())
+            && self.may_be_on_disk(&ask, &request, (hash, &selected))
+        {
+            return self.restore(ask, waiter, (hash, &selected));
+        }
         let wants = if leads && range.is_none() { Wants::LeadOrFollow } else { Wants::FollowOnly };
         let asked = Asked { primary: ask.key.0, selected: hash, key: &selected, wants };
+        if ask.forward.collapsing == Collapsing::OnlyStored && !self.comes_back(&asked) {
+            return self.reply(&waiter, Reply::Alone);
+        }
         if self.sheds_asked(&asked, &waiter, ask.sheds) {
             return self.reply(&waiter, Reply::Full);
         }
@@ -179,6 +187,24 @@ impl Shard {
         })
     }
 
+    /// Tells whether something comes already that one who asks would join.
+    fn joins(&self, ask: &Ask, (hash, selected): (u128, &[u8]), range: Option<&[u8]>) -> bool {
+        let collapse = self.owner.collapse.borrow();
+        let flies = |selected: u128, key: &[u8]| {
+            let asked = Asked { primary: ask.key.0, selected, key, wants: Wants::FollowOnly };
+            collapse.joinable(&asked).is_some()
+        };
+        let is_apart = ask.forward.collapsing == Collapsing::Apart;
+        range.is_some_and(|range| flies(key::hash(range), range)) || (!is_apart && flies(hash, selected))
+    }
+
+    /// Tells whether what is asked for comes from disk already: it is stored.
+    fn comes_back(&self, asked: &Asked<'_>) -> bool {
+        let flying = self.owner.collapse.borrow().joinable(asked);
+        let arriving = self.owner.arriving.borrow();
+        flying.and_then(|flying| arriving.get(&flying.flight)).is_some_and(|arrived| arrived.restored)
+    }
+
     fn is_fresh(&self, stored: &StoredResponse) -> bool {
         self.holds(stored) && matches!(view_of(stored).reuse(self.now().wall), Reuse::Fresh { .. })
     }
@@ -211,8 +237,10 @@ impl Shard {
             Place::Attach(id, _) => {
                 let arrived = self.owner.arriving.borrow().get(&id).cloned();
                 self.counters.add(Counter::CollapsedArriving, 1);
-                let reply =
-                    arrived.map_or(Reply::Alone, |arrived| arrived.reply(waiter.core(self), Role::Collapsed));
+                let reply = arrived.map_or(Reply::Alone, |arrived| {
+                    let role = if arrived.restored { Role::Restored } else { Role::Collapsed };
+                    arrived.reply(waiter.core(self), role)
+                });
                 self.reply(&waiter, reply);
             }
             Place::Alone(_) => {
@@ -233,10 +261,11 @@ impl Shard {
         request: &RequestHead<'_, '_>,
     ) -> Option<Vec<u8>> {
         let mut selected = primary.to_vec();
-        let store = self.store.borrow();
-        let collapse = self.owner.collapse.borrow();
+        let (store, collapse) = (self.store.borrow(), self.owner.collapse.borrow());
         let names = store.vary_names(*hash, primary).or_else(|| collapse.names(*hash, primary));
-        match names {
+        let markers = self.restores.markers.borrow();
+        let on_disk = || markers.find(*hash, primary).map(|marker| &*marker.names);
+        match names.or_else(on_disk) {
             Some(names) if !names.is_empty() => {
                 vary::extend_key(&self.behavior, names, request.fields, &mut selected).then_some(selected)
             }
@@ -364,7 +393,7 @@ impl Shard {
 const RANGE_MARK: &[u8] = b"\0range:";
 
 /// The key of a range that is fetched by itself, which no stored response has; `None` if the whole is asked for.
-fn range_key(selected: &[u8], request: &RequestHead<'_, '_>) -> Option<Vec<u8>> {
+pub(crate) fn range_key(selected: &[u8], request: &RequestHead<'_, '_>) -> Option<Vec<u8>> {
     let range = request.field("range")?;
     let condition = request.field("if-range").unwrap_or_default();
     let parts = [selected, RANGE_MARK, range, &[SEPARATOR], condition];

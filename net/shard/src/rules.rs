@@ -7,7 +7,7 @@
 //! Invariants:
 //! - a core's `latest` is raised when the batch is in its table, never before (I-21);
 //! - a number is read before the request is sent for which it stands: what is sent later may count as sent before a rule, never after it;
-//! - nothing that this core stores, is bringing or shares has a smaller number than the one it says to have `settled`, so rules up to there
+//! - nothing that this core stores, in memory or on disk, is bringing or shares has a smaller number than the one it says to have `settled`, so rules up to there
 //!   can be forgotten. What comes all the same, late and from elsewhere, is gone: the table's floor says so.
 
 use std::cell::{Cell, RefCell};
@@ -74,7 +74,7 @@ impl fmt::Debug for Invalidations {
 struct CoreProgress {
     /// The number of the newest batch that is in its table.
     applied: AtomicU64,
-    /// The number under which nothing is left of this core.
+    /// The number under which nothing is left of this core, on disk neither.
     settled: AtomicU64,
 }
 
@@ -137,9 +137,19 @@ pub(crate) struct Rules {
     round: Cell<Option<Round>>,
     /// What the last round was begun with.
     swept: Cell<u64>,
+    /// The number under which nothing is left in memory.
     settled: Cell<u64>,
     /// The next round begins no sooner, in the ring's milliseconds.
     next_round_at: Cell<u64>,
+}
+
+/// What a core has when it begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// Nothing.
+    Nothing,
+    /// What is on disk, from whatever number on.
+    OnDisk,
 }
 
 #[derive(Clone, Copy)]
@@ -151,12 +161,12 @@ struct Round {
 }
 
 impl Rules {
-    /// The rules that a core begins with: nothing is stored yet, so all of them are settled.
+    /// The rules that a core begins with. Where nothing is stored yet all of them are settled.
     pub(crate) fn new(
         core: usize,
         shared: Arc<RuleNumbers>,
         batches: &[RuleBatch],
-        budget: &Arc<Budget>,
+        (budget, stored): (&Arc<Budget>, Stored),
     ) -> Self {
         let charge = budget.reserve(Purpose::Index, 0).expect("nothing always fits into a budget");
         let mut table = RuleTable::new();
@@ -178,7 +188,9 @@ impl Rules {
         rules.recharge(|_| ());
         let progress = rules.progress();
         progress.applied.store(latest, Ordering::Release);
-        progress.settled.store(latest, Ordering::Release);
+        if stored == Stored::Nothing {
+            progress.settled.store(latest, Ordering::Release);
+        }
         rules
     }
 
@@ -278,7 +290,7 @@ impl Shard {
     pub(crate) fn tend_rules(&self) {
         let rules = &self.rules;
         if !rules.is_behind() {
-            return;
+            return self.say_settled();
         }
         let now = self.ring.now_millis();
         let is_due = rules.round.get().is_none() && now >= rules.next_round_at.get();
@@ -322,8 +334,17 @@ impl Shard {
         let asking = self.owner.collapse.borrow().oldest_number();
         let under_way = [alone, asking, self.oldest_arriving()].into_iter().flatten().min();
         let settled = under_way.map_or(rules.swept.get(), |number| number.min(rules.swept.get()));
-        if settled > rules.settled.get() {
-            rules.settled.set(settled);
+        rules.settled.set(settled.max(rules.settled.get()));
+        self.say_settled();
+    }
+
+    /// Tells the control thread how far this core is. On disk something may lie that is older than all in memory: it is held against the
+    /// rules when it comes back.
+    pub(crate) fn say_settled(&self) {
+        let rules = &self.rules;
+        let on_disk = self.disk.as_ref().map_or(u64::MAX, |disk| disk.oldest_number());
+        let settled = rules.settled.get().min(on_disk);
+        if settled > rules.progress().settled.load(Ordering::Relaxed) {
             rules.progress().settled.store(settled, Ordering::Release);
             (rules.shared.changed)();
         }

@@ -29,9 +29,12 @@ use crate::account::{Account, OriginMeters};
 use crate::alone::AloneFlight;
 use crate::asking::{Asks, Waiter};
 use crate::backlog::Backlog;
+use crate::disk::restore::Restores;
 use crate::disk::{Disk, FlushPart};
 use crate::fill::Fills;
-use crate::limits::{LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL};
+use crate::limits::{
+    EVICTED_SHARE, LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL,
+};
 use crate::messages::Message;
 use crate::origin::OriginClient;
 use crate::overload::Overload;
@@ -63,6 +66,8 @@ pub(crate) struct Shard {
     pub(crate) rules: Rules,
     pub(crate) purging: Purging,
     pub(crate) owner: Owner,
+    /// What comes back from disk.
+    pub(crate) restores: Restores,
     pub(crate) asks: Asks,
     pub(crate) fills: Fills,
     /// What is in use beside content.
@@ -132,7 +137,8 @@ pub(crate) struct Parts {
 impl Shard {
     /// Makes the shard of this core over `ring`.
     pub(crate) fn new(ring: Ring, parts: Parts) -> Rc<Self> {
-        Rc::new_cyclic(|me| Shard {
+        let evicted_len_max = parts.disk.as_ref().map_or(0, |_| parts.arena.capacity() / EVICTED_SHARE);
+        let shard = Rc::new_cyclic(|me| Shard {
             me: me.clone(),
             ring,
             core: parts.core,
@@ -142,6 +148,7 @@ impl Shard {
             store: RefCell::new(RamTier::new(parts.arena.clone(), Arc::clone(&parts.budget))),
             replicas: RefCell::new(parts.replicas),
             owner: Owner::new(parts.settings.hit_for_miss.as_millis() as u64),
+            restores: Restores::new(&parts.budget),
             asks: Asks::default(),
             fills: Fills::default(),
             account: Account::new(&parts.budget, parts.received_len, parts.meters),
@@ -172,7 +179,9 @@ impl Shard {
             sweep_armed: Cell::new(false),
             replicas_swept: Cell::new(true),
             settings: parts.settings,
-        })
+        });
+        shard.store.borrow_mut().keep_evicted(evicted_len_max);
+        shard
     }
 
     /// Adds a listening socket that this core accepts from.
@@ -225,6 +234,8 @@ impl Shard {
         let before = store.len();
         let tail = store.tail(writer, len_max);
         self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
+        drop(store);
+        self.offer_evicted();
         tail
     }
 
@@ -243,6 +254,8 @@ impl Shard {
         let before = store.len();
         store.make_room_beside(bytes);
         self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
+        drop(store);
+        self.offer_evicted();
     }
 
     /// Sends a message to every other core.
@@ -374,6 +387,7 @@ impl Shard {
     fn sweep(&self) {
         self.origin.sweep();
         self.tend_rules();
+        self.tend_disk();
         self.ring_limbo();
         self.show_levels();
         self.charge_log();
@@ -564,10 +578,12 @@ impl Handler for Shard {
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
         let sweeps = self.sweep_rules();
+        let walks = self.keep_warm();
+        self.offer_evicted();
         let gives_way = self.look_at_limit();
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
-        mail || sweeps || gives_way || !self.replicas_swept.get() || self.backlog.waits()
+        mail || sweeps || walks || gives_way || !self.replicas_swept.get() || self.backlog.waits()
     }
 
     fn on_turn_end(&self, micros: u64) {

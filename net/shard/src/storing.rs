@@ -14,6 +14,7 @@ use aspis_storage::response::{Parts, StoredResponse, tags_of};
 use aspis_telemetry::Counter;
 use aspis_wire::response::ResponseHead;
 
+use crate::disk::offering::Why;
 use crate::limits::DEPOSIT_LEN_MAX;
 use crate::messages::Message;
 use crate::shard::Shard;
@@ -67,16 +68,28 @@ impl Shard {
     ///
     /// What a rule concerns that came after its request was sent is not wanted (I-22); what is taken in was held against all rules so far.
     pub(crate) fn admit(&self, stored: &Arc<StoredResponse>) {
-        let counter = if !self.holds(stored) || self.is_outdated(stored) {
-            Counter::CacheNotStoredFailed
-        } else if self.store.borrow_mut().insert(Arc::clone(stored)).is_ok() {
-            self.owner.collapse.borrow_mut().lift_mark(primary_of(stored));
-            return self.counters.add(Counter::CacheStored, 1);
-        } else {
+        let counter = if self.is_wanted(stored) {
+            let inserted = self.store.borrow_mut().insert(Arc::clone(stored));
+            if let Ok(replaced) = inserted {
+                self.owner.collapse.borrow_mut().lift_mark(primary_of(stored));
+                let used_before = replaced.is_some_and(|replaced| replaced.was_used());
+                self.offer(stored, Why::Stored { used_before });
+                return self.counters.add(Counter::CacheStored, 1);
+            }
+            self.forget_on_disk(stored);
             Counter::CacheNotStoredMemory
+        } else {
+            Counter::CacheNotStoredFailed
         };
         stored.mark_gone();
         self.counters.add(counter, 1);
+    }
+
+    /// Tells whether a response may be taken into the tier: no rule concerns it, and nothing better is there. In the place of what is there
+    /// nothing comes back from disk.
+    pub(crate) fn is_wanted(&self, stored: &StoredResponse) -> bool {
+        let is_late = || stored.is_on_disk() && self.store.borrow().has(stored.hash, &stored.key);
+        self.holds(stored) && !self.is_outdated(stored) && !is_late()
     }
 
     /// Tells whether something better is stored: fetches of one key may run side by side, and rules of selection grow meanwhile.
@@ -97,7 +110,9 @@ impl Shard {
     pub(crate) fn replace(&self, fresh: Arc<StoredResponse>, old: &StoredResponse) {
         let is_wanted = self.holds(old) && self.holds(&fresh) && old.is_live();
         let placed = is_wanted && self.store.borrow_mut().insert(Arc::clone(&fresh)).is_ok();
-        if !placed {
+        if placed {
+            self.offer(&fresh, Why::Freshened);
+        } else {
             fresh.mark_gone();
         }
         let counter = match (placed, is_wanted) {
@@ -114,6 +129,10 @@ impl Shard {
         if owner == self.core {
             if stored.is_live() {
                 self.store.borrow_mut().remove(stored.hash, &stored.key);
+            }
+            // What took its place, if something did, is not out of date.
+            if !self.store.borrow().has(stored.hash, &stored.key) {
+                self.forget_on_disk(stored);
             }
         } else {
             self.post(owner, Message::Forget(Arc::clone(stored)));

@@ -101,7 +101,7 @@ pub enum Event<'e> {
     },
     /// The lookup found none, or could not be done. Also what the owner of the key says to [`Collapsing::OnlyStored`].
     NotFound,
-    /// The lookup found none, but another core owns the key and may have it.
+    /// The lookup found none, but the owner of the key may have it: another core, or this one on disk.
     NotHere,
     /// The lookup found none, but the cache keeps parts of some responses.
     NotWhole {

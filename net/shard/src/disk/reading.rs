@@ -202,6 +202,14 @@ impl Disk {
         !self.is_off_line(mounted) && mounted.volume.borrow().find(hash).is_some()
     }
 
+    /// Notes that something was used that is in memory as well, so that reclaim keeps it; tells whether it is there.
+    pub(crate) fn used(&self, primary: u128, hash: u128) -> bool {
+        let Some(mounted) = self.mounted(primary) else { return false };
+        let mut volume = mounted.volume.borrow_mut();
+        volume.used(hash);
+        volume.find(hash).is_some()
+    }
+
     /// Reads the record of a hash and verifies it; `None` if there is none, or if it cannot be had. The key is to be compared.
     pub(crate) async fn read(&self, primary: u128, hash: u128) -> Option<ReadRecord> {
         let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;

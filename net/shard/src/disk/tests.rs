@@ -13,6 +13,7 @@ use aspis_storage::disk::format::{Geometry, StoreId, TableEntry};
 use aspis_storage::disk::record::{Content, Facts, NewRecord, RecordKind, Tags};
 use aspis_storage::disk::volume::Refused;
 
+use super::writing::NotTaken;
 use super::*;
 
 /// Longer than anything here takes; a test that hangs fails instead.

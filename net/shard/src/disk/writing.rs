@@ -172,6 +172,12 @@ impl Disk {
         }
     }
 
+    /// Tells whether something waits that will be written under a hash.
+    pub(crate) fn is_in_line(&self, primary: u128, hash: u128) -> bool {
+        let Some(mounted) = self.mounted(primary) else { return false };
+        mounted.line.offers.borrow().iter().any(|offer| offer.concerns(hash))
+    }
+
     /// Sees to it that nothing comes back from disk that was stored under this hash so far: not now, and not after a restart. What says so
     /// on disk leaves with this turn.
     pub(crate) fn remove(&self, primary: u128, hash: u128) {

@@ -8,11 +8,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use aspis_cache::invalidation::{Rule, Wildcards};
-use aspis_config::{Raw, check};
+use aspis_config::{Raw, Settings, check};
 use aspis_runtime::bind;
 use aspis_telemetry::Counter;
 
-use crate::{Boot, Explanation, Invalidations, RuleBatch, Shards, start};
+use crate::{Boot, DiskBoot, Explanation, Invalidations, RuleBatch, Shards, start};
 
 /// Longer than anything here takes; a test that hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -91,6 +91,8 @@ pub(crate) struct Stage {
     shards: Option<Shards>,
     address: SocketAddr,
     counts: Counts,
+    origin: SocketAddr,
+    settings: Arc<Settings>,
 }
 
 impl Stage {
@@ -100,30 +102,30 @@ impl Stage {
         invalidations: Invalidations,
         script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static,
     ) -> Self {
+        Stage::with_disk(flags, invalidations, None, script)
+    }
+
+    /// The same with a store.
+    pub(crate) fn with_disk(
+        flags: &[(&str, &str)],
+        invalidations: Invalidations,
+        disk: Option<DiskBoot>,
+        script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static,
+    ) -> Self {
         let counts = Counts::default();
         let origin = serve(Arc::new(script), Arc::clone(&counts));
         let url = format!("http://{origin}");
         let raw: Raw = [("origin", url.as_str())].iter().chain(flags).copied().collect();
-        let first = bind::tcp((Ipv4Addr::LOCALHOST, 0).into(), true).expect("a loopback port is free");
-        let address = bind::local_address(&first).expect("a bound listener has an address");
-        let mut tcp = vec![first];
-        while tcp.len() < CORES {
-            tcp.push(bind::tcp(address, true).expect("the port is shared"));
-        }
-        let shards = start(Boot {
-            settings: Arc::new(check(&raw).expect("the flags are sound")),
-            tcp: vec![tcp],
-            unix: None,
-            memory: 64 << 20,
-            cores: vec![None; CORES],
-            origin_tls: None,
-            log: None,
-            invalidations,
-            disk: None,
-        });
-        let shards = shards.expect("the shards start");
-        shards.set_addresses(Arc::from([origin]));
-        Stage { shards: Some(shards), address, counts }
+        let settings = Arc::new(check(&raw).expect("the flags are sound"));
+        let (shards, address) = raise(&settings, origin, invalidations, disk);
+        Stage { shards: Some(shards), address, counts, origin, settings }
+    }
+
+    /// Ends the shards and starts others in their place.
+    pub(crate) fn restart(&mut self, invalidations: Invalidations, disk: Option<DiskBoot>) {
+        self.shards.take().expect("it is taken when it is dropped only").stop();
+        let (shards, address) = raise(&self.settings, self.origin, invalidations, disk);
+        (self.shards, self.address) = (Some(shards), address);
     }
 
     pub(crate) fn new(script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static) -> Self {
@@ -228,6 +230,35 @@ impl Stage {
     }
 }
 
+/// Starts shards; returns them and where they listen.
+fn raise(
+    settings: &Arc<Settings>,
+    origin: SocketAddr,
+    invalidations: Invalidations,
+    disk: Option<DiskBoot>,
+) -> (Shards, SocketAddr) {
+    let first = bind::tcp((Ipv4Addr::LOCALHOST, 0).into(), true).expect("a loopback port is free");
+    let address = bind::local_address(&first).expect("a bound listener has an address");
+    let mut tcp = vec![first];
+    while tcp.len() < CORES {
+        tcp.push(bind::tcp(address, true).expect("the port is shared"));
+    }
+    let shards = start(Boot {
+        settings: Arc::clone(settings),
+        tcp: vec![tcp],
+        unix: None,
+        memory: 64 << 20,
+        cores: vec![None; CORES],
+        origin_tls: None,
+        log: None,
+        invalidations,
+        disk,
+    });
+    let shards = shards.expect("the shards start");
+    shards.set_addresses(Arc::from([origin]));
+    (shards, address)
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Some(shards) = self.shards.take().filter(|_| !std::thread::panicking()) {
@@ -272,12 +303,17 @@ impl Viewer {
     }
 
     pub(crate) fn send(&mut self, method: &str, target: &str, fields: &str) -> Answer {
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n");
-        self.stream.write_all(request.as_bytes()).expect("the product reads");
+        self.ask(method, target, fields);
         self.answer()
     }
 
-    fn answer(&mut self) -> Answer {
+    /// Sends a request, and reads nothing yet.
+    pub(crate) fn ask(&mut self, method: &str, target: &str, fields: &str) {
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n");
+        self.stream.write_all(request.as_bytes()).expect("the product reads");
+    }
+
+    pub(crate) fn answer(&mut self) -> Answer {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {

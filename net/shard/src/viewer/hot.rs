@@ -43,7 +43,7 @@ enum Served {
 
 /// Where a core looks for stored responses: in its own tier, or among its replicas of other owners' ones.
 trait Shelf {
-    /// What is not found there is not stored at all.
+    /// What is not found there is not stored at all, but for the disk.
     fn is_owner(&self) -> bool;
     fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>>;
     fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str>;
@@ -344,7 +344,8 @@ impl Shard {
         }
         if let Action::Lookup { .. } = action {
             self.counters.add(Counter::LookupsNotFound, 1);
-            let event = if store.is_owner() { Event::NotFound } else { Event::NotHere };
+            let is_all = store.is_owner() && self.disk.is_none();
+            let event = if is_all { Event::NotFound } else { Event::NotHere };
             action = exchange.step(&self.behavior, event, now);
         }
         Found::Instead(action)

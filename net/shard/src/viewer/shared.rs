@@ -52,6 +52,7 @@ impl Work<'_> {
                 forward,
                 sheds: self.shard.sheds_elsewhere(self.shard.owner_of(key.0)),
                 has: self.stored(),
+                restores: 0,
             });
             let reply = loop {
                 match place.next().await {

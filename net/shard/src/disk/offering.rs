@@ -1,0 +1,254 @@
+//! What goes from memory to disk, and what must not come back from there.
+//!
+//! `storing.rs` tells what was stored, confirmed or found out of date, `alone.rs` what an unsafe request made of a URI, and the evictions of
+//! `shard.rs` what leaves memory; `writing.rs` has each offer append its records, one in a step. Invariants: what was replaced in memory, or
+//! forgotten, is not found on disk afterwards, whether or not what took its place is written; slices and a variant's marker come before the
+//! record that leads to them; parts are not written, nor what came from disk and lies there.
+
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use aspis_storage::disk::format::SLICE_LEN;
+use aspis_storage::disk::stored::{
+    head_record, is_large, marker_record, pieces, slice_count, slice_hash, slice_record, whole_record,
+};
+use aspis_storage::disk::volume::{Refused, Volume};
+use aspis_storage::response::{StoredResponse, VariantOf};
+
+use super::markers::Marker;
+use super::{Offer, Step};
+use crate::limits::{KEEP_WARM_INTERVAL, KEPT_WARM_PER_TURN};
+use crate::shard::Shard;
+use crate::storing::primary_of;
+
+/// Why a response is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It was taken into memory, in the place of one that was used or of none.
+    Stored { used_before: bool },
+    /// The origin confirmed it: what lies on disk has the same content, and is stale no later.
+    Freshened,
+    /// It leaves memory, and was used there.
+    Evicted,
+}
+
+impl Why {
+    fn used_before(self) -> bool {
+        self != Why::Stored { used_before: false }
+    }
+
+    /// Whether what lies on disk before may stay if this is not written. Nothing does of what was stored in the place of another.
+    fn spares_older(self) -> bool {
+        matches!(self, Why::Freshened | Why::Evicted)
+    }
+}
+
+/// A walk through memory for what the disk should know.
+#[derive(Default)]
+pub(super) struct Walk {
+    is_on: Cell<bool>,
+    /// The next begins no sooner, in the ring's milliseconds.
+    next_at: Cell<u64>,
+}
+
+/// A stored response on its way to disk.
+struct StoredOffer {
+    shard: Weak<Shard>,
+    stored: Arc<StoredResponse>,
+    primary: u128,
+    why: Why,
+    len: u64,
+    /// The slices that were written, and under which number.
+    slices: Option<(u64, u64)>,
+}
+
+impl Offer for StoredOffer {
+    fn primary(&self) -> u128 {
+        self.primary
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn concerns(&self, hash: u128) -> bool {
+        hash == self.stored.hash || hash == self.primary
+    }
+
+    fn step(&mut self, volume: &mut Volume, now: u32) -> Result<Step, Refused> {
+        let stored = &*self.stored;
+        let len = stored.body.published();
+        if is_large(len) {
+            let (write_id, written) = match self.slices {
+                Some(slices) => slices,
+                None => first_slice(stored, volume),
+            };
+            if written < slice_count(len) {
+                let start = written * SLICE_LEN;
+                let end = len.min(start + SLICE_LEN);
+                let body = pieces(&stored.body, start..end);
+                // A body has fewer slices than 2^32: it would be 4 PiB.
+                let number = u32::try_from(written).map_err(|_| Refused::TooLarge)?;
+                volume.append(&slice_record(stored, (write_id, number), &body, now), now)?;
+                self.slices = Some((write_id, written + 1));
+                return Ok(Step::More(end - start));
+            }
+            stored.body.set_write_id(write_id);
+            self.slices = Some((write_id, written));
+        }
+        if let (Some(variant), Some(shard)) = (&stored.variant, self.shard.upgrade()) {
+            mark(&shard, stored, variant, volume, now)?;
+        }
+        match self.slices {
+            Some((write_id, _)) => volume.append(&head_record(stored, write_id, now), now)?,
+            None => volume.append(&whole_record(stored, &pieces(&stored.body, 0..len), now), now)?,
+        };
+        Ok(Step::Done(len))
+    }
+
+    fn give_up(&mut self) {
+        self.stored.set_on_disk(false);
+        if let (false, Some(shard)) = (self.why.spares_older(), self.shard.upgrade()) {
+            shard.forget_on_disk(&self.stored);
+        }
+    }
+}
+
+/// Where writing the slices of a body begins: behind the last if all are there from an earlier time.
+fn first_slice(stored: &StoredResponse, volume: &Volume) -> (u64, u64) {
+    let count = slice_count(stored.body.published());
+    let is_there = |write_id, number: u64| {
+        let number = u32::try_from(number).ok();
+        number.is_some_and(|number| volume.find(slice_hash(stored.hash, write_id, number)).is_some())
+    };
+    match stored.body.write_id() {
+        Some(write_id) if (0..count).all(|number| is_there(write_id, number)) => (write_id, count),
+        _ => (volume.next_lsn(), 0),
+    }
+}
+
+/// Writes the marker with which a variant counts, unless it is there.
+fn mark(
+    shard: &Shard,
+    stored: &StoredResponse,
+    variant: &VariantOf,
+    volume: &mut Volume,
+    now: u32,
+) -> Result<(), Refused> {
+    let key = &stored.key[..variant.primary_len];
+    let mut markers = shard.restores.markers.borrow_mut();
+    let known = markers.find(variant.primary, key).filter(|marker| marker.names == variant.names);
+    let valid_from = match known {
+        Some(_) if volume.find(variant.primary).is_some() => return Ok(()),
+        Some(marker) => marker.valid_from,
+        // Nothing is known of what was written before: it does not count.
+        None => volume.next_lsn(),
+    };
+    volume.append(&marker_record(stored, variant, valid_from, now), now)?;
+    markers.note(variant.primary, Marker { key: key.into(), names: variant.names.clone(), valid_from });
+    Ok(())
+}
+
+impl Shard {
+    /// Offers what was just taken into memory to the disk. What is not written ends what was there before.
+    pub(crate) fn offer(&self, stored: &Arc<StoredResponse>, why: Why) {
+        if self.disk.is_none() || stored.meta.part.is_some() {
+            return;
+        }
+        let primary = primary_of(stored);
+        self.restores.outdate(stored.hash);
+        if stored.variant.is_none() {
+            self.restores.markers.borrow_mut().forget(primary);
+        }
+        if !stored.is_on_disk() {
+            self.offer_to_disk(Arc::clone(stored), primary, why);
+        }
+    }
+
+    fn offer_to_disk(&self, stored: Arc<StoredResponse>, primary: u128, why: Why) {
+        let Some(disk) = &self.disk else { return };
+        stored.set_on_disk(true);
+        let shard = Rc::downgrade(&self.handle());
+        // With its slices there, most likely, a large one is a head.
+        let has_slices = stored.body.write_id().is_some();
+        let len = stored.charged_len() - if has_slices { stored.body.charged_len() } else { 0 };
+        let offer = StoredOffer { shard, stored, primary, why, len, slices: None };
+        // It is told where it is not taken.
+        let _ = disk.offer(Box::new(offer), why.used_before());
+    }
+
+    /// Takes care that a response does not come back from disk, nor what it took the place of.
+    pub(crate) fn forget_on_disk(&self, stored: &StoredResponse) {
+        let Some(disk) = self.disk.as_ref().filter(|_| stored.meta.part.is_none()) else { return };
+        let primary = primary_of(stored);
+        self.restores.outdate(stored.hash);
+        disk.remove(primary, stored.hash);
+        let is_marked = |variant: &VariantOf| {
+            let markers = self.restores.markers.borrow();
+            let marker = markers.find(primary, &stored.key[..variant.primary_len]);
+            marker.is_some_and(|marker| marker.names == variant.names)
+        };
+        if stored.variant.as_ref().is_some_and(|variant| !is_marked(variant)) {
+            self.forget_uri_on_disk(primary);
+        }
+    }
+
+    /// The same for all that is stored under a primary key: without its marker no variant counts.
+    pub(crate) fn forget_uri_on_disk(&self, primary: u128) {
+        if let Some(disk) = &self.disk {
+            self.restores.outdate(primary);
+            self.restores.markers.borrow_mut().forget(primary);
+            disk.remove(primary, primary);
+        }
+    }
+
+    /// Offers what memory let go of.
+    pub(crate) fn offer_evicted(&self) {
+        if self.disk.is_none() {
+            return;
+        }
+        let evicted = self.store.borrow_mut().take_evicted();
+        for stored in evicted.into_iter().filter(|stored| self.holds(stored)) {
+            let primary = primary_of(&stored);
+            self.offer_to_disk(stored, primary, Why::Evicted);
+        }
+    }
+
+    /// Begins to look through memory for what the disk should know, unless that is under way or was done lately. From the timer.
+    pub(crate) fn tend_disk(&self) {
+        let (now, walk) = (self.ring.now_millis(), &self.restores.walk);
+        if self.disk.is_some() && !walk.is_on.get() && now >= walk.next_at.get() {
+            walk.is_on.set(true);
+            walk.next_at.set(now + KEEP_WARM_INTERVAL.as_millis() as u64);
+        }
+    }
+
+    /// Goes on with that, a bounded number of responses in a turn; true while there is more to do.
+    ///
+    /// What is used in memory is never read from disk, so nothing else tells its segment's reclaim that it is to stay. And what was not
+    /// taken when it was stored, but was used since, would be lost with the process.
+    pub(crate) fn keep_warm(&self) -> bool {
+        let walk = &self.restores.walk;
+        let Some(disk) = self.disk.as_ref().filter(|_| walk.is_on.get()) else { return false };
+        let mut unwritten = Vec::new();
+        let is_through = self.store.borrow_mut().walk(KEPT_WARM_PER_TURN, &mut |stored| {
+            if !stored.was_used() || stored.meta.part.is_some() {
+                return;
+            }
+            let primary = primary_of(stored);
+            // What waits in line is not there yet.
+            let is_safe = disk.used(primary, stored.hash)
+                || stored.is_on_disk() && disk.is_in_line(primary, stored.hash);
+            if !is_safe {
+                unwritten.push(Arc::clone(stored));
+            }
+        });
+        for stored in unwritten {
+            let primary = primary_of(&stored);
+            self.offer_to_disk(stored, primary, Why::Evicted);
+        }
+        walk.is_on.set(!is_through);
+        !is_through
+    }
+}

@@ -1,0 +1,468 @@
+//! Bringing back what is on disk, at the owner of its key: before anybody fetches it, once for all who ask.
+//!
+//! `owner.rs` comes here with who found nothing in memory. While the record is read all who ask for the same key wait; then each is served
+//! anew, from memory, from a fill that reads slices, or by a fetch as if there were no disk. What the record says decides:
+//!
+//! ```text
+//! marker ───────▶ by what the URI varies is known: the variant is looked for
+//! whole ────────▶ into memory
+//! head ─┬ stale ▶ all slices, into memory: the origin is asked whether it is still good
+//!       └ fresh ▶ a fill for who wants all of it, and one for each range that is less than half: nothing else is read
+//! nothing, damaged, another's, purged, or memory is short ▶ as if it had never been there
+//! ```
+//! Invariants: one read at a time for a key (C-1); what comes back is held against all rules that are newer than it (I-22, I-25), and against
+//! its marker; what was taken from the disk's index while it was read is not used; nothing on disk takes the place of something in memory.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aspis_cache::conditional::{Validators, range_applies};
+use aspis_cache::invalidation::{Subject, Verdict};
+use aspis_cache::key;
+use aspis_cache::range::{self, ByteRange, Selection};
+use aspis_cache::reuse::Reuse;
+use aspis_cache::stored::{Part, StoredMeta};
+use aspis_exchange::Collapsing;
+use aspis_exchange::collapse::{Asked, FlightId, Outcome, Shared, Wants};
+use aspis_exchange::response_head::{part_head, stored_fields};
+use aspis_runtime::weight::Weight;
+use aspis_storage::budget::Budget;
+use aspis_storage::disk::format::SLICE_LEN;
+use aspis_storage::disk::record::{Content, Front};
+use aspis_storage::disk::stored::{is_large, parts};
+use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
+use aspis_storage::response::{Parts, StoredResponse};
+use aspis_telemetry::Counter;
+use aspis_wire::request::{RequestHead, parse_request};
+use aspis_wire::{Field, FieldSlots, Method};
+
+use super::ReadRecord;
+use super::markers::{Marker, Markers};
+use super::offering::Walk;
+use super::slices::{Slices, SlicesOf};
+use crate::asking::{Ask, Reply, Waiter};
+use crate::fill::{self, Fill};
+use crate::limits::{FILL_RECEIVE_LEN, MARKERS_MAX, RESTORES_PER_ASK, WAITERS_MAX};
+use crate::owner::{Arrived, range_key};
+use crate::resume::Retry;
+use crate::shard::Shard;
+
+/// What comes from disk for the keys of this core.
+pub(crate) struct Restores {
+    /// By the hash of what is read.
+    under_way: RefCell<HashMap<u128, Restore>>,
+    waiting: Cell<usize>,
+    pub(crate) markers: RefCell<Markers>,
+    pub(super) walk: Walk,
+}
+
+struct Restore {
+    key: Box<[u8]>,
+    waiting: Vec<Waits>,
+    /// What is read was taken from the disk's index, or replaced there, since the read began.
+    is_outdated: bool,
+}
+
+/// One who waits for a read.
+struct Waits {
+    ask: Ask,
+    waiter: Waiter,
+    _weight: Weight,
+}
+
+/// What is read next: the record under the selected key, or the marker that says which of the URI's variants count.
+struct Target {
+    /// The hash of the primary key.
+    primary: u128,
+    hash: u128,
+    key: Box<[u8]>,
+}
+
+/// What a record turned out to be.
+enum Restored {
+    /// By what the URI varies is known now.
+    Marker,
+    /// It is in memory.
+    Stored,
+    /// Its content lies in slices that nobody has read yet.
+    Large(Box<Large>),
+}
+
+/// A fresh response whose content lies in slices.
+struct Large {
+    head: Box<[u8]>,
+    meta: StoredMeta,
+    invalidation: u64,
+    tags: Box<[u64]>,
+    variant: Option<aspis_storage::response::VariantOf>,
+    slices: SlicesOf,
+}
+
+impl Restores {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+        Restores {
+            under_way: RefCell::default(),
+            waiting: Cell::new(0),
+            markers: RefCell::new(Markers::new(MARKERS_MAX, budget)),
+            walk: Walk::default(),
+        }
+    }
+
+    /// What lies on disk under a hash is of no use any more, be it that it is read just now.
+    pub(crate) fn outdate(&self, hash: u128) {
+        if let Some(restore) = self.under_way.borrow_mut().get_mut(&hash) {
+            restore.is_outdated = true;
+        }
+    }
+
+    fn is_outdated(&self, hash: u128) -> bool {
+        self.under_way.borrow().get(&hash).is_some_and(|restore| restore.is_outdated)
+    }
+}
+
+impl Shard {
+    /// Tells whether something seems to lie on disk under a hash; memory alone is asked.
+    pub(crate) fn has_on_disk(&self, primary: u128, hash: u128) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.may_hold(primary, hash))
+    }
+
+    /// Tells whether one who found nothing in memory is to wait for the disk: whether something of use may be there.
+    ///
+    /// `selected` and its hash are what the request selects as far as that is known.
+    pub(crate) fn may_be_on_disk(
+        &self,
+        ask: &Ask,
+        request: &RequestHead<'_, '_>,
+        selected: (u128, &[u8]),
+    ) -> bool {
+        if self.disk.is_none()
+            || ask.restores >= RESTORES_PER_ASK
+            || self.restores.waiting.get() >= WAITERS_MAX
+            || ask.has.as_ref().is_some_and(|has| !asks_for_more(has, request))
+        {
+            return false;
+        }
+        let target = self.target(&ask.key, selected);
+        let stranger = |restore: &Restore| restore.key != target.key;
+        !self.restores.under_way.borrow().get(&target.hash).is_some_and(stranger)
+            && self.has_on_disk(target.primary, target.hash)
+    }
+
+    /// Reads what may be on disk for one who asks; he waits with others for it.
+    pub(crate) fn restore(&self, ask: Ask, waiter: Waiter, selected: (u128, &[u8])) {
+        let target = self.target(&ask.key, selected);
+        let weight = self.account.requests.weigh(ask.head.len() + ask.key.1.len() + size_of::<Waits>());
+        let waits = Waits { ask, waiter, _weight: weight };
+        self.restores.waiting.set(self.restores.waiting.get() + 1);
+        let mut under_way = self.restores.under_way.borrow_mut();
+        if let Some(restore) = under_way.get_mut(&target.hash) {
+            return restore.waiting.push(waits);
+        }
+        under_way.insert(
+            target.hash,
+            Restore { key: target.key.clone(), waiting: vec![waits], is_outdated: false },
+        );
+        self.ring.spawn(run(self.handle(), target));
+    }
+
+    /// A variant is of use only with its marker, which is read first if it is not known.
+    fn target(&self, (primary, key): &(u128, Box<[u8]>), (hash, selected): (u128, &[u8])) -> Target {
+        let is_known = hash == *primary || self.restores.markers.borrow().find(*primary, key).is_some();
+        let (hash, key) = if is_known { (hash, selected) } else { (*primary, &**key) };
+        Target { primary: *primary, hash, key: key.into() }
+    }
+
+    /// Tells whether a variant on disk counts, as far as is known now.
+    fn counts_on_disk(&self, front: &Front<'_>, primary: u128) -> bool {
+        let (Content::Whole(facts) | Content::Head { facts, .. }) = &front.content else { return false };
+        facts.variant.is_none_or(|variant| {
+            let markers = self.restores.markers.borrow();
+            let marker = front.key.get(..variant.primary_len).and_then(|key| markers.find(primary, key));
+            marker.is_some_and(|marker| marker.covers(variant.names, front.lsn))
+        })
+    }
+
+    /// Takes what came from disk into memory. What a rule took, or something in memory is in place of, is gone.
+    fn take_back(&self, stored: &Arc<StoredResponse>) -> bool {
+        stored.set_on_disk(true);
+        let is_taken = self.is_wanted(stored) && self.store.borrow_mut().insert(Arc::clone(stored)).is_ok();
+        if !is_taken {
+            stored.mark_gone();
+        }
+        is_taken
+    }
+}
+
+/// Whether a request that has seen this wants more than it: the whole of a part, or another range.
+fn asks_for_more(has: &StoredResponse, request: &RequestHead<'_, '_>) -> bool {
+    let Some(part) = has.meta.part.filter(|_| has.is_live()) else { return !has.is_live() };
+    let wanted = range::span(request.fields, part.total);
+    wanted.start < part.start || wanted.end > part.start + has.body.published()
+}
+
+/// Reads a record and serves all who waited for it.
+async fn run(shard: Rc<Shard>, target: Target) {
+    let restored = read(&shard, &target).await;
+    // Only a marker leads to something else on disk.
+    let restores = if matches!(restored, Some(Restored::Marker)) { 1 } else { RESTORES_PER_ASK };
+    match &restored {
+        Some(Restored::Marker) => {}
+        Some(Restored::Stored | Restored::Large(_)) => shard.counters.add(Counter::DiskHits, 1),
+        None => shard.counters.add(Counter::DiskMisses, 1),
+    }
+    let restore = shard.restores.under_way.borrow_mut().remove(&target.hash);
+    let waiting = restore.map_or_else(Vec::new, |restore| restore.waiting);
+    shard.restores.waiting.set(shard.restores.waiting.get() - waiting.len());
+    let fills = match &restored {
+        Some(Restored::Large(large)) => large.fills(&shard, &waiting),
+        _ => Vec::new(),
+    };
+    for Waits { ask, waiter, .. } in waiting {
+        shard.asked(Ask { restores: ask.restores + restores, ..ask }, waiter);
+    }
+    // Who waited reads them now; one without readers ends at once.
+    fills.into_iter().for_each(Fill::start);
+}
+
+/// Reads the record; `None` if there is nothing of use.
+async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
+    let disk = shard.disk.as_ref()?;
+    let record = disk.read(target.primary, target.hash).await?;
+    if shard.restores.is_outdated(target.hash) {
+        return None;
+    }
+    let front = record.record().front;
+    if *front.key != *target.key {
+        shard.counters.add(Counter::DiskStrangers, 1);
+        return None;
+    }
+    match front.content {
+        Content::Marker { names, valid_from } if target.hash == target.primary => {
+            let marker = Marker { key: target.key.clone(), names: names.into(), valid_from };
+            shard.restores.markers.borrow_mut().note(target.primary, marker);
+            Some(Restored::Marker)
+        }
+        Content::Whole(_) if shard.counts_on_disk(&front, target.primary) => {
+            let body = copied(shard, record.record().body())?;
+            taken_back(shard, &front, target, &body)
+        }
+        Content::Head { total, write_id, .. }
+            if is_large(total) && shard.counts_on_disk(&front, target.primary) =>
+        {
+            let slices = SlicesOf {
+                primary: target.primary,
+                hash: target.hash,
+                key: target.key.clone(),
+                write_id,
+                total,
+            };
+            large(shard, &record, target, slices).await
+        }
+        _ => None,
+    }
+}
+
+/// A body of these bytes in the arena; `None` without memory.
+fn copied(shard: &Shard, bytes: &[u8]) -> Option<Arc<Body>> {
+    let mut writer = Body::writer(&shard.arena, Some(bytes.len() as u64));
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let mut tail = shard.reserve_tail(&mut writer, rest.len())?;
+        let room: &mut [u8] = tail.as_mut();
+        let count = room.len().min(rest.len());
+        room[..count].copy_from_slice(&rest[..count]);
+        writer.publish(tail, count);
+        rest = &rest[count..];
+    }
+    let body = Arc::clone(writer.body());
+    (writer.complete() == BodyState::Complete).then_some(body)
+}
+
+fn taken_back(shard: &Shard, front: &Front<'_>, target: &Target, body: &Arc<Body>) -> Option<Restored> {
+    let parts = parts(front, target.primary, (target.hash, &target.key), body)?;
+    let stored = shard.stored_response(parts)?;
+    shard.take_back(&stored).then_some(Restored::Stored)
+}
+
+/// What becomes of a head: a fresh one waits for who wants what of it.
+async fn large(shard: &Rc<Shard>, record: &ReadRecord, target: &Target, of: SlicesOf) -> Option<Restored> {
+    let front = record.record().front;
+    let writer = Body::writer(&shard.arena, Some(of.total));
+    let Parts { head, meta, invalidation, tags, variant, .. } =
+        parts(&front, target.primary, (target.hash, &target.key), writer.body())?;
+    let whole = ByteRange { start: 0, end: of.total };
+    let verdict = shard.rules.judge(&Subject { key: &target.key, tags: &tags }, invalidation);
+    if verdict == Verdict::Gone {
+        return None;
+    }
+    if verdict == Verdict::Untouched && is_fresh(&meta, shard) {
+        return Some(Restored::Large(Box::new(Large {
+            head,
+            meta,
+            invalidation,
+            tags,
+            variant,
+            slices: of,
+        })));
+    }
+    // It may be validated: then all of it is needed at once, and must be there.
+    if !of.may_be_there(shard, whole) || !shard.store.borrow().could_hold(of.total) {
+        return None;
+    }
+    let body = all_of(shard, writer, Slices::new(shard, of.clone(), whole)).await?;
+    body.set_write_id(of.write_id);
+    if shard.restores.is_outdated(target.hash) || !shard.counts_on_disk(&front, target.primary) {
+        return None;
+    }
+    taken_back(shard, &front, target, &body)
+}
+
+fn is_fresh(meta: &StoredMeta, shard: &Shard) -> bool {
+    matches!(aspis_cache::reuse::reuse(meta, shard.now().wall), Reuse::Fresh { .. })
+}
+
+/// Reads all slices into a body; `None` if one is missing, or memory is short.
+async fn all_of(shard: &Shard, mut writer: BodyWriter, mut slices: Slices) -> Option<Arc<Body>> {
+    while !slices.is_whole() {
+        let tail = shard.reserve_tail(&mut writer, FILL_RECEIVE_LEN as usize)?;
+        let (read, tail) = slices.read(tail).await;
+        writer.publish(tail, read.ok()?);
+    }
+    let body = Arc::clone(writer.body());
+    (writer.complete() == BodyState::Complete).then_some(body)
+}
+
+impl Large {
+    /// Prepares what those who wait will read: the whole, or ranges of it.
+    fn fills(&self, shard: &Rc<Shard>, waiting: &[Waits]) -> Vec<Fill> {
+        let mut fills = Vec::new();
+        for Waits { ask, .. } in waiting {
+            let mut slots = FieldSlots::new();
+            let Ok(Some(request)) = parse_request(&ask.head, &mut slots, &shard.head_limits) else {
+                continue;
+            };
+            let range = self.part_for(&request);
+            let fill = match range {
+                Some(range) => self.part(shard, &request, range),
+                // A running fill of the whole is too far from it, and another is none for it.
+                None if ask.forward.collapsing == Collapsing::Apart => None,
+                None => self.whole(shard, ask),
+            };
+            fills.extend(fill);
+        }
+        fills
+    }
+
+    /// The bytes that are read for a request of a range that is clearly less than the whole: the slices that it touches.
+    fn part_for(&self, request: &RequestHead<'_, '_>) -> Option<ByteRange> {
+        let total = self.slices.total;
+        let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
+        let validators = Validators::of(&fields, self.meta.generated_at);
+        let conditional = ["if-none-match", "if-modified-since", "cache-control"];
+        let is_plain =
+            request.method == Method::Get && conditional.iter().all(|name| request.field(name).is_none());
+        // Parts are kept for URIs that do not vary.
+        if !is_plain
+            || self.variant.is_some()
+            || self.meta.status != 200
+            || !range_applies(request.fields, &validators)
+        {
+            return None;
+        }
+        let Selection::Parts(ranges) = range::select(request.fields, total) else { return None };
+        let [wanted] = ranges.as_slice() else { return None };
+        let start = wanted.start / SLICE_LEN * SLICE_LEN;
+        let end = wanted.end.next_multiple_of(SLICE_LEN).min(total);
+        (wanted.len() < total / 2).then_some(ByteRange { start, end })
+    }
+
+    /// A fill of the whole, unless one runs.
+    fn whole(&self, shard: &Rc<Shard>, ask: &Ask) -> Option<Fill> {
+        let range = ByteRange { start: 0, end: self.slices.total };
+        let writer = Body::writer(&shard.arena, Some(range.len()));
+        writer.body().set_write_id(self.slices.write_id);
+        let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
+        let retry = Retry::new(ask.head.clone(), ask.facts).of(self.meta.status, &fields, Some(range.len()));
+        // Without the origin's help all of it must be there.
+        if retry.is_none() && !self.slices.may_be_there(shard, range) {
+            return None;
+        }
+        let parts = Parts {
+            hash: self.slices.hash,
+            key: self.slices.key.clone(),
+            head: self.head.clone(),
+            meta: self.meta,
+            body: Arc::clone(writer.body()),
+            invalidation: self.invalidation,
+            tags: self.tags.clone(),
+            variant: self.variant.clone(),
+        };
+        let asked = self.asked(self.slices.hash, &self.slices.key);
+        self.fill(shard, asked, (parts, writer, retry), range)
+    }
+
+    /// A fill of a part, which is kept as one that the origin sent, unless one runs for the same range (R-3, C-10).
+    fn part(&self, shard: &Rc<Shard>, request: &RequestHead<'_, '_>, range: ByteRange) -> Option<Fill> {
+        if !self.slices.may_be_there(shard, range) {
+            return None;
+        }
+        let key = range_key(&self.slices.key, request)?;
+        let writer = Body::writer(&shard.arena, Some(range.len()));
+        let part_key = [&*self.slices.key, key::PART_SUFFIX].concat();
+        let parts = Parts {
+            hash: key::hash(&part_key),
+            key: part_key.into(),
+            head: part_head(&self.head).into(),
+            meta: StoredMeta {
+                status: 206,
+                part: Some(Part { start: range.start, total: self.slices.total }),
+                ..self.meta
+            },
+            body: Arc::clone(writer.body()),
+            invalidation: self.invalidation,
+            tags: self.tags.clone(),
+            variant: None,
+        };
+        self.fill(shard, self.asked(key::hash(&key), &key), (parts, writer, None), range)
+    }
+
+    fn asked<'k>(&self, selected: u128, key: &'k [u8]) -> Asked<'k> {
+        Asked { primary: self.slices.primary, selected, key, wants: Wants::LeadOrFollow }
+    }
+
+    /// Begins a flight that those who ask from now on attach to.
+    fn fill(
+        &self,
+        shard: &Rc<Shard>,
+        asked: Asked<'_>,
+        (parts, writer, retry): (Parts, BodyWriter, Option<Retry>),
+        range: ByteRange,
+    ) -> Option<Fill> {
+        let id = shard.owner.collapse.borrow_mut().begin(asked)?;
+        shard.owner.collapse.borrow_mut().sent(id, self.invalidation);
+        let slices = Slices::new(shard, self.slices.clone(), range);
+        let fill = fill::restored(shard, parts, writer, slices, (id, retry));
+        // A rule may have come since it was written.
+        match fill.filter(|fill| shard.holds(&fill.stored)) {
+            Some(fill) => {
+                self.settle(shard, id, &fill);
+                Some(fill)
+            }
+            None => {
+                shard.land(id);
+                None
+            }
+        }
+    }
+
+    fn settle(&self, shard: &Shard, id: FlightId, fill: &Fill) {
+        let names = self.variant.as_ref().map_or_else(Box::default, |variant| variant.names.clone());
+        let (stored, view) = (Arc::clone(&fill.stored), Rc::clone(&fill.view));
+        let arrived = Arrived { stored, fill: Some(view), validated: false, restored: true };
+        // Nobody waits for this flight.
+        shard
+            .settle(id, Outcome::Kept { names, shared: Shared::WithAll }, Some(arrived), |_, _| Reply::Alone);
+    }
+}

@@ -1,0 +1,446 @@
+//! What comes back from disk, tried out with whole shards and files: after a restart, after an eviction, and what must not come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aspis_cache::invalidation::Rule;
+use aspis_telemetry::Counter;
+
+use super::store::Store;
+use crate::rules::stage::{Reply, Stage, Viewer, rule, soft};
+use crate::{Invalidations, RuleBatch, Why};
+
+const LARGE_LEN: usize = 5 << 20;
+
+/// Content in which every place can be told from every other.
+fn pattern(len: usize) -> String {
+    (0..len / 8).map(|at| format!("{at:08}")).collect()
+}
+
+/// Answers with a version of the target that is fresh for an hour and has a validator.
+fn version(reply: &mut Reply<'_>) {
+    let body = format!("v{}", reply.before + 1);
+    let fields = format!("Cache-Control: max-age=3600\r\nETag: \"{}\"\r\n", reply.before + 1);
+    reply.answer("200 OK", &fields, &body);
+}
+
+fn stage(store: &Store, script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static) -> Stage {
+    Stage::with_disk(&[], Invalidations::default(), Some(store.boot()), script)
+}
+
+/// The rules that were accepted so far, for shards that start anew.
+fn rules(number: u64, rules: Vec<Rule>) -> Invalidations {
+    Invalidations {
+        rules: vec![RuleBatch { number, rules }],
+        first_number: number,
+        ..Invalidations::default()
+    }
+}
+
+/// Waits until all that was stored is on disk, then starts anew.
+fn restart(stage: &mut Stage, store: &Store, invalidations: Invalidations) {
+    store.settle(stage);
+    stage.restart(invalidations, Some(store.boot()));
+    store.wait_recovered(stage);
+}
+
+/// The answer is a hit from disk: nobody fetched, and nothing says that somebody did.
+#[track_caller]
+fn expect_hit(viewer: &mut Viewer, target: &str, fields: &str, body: &str) {
+    let answer = viewer.send("GET", target, fields);
+    // Bodies are long.
+    assert!(answer.body == body && answer.result() == "hit", "{target}: {}", answer.head);
+}
+
+#[test]
+fn what_was_stored_is_there_after_a_restart() {
+    let store = Store::new();
+    let mut stage = stage(&store, version);
+    let targets: Vec<String> = (0..20).map(|number| format!("/{number}")).collect();
+    for target in &targets {
+        assert_eq!(stage.viewer().get(target).body, "v1");
+    }
+    restart(&mut stage, &store, Invalidations::default());
+    for target in &targets {
+        let explained = stage.explain(target);
+        assert!(explained.on_disk && explained.why == Why::OnDisk, "{explained:?}");
+        for mut viewer in stage.viewers() {
+            expect_hit(&mut viewer, target, "", "v1");
+        }
+        assert!(matches!(stage.explain(target).why, Why::Fresh { .. }));
+        assert_eq!(stage.count(target), 1);
+    }
+    assert_eq!((stage.sum(Counter::DiskHits), stage.sum(Counter::DiskMisses)), (20, 0));
+    assert_eq!(stage.viewer().get("/never").result(), "miss");
+}
+
+#[test]
+fn what_was_evicted_comes_back() {
+    let store = Store::new();
+    let content = pattern(1 << 20);
+    let stage = stage(&store, move |reply| {
+        reply.answer("200 OK", "Cache-Control: max-age=3600\r\n", &content);
+    });
+    let targets: Vec<String> = (0..100).map(|number| format!("/{number}")).collect();
+    let mut viewer = stage.viewer();
+    for target in &targets {
+        viewer.get(target);
+        // What waits to be written gives way first when memory is short.
+        for _ in 0..100 {
+            if stage.explain(target).on_disk {
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+    assert!(stage.sum(Counter::CacheEvicted) > 20);
+    let expected = pattern(1 << 20);
+    for target in &targets {
+        assert!(viewer.get(target).body == expected);
+    }
+    let fetches: usize = targets.iter().map(|target| stage.count(target)).sum();
+    assert!(stage.sum(Counter::DiskHits) > 30 && fetches < 150, "{fetches}");
+}
+
+/// C-1: all who ask while it is read get it, and the disk is asked once.
+#[test]
+fn a_cold_key_is_read_once_for_all() {
+    let store = Store::new();
+    let mut stage = stage(&store, version);
+    stage.viewer().get("/a");
+    restart(&mut stage, &store, Invalidations::default());
+    let answers: Vec<_> = (0..100).map(|_| stage.ask("/a")).collect();
+    for answer in answers {
+        let answer = answer.recv().unwrap();
+        assert_eq!((answer.body.as_str(), answer.result()), ("v1", "hit"));
+    }
+    assert_eq!((stage.count("/a"), stage.sum(Counter::DiskHits)), (1, 1));
+}
+
+/// RFC 9111 §4.1, after a restart: each request gets the variant that it selects, and one that is not there is fetched.
+#[test]
+fn variants_come_back_with_their_marker() {
+    let store = Store::new();
+    let mut stage = stage(&store, |reply| {
+        let language = if reply.head.contains("accept-language: de") { "de" } else { "en" };
+        reply.answer("200 OK", "Cache-Control: max-age=3600\r\nVary: Accept-Language\r\n", language);
+    });
+    let mut viewer = stage.viewer();
+    for language in ["de", "en"] {
+        let fields = format!("Accept-Language: {language}\r\n");
+        assert_eq!(viewer.send("GET", "/a", &fields).body, language);
+    }
+    restart(&mut stage, &store, Invalidations::default());
+    let mut viewer = stage.viewer();
+    for language in ["en", "de", "de"] {
+        expect_hit(&mut viewer, "/a", &format!("Accept-Language: {language}\r\n"), language);
+    }
+    assert_eq!(stage.count("/a"), 2);
+    assert_eq!(viewer.send("GET", "/a", "Accept-Language: fr\r\n").result(), "miss");
+    assert_eq!(stage.explain("/a").varies_by, "accept-language");
+    // The new variant stands beside the others, which still count.
+    restart(&mut stage, &store, Invalidations::default());
+    let mut viewer = stage.viewer();
+    for (language, body) in [("de", "de"), ("fr", "en"), ("en", "en")] {
+        expect_hit(&mut viewer, "/a", &format!("Accept-Language: {language}\r\n"), body);
+    }
+    assert_eq!(stage.count("/a"), 3);
+}
+
+/// RFC 9111 §4.4: what an unsafe request made out of date does not come back, variants neither, whatever is stored afterwards.
+#[test]
+fn what_an_unsafe_request_ended_stays_ended() {
+    for varies in ["", "Vary: Accept-Language\r\n"] {
+        let store = Store::new();
+        let mut stage = stage(&store, move |reply| {
+            let body = format!("v{}", reply.before + 1);
+            reply.answer("200 OK", &format!("Cache-Control: max-age=3600\r\n{varies}"), &body);
+        });
+        let mut viewer = stage.viewer();
+        for language in ["de", "en"] {
+            viewer.send("GET", "/a", &format!("Accept-Language: {language}\r\n"));
+        }
+        store.settle(&stage);
+        let answer = viewer.send("POST", "/a", "Content-Length: 0\r\n");
+        assert_eq!(answer.status, 200);
+        restart(&mut stage, &store, Invalidations::default());
+        let before = stage.count("/a");
+        let mut viewer = stage.viewer();
+        let answer = viewer.send("GET", "/a", "Accept-Language: de\r\n");
+        assert_eq!((answer.result(), stage.count("/a")), ("miss", before + 1));
+        // A new variant brings a marker again, under which the old ones do not count; nor after another restart.
+        for _ in 0..2 {
+            if !varies.is_empty() {
+                store.settle(&stage);
+                let english = viewer.send("GET", "/b", "Accept-Language: en\r\n");
+                assert!(english.status == 200);
+            }
+            restart(&mut stage, &store, Invalidations::default());
+            viewer = stage.viewer();
+        }
+        expect_hit(&mut viewer, "/a", "Accept-Language: de\r\n", &format!("v{}", before + 1));
+        if !varies.is_empty() {
+            assert_eq!(viewer.send("GET", "/a", "Accept-Language: en\r\n").result(), "miss");
+        }
+    }
+}
+
+/// RFC 9111 §4.3: what is stale on disk is validated with its validator, and what the origin confirmed is fresh after a restart.
+#[test]
+fn what_is_stale_on_disk_is_validated() {
+    let store = Store::new();
+    let mut stage = stage(&store, |reply| {
+        if reply.has("if-none-match") {
+            reply.answer("304 Not Modified", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", "");
+        } else {
+            reply.answer("200 OK", "Cache-Control: max-age=0\r\nETag: \"a\"\r\n", "body");
+        }
+    });
+    stage.viewer().get("/a");
+    restart(&mut stage, &store, Invalidations::default());
+    let answer = stage.viewer().get("/a");
+    assert_eq!((answer.body.as_str(), answer.result(), stage.count("/a")), ("body", "refreshhit", 2));
+    restart(&mut stage, &store, Invalidations::default());
+    expect_hit(&mut stage.viewer(), "/a", "", "body");
+    assert_eq!(stage.count("/a"), 2);
+}
+
+/// I-22, I-25: rules by path, prefix and tag hold for what lies on disk, whether they come before it is read or while nothing runs.
+#[test]
+fn rules_hold_for_what_lies_on_disk() {
+    let tag = Rule::tag("T", None, false).unwrap();
+    for (purge, concerned) in [(rule("/a"), true), (rule("/*"), true), (tag, true), (rule("/b"), false)] {
+        for restarts in [true, false] {
+            let store = Store::new();
+            let mut stage = stage(&store, |reply| {
+                let body = format!("v{}", reply.before + 1);
+                reply.answer("200 OK", "Cache-Control: max-age=3600\r\nCache-Tag: t\r\n", &body);
+            });
+            stage.viewer().get("/a");
+            restart(&mut stage, &store, Invalidations::default());
+            if restarts {
+                store.settle(&stage);
+                stage.restart(rules(1, vec![purge.clone()]), Some(store.boot()));
+                store.wait_recovered(&stage);
+            } else {
+                stage.invalidate(vec![purge.clone()]);
+            }
+            let answer = stage.viewer().get("/a");
+            let (body, result, count) = if concerned { ("v2", "miss", 2) } else { ("v1", "hit", 1) };
+            assert_eq!((answer.body.as_str(), answer.result(), stage.count("/a")), (body, result, count));
+        }
+    }
+}
+
+/// I-25: what a soft rule concerns comes back stale: it is validated.
+#[test]
+fn what_was_purged_softly_comes_back_stale() {
+    for purged_before in [true, false] {
+        let store = Store::new();
+        let mut stage = stage(&store, |reply| {
+            if reply.has("if-none-match") {
+                reply.answer("304 Not Modified", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", "");
+            } else {
+                reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", "body");
+            }
+        });
+        stage.viewer().get("/a");
+        if purged_before {
+            stage.invalidate(vec![soft("/a")]);
+        }
+        restart(&mut stage, &store, rules(1, vec![soft("/a")]));
+        let answer = stage.viewer().get("/a");
+        assert_eq!((answer.result(), stage.count("/a")), ("refreshhit", 2), "{purged_before}");
+        expect_hit(&mut stage.viewer(), "/a", "", "body");
+    }
+}
+
+/// What lies on disk keeps the rules that it was not held against.
+#[test]
+fn rules_are_kept_for_what_lies_on_disk() {
+    let store = Store::new();
+    let mut stage = stage(&store, version);
+    stage.viewer().get("/a");
+    store.settle(&stage);
+    stage.restart(rules(7, vec![rule("/a")]), Some(store.boot()));
+    store.wait_recovered(&stage);
+    assert!(stage.shards().rules_settled() < 7, "{}", stage.shards().rules_settled());
+    stage.shards().forget_rules(7);
+    assert_eq!(stage.viewer().get("/a").body, "v2");
+}
+
+/// Of a large object all of it comes back, in slices, and who reads it early has its beginning early.
+#[test]
+fn a_large_object_comes_back_whole() {
+    let store = Store::new();
+    let content = pattern(LARGE_LEN);
+    let mut stage = stage(&store, move |reply| {
+        reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content);
+    });
+    let expected = pattern(LARGE_LEN);
+    assert_eq!(stage.viewer().get("/a").body, expected);
+    restart(&mut stage, &store, Invalidations::default());
+    let answers: Vec<_> = (0..10).map(|_| stage.ask("/a")).collect();
+    for answer in answers {
+        let answer = answer.recv().unwrap();
+        assert!(answer.body == expected && answer.result() == "hit", "{}", answer.head);
+    }
+    assert_eq!(stage.count("/a"), 1);
+    // It is in memory now.
+    stage.wait(|| matches!(stage.explain("/a").why, Why::Fresh { .. }));
+    let read = store.read_len(&stage);
+    assert!(stage.viewer().get("/a").body == expected && store.read_len(&stage) == read);
+}
+
+/// R-3: of a large object nothing is read but what a range touches; parts of it answer the next ranges from memory.
+#[test]
+fn a_range_of_a_large_object_reads_what_it_touches() {
+    let store = Store::new();
+    let content = pattern(LARGE_LEN);
+    let mut stage = stage(&store, move |reply| {
+        reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content);
+    });
+    let expected = pattern(LARGE_LEN);
+    stage.viewer().get("/a");
+    restart(&mut stage, &store, Invalidations::default());
+    let mut viewer = stage.viewer();
+    let before = store.read_len(&stage);
+    for (first, last) in
+        [(3_000_000, 3_000_099), (3_000_100, 3_000_199), (0, 9), (LARGE_LEN - 8, LARGE_LEN - 1)]
+    {
+        let fields = format!("Range: bytes={first}-{last}\r\n");
+        expect_hit(&mut viewer, "/a", &fields, &expected[first..=last]);
+    }
+    // Two whole slices, the short one at the end, and heads.
+    let read = store.read_len(&stage) - before;
+    assert!(read < 2_300_000, "{read}");
+    // Across slices, and of a suffix.
+    expect_hit(&mut viewer, "/a", "Range: bytes=1000000-2100000\r\n", &expected[1_000_000..=2_100_000]);
+    expect_hit(&mut viewer, "/a", "Range: bytes=-10\r\n", &expected[LARGE_LEN - 10..]);
+    let read = store.read_len(&stage) - before;
+    assert!(read < 5_400_000, "{read}");
+    assert_eq!(stage.count("/a"), 1);
+    assert_eq!(viewer.send("GET", "/a", &format!("Range: bytes={LARGE_LEN}-\r\n")).status, 416);
+    assert!(viewer.get("/a").body == expected);
+    assert_eq!(stage.count("/a"), 1);
+}
+
+/// R-29: where the disk breaks off the origin is asked for the rest, under the same strong ETag.
+#[test]
+fn what_the_disk_does_not_have_any_more_comes_from_the_origin() {
+    let store = Store::new();
+    let content = pattern(LARGE_LEN);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let resumed = Arc::clone(&seen);
+    let mut stage = stage(&store, move |reply| {
+        let range = reply.head.lines().find_map(|line| line.strip_prefix("range: bytes="));
+        let start: Option<usize> = range.map(|range| range.trim_end_matches('-').parse().unwrap());
+        let fields = "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n";
+        match start {
+            None => reply.answer("200 OK", fields, &content),
+            Some(start) => {
+                resumed.store(start, Ordering::Relaxed);
+                let range = format!("Content-Range: bytes {start}-{}/{LARGE_LEN}\r\n", LARGE_LEN - 1);
+                reply.answer("206 Partial Content", &format!("{fields}{range}"), &content[start..]);
+            }
+        }
+    });
+    let expected = pattern(LARGE_LEN);
+    stage.viewer().get("/a");
+    store.settle(&stage);
+    store.damage(b"00395577");
+    stage.restart(Invalidations::default(), Some(store.boot()));
+    store.wait_recovered(&stage);
+    let answer = stage.viewer().get("/a");
+    assert!(answer.body == expected, "{}", answer.head);
+    assert_eq!(stage.count("/a"), 2);
+    assert!(seen.load(Ordering::Relaxed) > 1 << 20, "the slices before it were of use");
+}
+
+/// What is damaged is fetched, and nobody sees a wrong byte.
+#[test]
+fn what_is_damaged_is_a_miss() {
+    let store = Store::new();
+    let mut stage = stage(&store, |reply| {
+        let body = format!("the body of version {}", reply.before + 1);
+        reply.answer("200 OK", "Cache-Control: max-age=3600\r\n", &body);
+    });
+    stage.viewer().get("/a");
+    store.settle(&stage);
+    store.damage(b"the body of version");
+    stage.restart(Invalidations::default(), Some(store.boot()));
+    store.wait_recovered(&stage);
+    let answer = stage.viewer().get("/a");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "the body of version 2"));
+    assert_eq!(stage.sum(Counter::DiskMisses), 1);
+    assert_eq!(stage.viewer().get("/a").result(), "hit");
+}
+
+/// A newer version that is stored takes the place of the one on disk, also over a restart.
+#[test]
+fn what_was_replaced_does_not_come_back() {
+    let store = Store::new();
+    let mut stage = stage(&store, |reply| {
+        let body = format!("v{}", reply.before + 1);
+        let age = if reply.before == 0 { 0 } else { 3600 };
+        reply.answer("200 OK", &format!("Cache-Control: max-age={age}, stale-if-error=9999\r\n"), &body);
+    });
+    stage.viewer().get("/a");
+    store.settle(&stage);
+    assert_eq!(stage.viewer().get("/a").body, "v2");
+    restart(&mut stage, &store, Invalidations::default());
+    expect_hit(&mut stage.viewer(), "/a", "", "v2");
+}
+
+/// A slow reader of a large object has it whole though an unsafe request ended it meanwhile; nobody after that gets any of it (I-22).
+#[test]
+fn what_is_ended_while_it_comes_back_is_not_kept() {
+    let store = Store::new();
+    let content = pattern(4 * LARGE_LEN);
+    let mut stage = stage(&store, move |reply| {
+        if reply.before == 0 {
+            reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content);
+        } else {
+            version(reply);
+        }
+    });
+    stage.viewer().get("/a");
+    restart(&mut stage, &store, Invalidations::default());
+    let (mut slow, mut other) = (stage.viewer(), stage.viewer());
+    slow.ask("GET", "/a", "");
+    stage.wait(|| stage.explain("/a").in_flight);
+    assert_eq!(other.send("POST", "/a", "Content-Length: 0\r\n").status, 200);
+    assert_eq!(other.get("/a").body, "v3");
+    assert!(slow.answer().body == pattern(4 * LARGE_LEN));
+    stage.wait(|| !stage.explain("/a").in_flight);
+    assert_eq!(other.get("/a").result(), "hit");
+    restart(&mut stage, &store, Invalidations::default());
+    expect_hit(&mut stage.viewer(), "/a", "", "v3");
+}
+
+/// The index knows a hash, the record its key: who asks for another key of the same hash is not answered with it.
+#[test]
+fn a_stranger_of_the_same_hash_is_not_served() {
+    let store = Store::new();
+    let mut stage = stage(&store, version);
+    stage.viewer().get("/a");
+    store.settle(&stage);
+    let key = stage.explain("/a").key;
+    store.forge(&key);
+    stage.restart(Invalidations::default(), Some(store.boot()));
+    store.wait_recovered(&stage);
+    assert!(stage.explain("/a").on_disk);
+    assert_eq!(stage.viewer().get("/a").body, "v2");
+    assert_eq!(stage.sum(Counter::DiskStrangers), 1);
+}
+
+#[test]
+fn a_store_that_is_gone_is_a_miss() {
+    let store = Store::new();
+    let mut stage = stage(&store, version);
+    stage.viewer().get("/a");
+    store.settle(&stage);
+    stage.restart(Invalidations::default(), None);
+    assert_eq!(stage.viewer().get("/a").body, "v2");
+}

@@ -1,0 +1,102 @@
+//! The bytes of a large body on disk, slice by slice, as a fill reads them.
+//!
+//! `restore.rs` makes it from a head; `fill.rs` reads through [`Source`](crate::fill::Source). Invariants: each byte was verified since it was
+//! read; a slice of another body, or of another key with the same hash, is no slice of this one; one slice is held at a time.
+
+use std::rc::Rc;
+
+use aspis_cache::range::ByteRange;
+use aspis_storage::disk::format::SLICE_LEN;
+use aspis_storage::disk::stored::slice_hash;
+
+use super::ReadSlice;
+use crate::fill::Broken;
+use crate::shard::Shard;
+
+/// Whose slices they are.
+#[derive(Clone, Debug)]
+pub(crate) struct SlicesOf {
+    /// The hash of the primary key.
+    pub(crate) primary: u128,
+    /// Hash and bytes of the key.
+    pub(crate) hash: u128,
+    pub(crate) key: Box<[u8]>,
+    /// Under which number the body was written.
+    pub(crate) write_id: u64,
+    /// The bytes of all of it.
+    pub(crate) total: u64,
+}
+
+/// Some of a large body's bytes on their way from disk.
+pub(crate) struct Slices {
+    shard: Rc<Shard>,
+    of: SlicesOf,
+    range: ByteRange,
+    at: u64,
+    /// What was read last, and how much of it was taken.
+    piece: Option<(ReadSlice, usize)>,
+}
+
+impl SlicesOf {
+    /// Tells whether each slice of a range may be there; memory alone is asked.
+    pub(crate) fn may_be_there(&self, shard: &Shard, range: ByteRange) -> bool {
+        let numbers = range.start / SLICE_LEN..range.end.div_ceil(SLICE_LEN);
+        let hash = |number| Some(slice_hash(self.hash, self.write_id, u32::try_from(number).ok()?));
+        numbers
+            .into_iter()
+            .all(|number| hash(number).is_some_and(|hash| shard.has_on_disk(self.primary, hash)))
+    }
+}
+
+impl Slices {
+    /// Begins to read a range of a body.
+    pub(crate) fn new(shard: &Rc<Shard>, of: SlicesOf, range: ByteRange) -> Self {
+        Slices { shard: Rc::clone(shard), of, range, at: range.start, piece: None }
+    }
+
+    /// How many bytes they are.
+    pub(crate) fn len(&self) -> u64 {
+        self.range.len()
+    }
+
+    /// Tells whether all of them were read.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.at == self.range.end
+    }
+
+    /// Tells whether another slice has to be read.
+    pub(crate) fn must_read(&self) -> bool {
+        self.piece.is_none() && !self.is_whole()
+    }
+
+    /// Reads the next bytes into `buffer`. Zero: there are no more.
+    pub(crate) async fn read<B: AsMut<[u8]>>(&mut self, mut buffer: B) -> (Result<usize, Broken>, B) {
+        if self.is_whole() {
+            return (Ok(0), buffer);
+        }
+        if self.piece.is_none() {
+            self.piece = self.next_piece().await.map(|piece| (piece, 0));
+        }
+        let Some((piece, taken)) = &mut self.piece else { return (Err(Broken), buffer) };
+        let (rest, room) = (&piece.bytes()[*taken..], buffer.as_mut());
+        let count = rest.len().min(room.len());
+        room[..count].copy_from_slice(&rest[..count]);
+        self.at += count as u64;
+        *taken += count;
+        if count == rest.len() {
+            self.piece = None;
+        }
+        (Ok(count), buffer)
+    }
+
+    /// The bytes from where reading stands to the end of their slice, or of the range.
+    async fn next_piece(&self) -> Option<ReadSlice> {
+        let SlicesOf { primary, hash, key, write_id, .. } = &self.of;
+        let number = u32::try_from(self.at / SLICE_LEN).ok()?;
+        let start = u64::from(number) * SLICE_LEN;
+        let end = self.range.end.min(start + SLICE_LEN);
+        let wanted = (self.at - start) as usize..(end - start) as usize;
+        let disk = self.shard.disk.as_ref()?;
+        disk.read_slice(*primary, (slice_hash(*hash, *write_id, number), key), wanted).await
+    }
+}

@@ -1,0 +1,46 @@
+//! Where the bytes of a fill come from: an origin's answer, or slices on disk.
+//!
+//! `fill.rs` reads either in the same way. Invariant: zero bytes mean that the content is whole; content that breaks off is an error.
+
+use crate::disk::Slices;
+use crate::origin::OriginBody;
+
+/// The bytes of a fill.
+pub(crate) enum Source {
+    /// From the origin.
+    Origin(OriginBody),
+    /// From disk.
+    Disk(Slices),
+}
+
+/// No more bytes come from here.
+pub(crate) struct Broken;
+
+impl Source {
+    /// Tells whether all of the content was read.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            Source::Origin(origin) => origin.is_whole(),
+            Source::Disk(slices) => slices.is_whole(),
+        }
+    }
+
+    /// Tells whether there is more, and none of it is at hand.
+    pub(crate) fn must_read(&self) -> bool {
+        match self {
+            Source::Origin(origin) => !origin.is_whole(),
+            Source::Disk(slices) => slices.must_read(),
+        }
+    }
+
+    /// Reads content into `buffer`, which must not be empty. Zero: the content is whole.
+    pub(crate) async fn read<B: AsMut<[u8]> + 'static>(&mut self, buffer: B) -> (Result<usize, Broken>, B) {
+        match self {
+            Source::Origin(origin) => {
+                let (read, buffer) = origin.read(buffer).await;
+                (read.map_err(|_| Broken), buffer)
+            }
+            Source::Disk(slices) => slices.read(buffer).await,
+        }
+    }
+}
