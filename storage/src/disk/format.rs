@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The daemon formats and opens volumes, a volume's owner writes its table and its segments, recovery and the offline check read.
-//! Invariants: each structure begins with or is covered by a magic, and its check covers the store and the place, so that nothing
-//! verifies that was written by another store, for another place, or in an earlier life of the same place.
+//! Invariants: what stands alone begins with a magic and a version; a superblock's check covers the whole block, all others the
+//! identity of the store and the place too, so that nothing verifies that another store wrote, or that was written for another place.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 

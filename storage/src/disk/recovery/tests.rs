@@ -147,6 +147,32 @@ proptest! {
         prop_assert_eq!(model.found(), latest);
     }
 
+    /// What cannot be read is left out: what is found was written, and what is found of a key is the newest of what could be read.
+    #[test]
+    fn reads_that_fail_by_chance_leave_out_only_what_they_held(
+        history in histories(),
+        fails in prop::collection::vec(0u8..4, 200),
+        turns in prop::collection::vec(any::<u8>(), 200),
+    ) {
+        let (disk, latest) = write(&history);
+        let (mut fails, mut turns) = (fails.into_iter(), turns.into_iter());
+        let turn = |len| turns.next().map_or(0, |turn| usize::from(turn) % len);
+        let mut failed = Vec::new();
+        let (model, _) = run(&disk, turn, |read| {
+            let does = fails.next() == Some(0);
+            failed.extend(does.then_some(read.offset));
+            does
+        });
+        let kinds: Vec<Item> = history.concat();
+        for (hash, kind) in model.found() {
+            let item = Item { hash, kind };
+            prop_assert!(kinds.contains(&item));
+        }
+        if failed.is_empty() {
+            prop_assert_eq!(model.found(), latest);
+        }
+    }
+
     #[test]
     fn table_header_or_footer_may_be_lost(history in histories(), lost in prop::collection::vec(0u8..4, 8), table in any::<bool>()) {
         let (mut disk, latest) = write(&history);
