@@ -23,6 +23,7 @@ use aspis_storage::shards::Sharding;
 use aspis_telemetry::{CoreCounters, Counter};
 
 mod health;
+mod large;
 mod markers;
 pub(crate) mod offering;
 mod pace;
@@ -33,7 +34,7 @@ mod volumes;
 mod writing;
 
 pub use health::Directory;
-use reading::{ReadRecord, ReadSlice};
+use reading::ReadSlice;
 pub(crate) use slices::Slices;
 pub(crate) use writing::{FlushGate, FlushPart, Offer, Step};
 

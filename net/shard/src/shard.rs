@@ -578,8 +578,7 @@ impl Handler for Shard {
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
         let sweeps = self.sweep_rules();
-        let walks = self.keep_warm();
-        self.offer_evicted();
+        let walks = self.disk.is_some() && self.keep_warm();
         let gives_way = self.look_at_limit();
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();

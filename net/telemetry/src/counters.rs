@@ -168,11 +168,6 @@ counters! {
         LookupsFound ["answer" = "found"]
         LookupsNotFound ["answer" = "not-found"]
     }
-    Monotonic "disk_lookups" "Looks at the disk for what was not in memory and seemed to be there, by what they brought." {
-        DiskHits ["result" = "hit"]
-        DiskMisses ["result" = "miss"]
-    }
-    Monotonic "disk_strangers" "Records read from disk that had the hash of what was looked for, and another key." { DiskStrangers [] }
     Monotonic "cache_stored" "Responses stored." { CacheStored [] }
     Monotonic "cache_not_stored" "Responses that could have been stored and were not, by cause." {
         CacheNotStoredMemory ["cause" = "memory"]

@@ -229,6 +229,8 @@ impl Shard {
     /// What is used in memory is never read from disk, so nothing else tells its segment's reclaim that it is to stay. And what was not
     /// taken when it was stored, but was used since, would be lost with the process.
     pub(crate) fn keep_warm(&self) -> bool {
+        // What left since the last turn, for something that was stored.
+        self.offer_evicted();
         let walk = &self.restores.walk;
         let Some(disk) = self.disk.as_ref().filter(|_| walk.is_on.get()) else { return false };
         let mut unwritten = Vec::new();

@@ -18,35 +18,24 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aspis_cache::conditional::{Validators, range_applies};
-use aspis_cache::invalidation::{Subject, Verdict};
-use aspis_cache::key;
-use aspis_cache::range::{self, ByteRange, Selection};
-use aspis_cache::reuse::Reuse;
-use aspis_cache::stored::{Part, StoredMeta};
-use aspis_exchange::Collapsing;
-use aspis_exchange::collapse::{Asked, FlightId, Outcome, Shared, Wants};
-use aspis_exchange::response_head::{part_head, stored_fields};
+use aspis_cache::range;
 use aspis_runtime::weight::Weight;
 use aspis_storage::budget::Budget;
-use aspis_storage::disk::format::SLICE_LEN;
 use aspis_storage::disk::record::{Content, Front};
 use aspis_storage::disk::stored::{is_large, parts};
-use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
-use aspis_storage::response::{Parts, StoredResponse};
+use aspis_storage::mapping::body::{Body, BodyState};
+use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
+use aspis_wire::FieldSlots;
 use aspis_wire::request::{RequestHead, parse_request};
-use aspis_wire::{Field, FieldSlots, Method};
 
-use super::ReadRecord;
+use super::large::{Judged, Large};
 use super::markers::{Marker, Markers};
 use super::offering::Walk;
-use super::slices::{Slices, SlicesOf};
-use crate::asking::{Ask, Reply, Waiter};
-use crate::fill::{self, Fill};
-use crate::limits::{FILL_RECEIVE_LEN, MARKERS_MAX, RESTORES_PER_ASK, WAITERS_MAX};
-use crate::owner::{Arrived, range_key};
-use crate::resume::Retry;
+use super::slices::SlicesOf;
+use crate::asking::{Ask, Waiter};
+use crate::fill::Fill;
+use crate::limits::{MARKERS_MAX, RESTORES_PER_ASK, WAITERS_MAX};
 use crate::shard::Shard;
 
 /// What comes from disk for the keys of this core.
@@ -66,8 +55,8 @@ struct Restore {
 }
 
 /// One who waits for a read.
-struct Waits {
-    ask: Ask,
+pub(super) struct Waits {
+    pub(super) ask: Ask,
     waiter: Waiter,
     _weight: Weight,
 }
@@ -90,16 +79,6 @@ enum Restored {
     Large(Box<Large>),
 }
 
-/// A fresh response whose content lies in slices.
-struct Large {
-    head: Box<[u8]>,
-    meta: StoredMeta,
-    invalidation: u64,
-    tags: Box<[u64]>,
-    variant: Option<aspis_storage::response::VariantOf>,
-    slices: SlicesOf,
-}
-
 impl Restores {
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Restores {
@@ -115,6 +94,16 @@ impl Restores {
         if let Some(restore) = self.under_way.borrow_mut().get_mut(&hash) {
             restore.is_outdated = true;
         }
+    }
+
+    /// Tells whether nobody who waits wants more of it than a range. Of what is stale the origin sends that.
+    fn all_want_ranges(&self, shard: &Shard, large: &Large, hash: u128) -> bool {
+        let wants_range = |waits: &Waits| {
+            let mut slots = FieldSlots::new();
+            let request = parse_request(&waits.ask.head, &mut slots, &shard.head_limits);
+            request.is_ok_and(|request| request.is_some_and(|request| large.part_for(&request).is_some()))
+        };
+        self.under_way.borrow().get(&hash).is_some_and(|restore| restore.waiting.iter().all(wants_range))
     }
 
     fn is_outdated(&self, hash: u128) -> bool {
@@ -137,17 +126,18 @@ impl Shard {
         request: &RequestHead<'_, '_>,
         selected: (u128, &[u8]),
     ) -> bool {
-        if self.disk.is_none()
-            || ask.restores >= RESTORES_PER_ASK
-            || self.restores.waiting.get() >= WAITERS_MAX
-            || ask.has.as_ref().is_some_and(|has| !asks_for_more(has, request))
-        {
+        let wants_more = ask.has.as_ref().is_none_or(|has| asks_for_more(has, request));
+        if !wants_more || ask.restores >= RESTORES_PER_ASK || self.restores.waiting.get() >= WAITERS_MAX {
             return false;
         }
         let target = self.target(&ask.key, selected);
         let stranger = |restore: &Restore| restore.key != target.key;
-        !self.restores.under_way.borrow().get(&target.hash).is_some_and(stranger)
-            && self.has_on_disk(target.primary, target.hash)
+        let is_there = self.has_on_disk(target.primary, target.hash)
+            && !self.restores.under_way.borrow().get(&target.hash).is_some_and(stranger);
+        if !is_there {
+            self.counters.add(Counter::DiskMiss, 1);
+        }
+        is_there
     }
 
     /// Reads what may be on disk for one who asks; he waits with others for it.
@@ -209,8 +199,8 @@ async fn run(shard: Rc<Shard>, target: Target) {
     let restores = if matches!(restored, Some(Restored::Marker)) { 1 } else { RESTORES_PER_ASK };
     match &restored {
         Some(Restored::Marker) => {}
-        Some(Restored::Stored | Restored::Large(_)) => shard.counters.add(Counter::DiskHits, 1),
-        None => shard.counters.add(Counter::DiskMisses, 1),
+        Some(Restored::Stored | Restored::Large(_)) => shard.counters.add(Counter::DiskHit, 1),
+        None => shard.counters.add(Counter::DiskMiss, 1),
     }
     let restore = shard.restores.under_way.borrow_mut().remove(&target.hash);
     let waiting = restore.map_or_else(Vec::new, |restore| restore.waiting);
@@ -235,7 +225,7 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
     }
     let front = record.record().front;
     if *front.key != *target.key {
-        shard.counters.add(Counter::DiskStrangers, 1);
+        disk.note_other();
         return None;
     }
     match front.content {
@@ -258,7 +248,7 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
                 write_id,
                 total,
             };
-            large(shard, &record, target, slices).await
+            large(shard, &front, target, slices).await
         }
         _ => None,
     }
@@ -287,182 +277,18 @@ fn taken_back(shard: &Shard, front: &Front<'_>, target: &Target, body: &Arc<Body
 }
 
 /// What becomes of a head: a fresh one waits for who wants what of it.
-async fn large(shard: &Rc<Shard>, record: &ReadRecord, target: &Target, of: SlicesOf) -> Option<Restored> {
-    let front = record.record().front;
-    let writer = Body::writer(&shard.arena, Some(of.total));
-    let Parts { head, meta, invalidation, tags, variant, .. } =
-        parts(&front, target.primary, (target.hash, &target.key), writer.body())?;
-    let whole = ByteRange { start: 0, end: of.total };
-    let verdict = shard.rules.judge(&Subject { key: &target.key, tags: &tags }, invalidation);
-    if verdict == Verdict::Gone {
-        return None;
-    }
-    if verdict == Verdict::Untouched && is_fresh(&meta, shard) {
-        return Some(Restored::Large(Box::new(Large {
-            head,
-            meta,
-            invalidation,
-            tags,
-            variant,
-            slices: of,
-        })));
-    }
-    // It may be validated: then all of it is needed at once, and must be there.
-    if !of.may_be_there(shard, whole) || !shard.store.borrow().could_hold(of.total) {
-        return None;
-    }
-    let body = all_of(shard, writer, Slices::new(shard, of.clone(), whole)).await?;
-    body.set_write_id(of.write_id);
-    if shard.restores.is_outdated(target.hash) || !shard.counts_on_disk(&front, target.primary) {
-        return None;
-    }
-    taken_back(shard, &front, target, &body)
-}
-
-fn is_fresh(meta: &StoredMeta, shard: &Shard) -> bool {
-    matches!(aspis_cache::reuse::reuse(meta, shard.now().wall), Reuse::Fresh { .. })
-}
-
-/// Reads all slices into a body; `None` if one is missing, or memory is short.
-async fn all_of(shard: &Shard, mut writer: BodyWriter, mut slices: Slices) -> Option<Arc<Body>> {
-    while !slices.is_whole() {
-        let tail = shard.reserve_tail(&mut writer, FILL_RECEIVE_LEN as usize)?;
-        let (read, tail) = slices.read(tail).await;
-        writer.publish(tail, read.ok()?);
-    }
-    let body = Arc::clone(writer.body());
-    (writer.complete() == BodyState::Complete).then_some(body)
-}
-
-impl Large {
-    /// Prepares what those who wait will read: the whole, or ranges of it.
-    fn fills(&self, shard: &Rc<Shard>, waiting: &[Waits]) -> Vec<Fill> {
-        let mut fills = Vec::new();
-        for Waits { ask, .. } in waiting {
-            let mut slots = FieldSlots::new();
-            let Ok(Some(request)) = parse_request(&ask.head, &mut slots, &shard.head_limits) else {
-                continue;
-            };
-            let range = self.part_for(&request);
-            let fill = match range {
-                Some(range) => self.part(shard, &request, range),
-                // A running fill of the whole is too far from it, and another is none for it.
-                None if ask.forward.collapsing == Collapsing::Apart => None,
-                None => self.whole(shard, ask),
-            };
-            fills.extend(fill);
+async fn large(shard: &Rc<Shard>, front: &Front<'_>, target: &Target, slices: SlicesOf) -> Option<Restored> {
+    let large = Large::of(shard, front, slices)?;
+    match large.judge(shard) {
+        Judged::Purged => None,
+        Judged::Fresh => Some(Restored::Large(Box::new(large))),
+        Judged::Stale if shard.restores.all_want_ranges(shard, &large, target.hash) => None,
+        // It may be validated: then all of it is needed at once.
+        Judged::Stale => {
+            let body = large.read_all(shard).await?;
+            let is_current = !shard.restores.is_outdated(target.hash);
+            let counts = is_current && shard.counts_on_disk(front, target.primary);
+            if counts { taken_back(shard, front, target, &body) } else { None }
         }
-        fills
-    }
-
-    /// The bytes that are read for a request of a range that is clearly less than the whole: the slices that it touches.
-    fn part_for(&self, request: &RequestHead<'_, '_>) -> Option<ByteRange> {
-        let total = self.slices.total;
-        let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
-        let validators = Validators::of(&fields, self.meta.generated_at);
-        let conditional = ["if-none-match", "if-modified-since", "cache-control"];
-        let is_plain =
-            request.method == Method::Get && conditional.iter().all(|name| request.field(name).is_none());
-        // Parts are kept for URIs that do not vary.
-        if !is_plain
-            || self.variant.is_some()
-            || self.meta.status != 200
-            || !range_applies(request.fields, &validators)
-        {
-            return None;
-        }
-        let Selection::Parts(ranges) = range::select(request.fields, total) else { return None };
-        let [wanted] = ranges.as_slice() else { return None };
-        let start = wanted.start / SLICE_LEN * SLICE_LEN;
-        let end = wanted.end.next_multiple_of(SLICE_LEN).min(total);
-        (wanted.len() < total / 2).then_some(ByteRange { start, end })
-    }
-
-    /// A fill of the whole, unless one runs.
-    fn whole(&self, shard: &Rc<Shard>, ask: &Ask) -> Option<Fill> {
-        let range = ByteRange { start: 0, end: self.slices.total };
-        let writer = Body::writer(&shard.arena, Some(range.len()));
-        writer.body().set_write_id(self.slices.write_id);
-        let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
-        let retry = Retry::new(ask.head.clone(), ask.facts).of(self.meta.status, &fields, Some(range.len()));
-        // Without the origin's help all of it must be there.
-        if retry.is_none() && !self.slices.may_be_there(shard, range) {
-            return None;
-        }
-        let parts = Parts {
-            hash: self.slices.hash,
-            key: self.slices.key.clone(),
-            head: self.head.clone(),
-            meta: self.meta,
-            body: Arc::clone(writer.body()),
-            invalidation: self.invalidation,
-            tags: self.tags.clone(),
-            variant: self.variant.clone(),
-        };
-        let asked = self.asked(self.slices.hash, &self.slices.key);
-        self.fill(shard, asked, (parts, writer, retry), range)
-    }
-
-    /// A fill of a part, which is kept as one that the origin sent, unless one runs for the same range (R-3, C-10).
-    fn part(&self, shard: &Rc<Shard>, request: &RequestHead<'_, '_>, range: ByteRange) -> Option<Fill> {
-        if !self.slices.may_be_there(shard, range) {
-            return None;
-        }
-        let key = range_key(&self.slices.key, request)?;
-        let writer = Body::writer(&shard.arena, Some(range.len()));
-        let part_key = [&*self.slices.key, key::PART_SUFFIX].concat();
-        let parts = Parts {
-            hash: key::hash(&part_key),
-            key: part_key.into(),
-            head: part_head(&self.head).into(),
-            meta: StoredMeta {
-                status: 206,
-                part: Some(Part { start: range.start, total: self.slices.total }),
-                ..self.meta
-            },
-            body: Arc::clone(writer.body()),
-            invalidation: self.invalidation,
-            tags: self.tags.clone(),
-            variant: None,
-        };
-        self.fill(shard, self.asked(key::hash(&key), &key), (parts, writer, None), range)
-    }
-
-    fn asked<'k>(&self, selected: u128, key: &'k [u8]) -> Asked<'k> {
-        Asked { primary: self.slices.primary, selected, key, wants: Wants::LeadOrFollow }
-    }
-
-    /// Begins a flight that those who ask from now on attach to.
-    fn fill(
-        &self,
-        shard: &Rc<Shard>,
-        asked: Asked<'_>,
-        (parts, writer, retry): (Parts, BodyWriter, Option<Retry>),
-        range: ByteRange,
-    ) -> Option<Fill> {
-        let id = shard.owner.collapse.borrow_mut().begin(asked)?;
-        shard.owner.collapse.borrow_mut().sent(id, self.invalidation);
-        let slices = Slices::new(shard, self.slices.clone(), range);
-        let fill = fill::restored(shard, parts, writer, slices, (id, retry));
-        // A rule may have come since it was written.
-        match fill.filter(|fill| shard.holds(&fill.stored)) {
-            Some(fill) => {
-                self.settle(shard, id, &fill);
-                Some(fill)
-            }
-            None => {
-                shard.land(id);
-                None
-            }
-        }
-    }
-
-    fn settle(&self, shard: &Shard, id: FlightId, fill: &Fill) {
-        let names = self.variant.as_ref().map_or_else(Box::default, |variant| variant.names.clone());
-        let (stored, view) = (Arc::clone(&fill.stored), Rc::clone(&fill.view));
-        let arrived = Arrived { stored, fill: Some(view), validated: false, restored: true };
-        // Nobody waits for this flight.
-        shard
-            .settle(id, Outcome::Kept { names, shared: Shared::WithAll }, Some(arrived), |_, _| Reply::Alone);
     }
 }

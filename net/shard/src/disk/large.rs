@@ -1,0 +1,223 @@
+//! A large object on disk: its head is known, its content lies in slices, and who wants what of it decides what is read.
+//!
+//! `restore.rs` makes it from a head record. One that is fresh becomes fills, which viewers attach to as to those of an origin: one of the
+//! whole, and one for each range that is less than half of it. One that is stale is read whole. Invariants: for a range no slice is read but
+//! those that it touches; a fill begins only with the slices that it needs in the index, or with the origin's help for the rest.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aspis_cache::conditional::{Validators, range_applies};
+use aspis_cache::invalidation::{Subject, Verdict};
+use aspis_cache::key;
+use aspis_cache::range::{self, ByteRange, Selection};
+use aspis_cache::reuse::{Reuse, reuse};
+use aspis_cache::stored::{Part, StoredMeta};
+use aspis_exchange::Collapsing;
+use aspis_exchange::collapse::{Asked, FlightId, Outcome, Shared, Wants};
+use aspis_exchange::response_head::{part_head, stored_fields};
+use aspis_storage::disk::format::SLICE_LEN;
+use aspis_storage::disk::record::Front;
+use aspis_storage::disk::stored::parts;
+use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
+use aspis_storage::response::{Parts, VariantOf};
+use aspis_wire::request::{RequestHead, parse_request};
+use aspis_wire::{Field, FieldSlots, Method};
+
+use super::restore::Waits;
+use super::slices::{Slices, SlicesOf};
+use crate::asking::{Ask, Reply};
+use crate::fill::{self, Fill};
+use crate::limits::FILL_RECEIVE_LEN;
+use crate::owner::{Arrived, range_key};
+use crate::resume::Retry;
+use crate::shard::Shard;
+
+/// A response whose content lies in slices.
+pub(super) struct Large {
+    head: Box<[u8]>,
+    meta: StoredMeta,
+    invalidation: u64,
+    tags: Box<[u64]>,
+    variant: Option<VariantOf>,
+    slices: SlicesOf,
+}
+
+/// Of what use it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    Fresh,
+    /// It may be validated, or served where that is allowed.
+    Stale,
+    Purged,
+}
+
+impl Large {
+    /// Reads a head record; `None` if it is none, or does not fit together.
+    pub(super) fn of(shard: &Shard, front: &Front<'_>, slices: SlicesOf) -> Option<Self> {
+        // Only what it is beside its content.
+        let empty = Body::writer(&shard.arena, None);
+        let parts = parts(front, slices.primary, (slices.hash, &slices.key), empty.body())?;
+        let Parts { head, meta, invalidation, tags, variant, .. } = parts;
+        Some(Large { head, meta, invalidation, tags, variant, slices })
+    }
+
+    /// Holds it against the rules that are newer than it (I-22, I-25), and the clock.
+    pub(super) fn judge(&self, shard: &Shard) -> Judged {
+        let subject = Subject { key: &self.slices.key, tags: &self.tags };
+        match (shard.rules.judge(&subject, self.invalidation), reuse(&self.meta, shard.now().wall)) {
+            (Verdict::Gone, _) => Judged::Purged,
+            (Verdict::Untouched, Reuse::Fresh { .. }) => Judged::Fresh,
+            (Verdict::Untouched | Verdict::Stale, _) => Judged::Stale,
+        }
+    }
+
+    /// Reads all slices into a body; `None` if one is missing, or memory is short.
+    pub(super) async fn read_all(&self, shard: &Rc<Shard>) -> Option<Arc<Body>> {
+        let whole = ByteRange { start: 0, end: self.slices.total };
+        if !self.slices.may_be_there(shard, whole) || !shard.store.borrow().could_hold(whole.len()) {
+            return None;
+        }
+        let mut writer = Body::writer(&shard.arena, Some(whole.len()));
+        let mut slices = Slices::new(shard, self.slices.clone(), whole);
+        while !slices.is_whole() {
+            let tail = shard.reserve_tail(&mut writer, FILL_RECEIVE_LEN as usize)?;
+            let (read, tail) = slices.read(tail).await;
+            writer.publish(tail, read.ok()?);
+        }
+        let body = Arc::clone(writer.body());
+        body.set_write_id(self.slices.write_id);
+        (writer.complete() == BodyState::Complete).then_some(body)
+    }
+
+    /// Prepares what those who wait will read: the whole, or ranges of it.
+    pub(super) fn fills(&self, shard: &Rc<Shard>, waiting: &[Waits]) -> Vec<Fill> {
+        let mut fills = Vec::new();
+        for Waits { ask, .. } in waiting {
+            let mut slots = FieldSlots::new();
+            let Ok(Some(request)) = parse_request(&ask.head, &mut slots, &shard.head_limits) else {
+                continue;
+            };
+            let range = self.part_for(&request);
+            let fill = match range {
+                Some(range) => self.part(shard, &request, range),
+                // A running fill of the whole is too far from it, and another is none for it.
+                None if ask.forward.collapsing == Collapsing::Apart => None,
+                None => self.whole(shard, ask),
+            };
+            fills.extend(fill);
+        }
+        fills
+    }
+
+    /// The bytes that are read for a request of a range that is clearly less than the whole: the slices that it touches.
+    pub(super) fn part_for(&self, request: &RequestHead<'_, '_>) -> Option<ByteRange> {
+        let total = self.slices.total;
+        let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
+        let validators = Validators::of(&fields, self.meta.generated_at);
+        let conditional = ["if-none-match", "if-modified-since", "cache-control"];
+        let is_plain =
+            request.method == Method::Get && conditional.iter().all(|name| request.field(name).is_none());
+        // Parts are kept for URIs that do not vary.
+        if !is_plain
+            || self.variant.is_some()
+            || self.meta.status != 200
+            || !range_applies(request.fields, &validators)
+        {
+            return None;
+        }
+        let Selection::Parts(ranges) = range::select(request.fields, total) else { return None };
+        let [wanted] = ranges.as_slice() else { return None };
+        let start = wanted.start / SLICE_LEN * SLICE_LEN;
+        let end = wanted.end.next_multiple_of(SLICE_LEN).min(total);
+        (wanted.len() < total / 2).then_some(ByteRange { start, end })
+    }
+
+    /// A fill of the whole, unless one runs.
+    fn whole(&self, shard: &Rc<Shard>, ask: &Ask) -> Option<Fill> {
+        let range = ByteRange { start: 0, end: self.slices.total };
+        let writer = Body::writer(&shard.arena, Some(range.len()));
+        writer.body().set_write_id(self.slices.write_id);
+        let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
+        let retry = Retry::new(ask.head.clone(), ask.facts).of(self.meta.status, &fields, Some(range.len()));
+        // Without the origin's help all of it must be there.
+        if retry.is_none() && !self.slices.may_be_there(shard, range) {
+            return None;
+        }
+        let parts = Parts {
+            hash: self.slices.hash,
+            key: self.slices.key.clone(),
+            head: self.head.clone(),
+            meta: self.meta,
+            body: Arc::clone(writer.body()),
+            invalidation: self.invalidation,
+            tags: self.tags.clone(),
+            variant: self.variant.clone(),
+        };
+        let asked = self.asked(self.slices.hash, &self.slices.key);
+        self.fill(shard, asked, (parts, writer, retry), range)
+    }
+
+    /// A fill of a part, which is kept as one that the origin sent, unless one runs for the same range (R-3, C-10).
+    fn part(&self, shard: &Rc<Shard>, request: &RequestHead<'_, '_>, range: ByteRange) -> Option<Fill> {
+        if !self.slices.may_be_there(shard, range) {
+            return None;
+        }
+        let key = range_key(&self.slices.key, request)?;
+        let writer = Body::writer(&shard.arena, Some(range.len()));
+        let part_key = [&*self.slices.key, key::PART_SUFFIX].concat();
+        let parts = Parts {
+            hash: key::hash(&part_key),
+            key: part_key.into(),
+            head: part_head(&self.head).into(),
+            meta: StoredMeta {
+                status: 206,
+                part: Some(Part { start: range.start, total: self.slices.total }),
+                ..self.meta
+            },
+            body: Arc::clone(writer.body()),
+            invalidation: self.invalidation,
+            tags: self.tags.clone(),
+            variant: None,
+        };
+        self.fill(shard, self.asked(key::hash(&key), &key), (parts, writer, None), range)
+    }
+
+    fn asked<'k>(&self, selected: u128, key: &'k [u8]) -> Asked<'k> {
+        Asked { primary: self.slices.primary, selected, key, wants: Wants::LeadOrFollow }
+    }
+
+    /// Begins a flight that those who ask from now on attach to.
+    fn fill(
+        &self,
+        shard: &Rc<Shard>,
+        asked: Asked<'_>,
+        (parts, writer, retry): (Parts, BodyWriter, Option<Retry>),
+        range: ByteRange,
+    ) -> Option<Fill> {
+        let id = shard.owner.collapse.borrow_mut().begin(asked)?;
+        shard.owner.collapse.borrow_mut().sent(id, self.invalidation);
+        let slices = Slices::new(shard, self.slices.clone(), range);
+        let fill = fill::restored(shard, parts, writer, slices, (id, retry));
+        // A rule may have come since it was written.
+        match fill.filter(|fill| shard.holds(&fill.stored)) {
+            Some(fill) => {
+                self.settle(shard, id, &fill);
+                Some(fill)
+            }
+            None => {
+                shard.land(id);
+                None
+            }
+        }
+    }
+
+    fn settle(&self, shard: &Shard, id: FlightId, fill: &Fill) {
+        let names = self.variant.as_ref().map_or_else(Box::default, |variant| variant.names.clone());
+        let (stored, view) = (Arc::clone(&fill.stored), Rc::clone(&fill.view));
+        let arrived = Arrived { stored, fill: Some(view), validated: false, restored: true };
+        // Nobody waits for this flight.
+        shard
+            .settle(id, Outcome::Kept { names, shared: Shared::WithAll }, Some(arrived), |_, _| Reply::Alone);
+    }
+}
