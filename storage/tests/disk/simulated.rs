@@ -1,7 +1,7 @@
 //! A disk in memory that a volume writes and reads through a rig, with crashes, torn writes and errors as asked for.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::format::{BLOCK_LEN, Geometry, StoreId, TableEntry};
@@ -293,11 +293,16 @@ fn key(hash: u128) -> Vec<u8> {
     format!("https://example.com/{hash:032x}").into_bytes()
 }
 
-/// The bytes of a version of a key.
-fn body(hash: u128, version: u64, len: usize) -> Vec<u8> {
-    let mut dice = Dice::new(hash as u64 ^ (hash >> 64) as u64 ^ version.wrapping_mul(77));
-    let words = (0..len.div_ceil(8)).flat_map(|_| dice.roll().to_le_bytes());
-    words.take(len).collect()
+/// The bytes of a version of a key: a piece of a long row of numbers by chance, since each piece made anew would take most of a test's time.
+fn body(hash: u128, version: u64, len: usize) -> &'static [u8] {
+    const ROW_LEN: usize = 2 << 20;
+    static ROW: OnceLock<Vec<u8>> = OnceLock::new();
+    let row = ROW.get_or_init(|| {
+        let mut dice = Dice::new(17);
+        (0..ROW_LEN / 8).flat_map(|_| dice.roll().to_le_bytes()).collect()
+    });
+    let start = Dice::new(hash as u64 ^ version.wrapping_mul(77)).below((ROW_LEN - len) as u64) as usize;
+    &row[start..start + len]
 }
 
 /// The hash of a key of a test.
