@@ -60,7 +60,7 @@ enum Footer {
     /// It is under way, and no longer what it should be.
     Outdated,
     Written,
-    /// It could not be written; the entries stay in memory.
+    /// It could not be written, or must not be; the entries stay in memory.
     Failed,
 }
 
@@ -250,6 +250,11 @@ impl OpenSegment {
     /// Tells whether all of it is on the disk, the footer too.
     pub(super) fn is_finished(&self) -> bool {
         self.footer == Footer::Written && self.durable >= self.position
+    }
+
+    /// Gives the footer up before it is written.
+    pub(super) fn leave_without_footer(&mut self) {
+        self.footer = Footer::Failed;
     }
 
     /// Tells whether the footer could not be written; it is not tried again.

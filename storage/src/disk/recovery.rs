@@ -35,6 +35,9 @@ pub const TOLD_MAX: usize = 1024;
 /// How many records before its turn one is announced.
 const ANNOUNCED_AHEAD: usize = 16;
 
+/// Times that the table is asked for again when it cannot be read.
+const TABLE_ATTEMPTS: u32 = 3;
+
 /// Sequences that are left out behind the largest that was found: segments whose entry in the table was lost may have them.
 const SEQUENCE_GAP: u64 = 64;
 
@@ -59,8 +62,11 @@ pub trait Rebuild {
     /// Tells that a segment whose footer cannot be read has these records, in the order in which they lie there; `entry` is sealed.
     ///
     /// Each is told by [`Rebuild::record`] too, before. The volume writes footer and table entry; if it cannot, the next recovery finds
-    /// the same.
+    /// the same. It should not if some could not be read, so that the next recovery tries again; then there may be none.
     fn sealed(&mut self, segment: u32, entry: &TableEntry, last_lsn: u64, records: &[FooterEntry]);
+
+    /// Tells that a segment with this sequence may have had records that could not be read: what they hide is among what is older.
+    fn unread(&mut self, _sequence: u64) {}
 
     /// Says that a record will be told of soon, so that the memory that it leads to can be asked for.
     fn announce(&self, _entry: &FooterEntry) {}
@@ -121,6 +127,9 @@ pub struct Recovery {
     doubted_at: usize,
     /// The header of the first of `doubted` whose last block is awaited.
     header: Option<SegmentHeader>,
+    is_header_unread: bool,
+    /// Reads of the table that failed.
+    failed_count: u32,
     /// Segments that may have records, the newest first.
     order: Vec<u32>,
     /// The first of `order` that was not told completely.
@@ -166,6 +175,8 @@ impl Recovery {
             doubted: Vec::new(),
             doubted_at: 0,
             header: None,
+            is_header_unread: false,
+            failed_count: 0,
             order: Vec::new(),
             told: 0,
             is_sure: false,
@@ -245,12 +256,18 @@ impl Recovery {
 
     fn take(&mut self, rebuild: &mut impl Rebuild, job: Job, bytes: Option<&[u8]>) -> Fed {
         match job {
+            Job::Table if bytes.is_none() && self.failed_count < TABLE_ATTEMPTS => {
+                // Without it every segment would be in doubt: it is asked for again.
+                self.failed_count += 1;
+                Fed::Taken
+            }
             Job::Table => self.take_table(rebuild, bytes.unwrap_or_default()),
             Job::Header(segment) => {
+                self.is_header_unread = bytes.is_none();
                 self.header = bytes.and_then(|block| SegmentHeader::decode(block, self.store, segment));
                 Fed::Taken
             }
-            Job::LastBlock(segment) => self.take_ends(rebuild, segment, bytes.unwrap_or_default()),
+            Job::LastBlock(segment) => self.take_ends(rebuild, segment, bytes),
             Job::Footer(segment) => self.take_footer(rebuild, segment, bytes.unwrap_or_default()),
             Job::Window(segment) if self.stage == Stage::Scan => self.take_window(rebuild, segment, bytes),
             Job::Window(segment) => self.tell_scanned(rebuild, segment),
@@ -282,8 +299,8 @@ impl Recovery {
     }
 
     /// Decides what a doubted segment is, from its header and its last block.
-    fn take_ends(&mut self, rebuild: &mut impl Rebuild, segment: u32, last_block: &[u8]) -> Fed {
-        let before = self.entries[segment as usize];
+    fn take_ends(&mut self, rebuild: &mut impl Rebuild, segment: u32, bytes: Option<&[u8]>) -> Fed {
+        let (before, last_block) = (self.entries[segment as usize], bytes.unwrap_or_default());
         let entry = match self.header.take() {
             Some(header) => match footer::read_trailer(last_block, self.store, header.sequence) {
                 Some(trailer) => sealed_entry(&trailer),
@@ -294,7 +311,12 @@ impl Recovery {
                 (Some(entry), Some(trailer)) if trailer.sequence == entry.sequence => sealed_entry(&trailer),
                 (Some(entry), _) => TableEntry { state: SegmentState::Open, ..entry },
                 (None, Some(trailer)) => sealed_entry(&trailer),
-                (None, None) => TableEntry::FREE,
+                (None, None) => {
+                    if self.is_header_unread || bytes.is_none() {
+                        rebuild.unread(u64::MAX);
+                    }
+                    TableEntry::FREE
+                }
             },
         };
         let entry = TableEntry { errors: before.map_or(0, |before| before.errors), ..entry };
@@ -376,6 +398,9 @@ impl Recovery {
     }
 
     fn take_window(&mut self, rebuild: &mut impl Rebuild, segment: u32, bytes: Option<&[u8]>) -> Fed {
+        if bytes.is_none() {
+            rebuild.unread(self.entry(segment).sequence);
+        }
         self.scan.take(self.store, self.geometry, bytes);
         if !self.scan.is_over(self.geometry) {
             return Fed::Taken;
@@ -395,7 +420,8 @@ impl Recovery {
         if left > TOLD_MAX {
             return Fed::Again;
         }
-        if records.is_empty() {
+        // One that could not be read is not free: what it may hide is older.
+        if records.is_empty() && !self.scan.is_unread() {
             let entry = self.entry(segment);
             let free = TableEntry { sequence: entry.sequence, errors: entry.errors, ..TableEntry::FREE };
             self.entries[segment as usize] = Some(free);

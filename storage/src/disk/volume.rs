@@ -15,18 +15,19 @@
 
 use std::sync::Arc;
 
-use super::footer::{FooterEntry, Trailer};
-use super::format::{BLOCK_LEN, Class, Geometry, SegmentHeader, SegmentState, StoreId, TableEntry, UNIT_LEN};
-use super::index::{Index, Inserted, Older, Slot, SlotKind};
+use super::footer::FooterEntry;
+use super::format::{BLOCK_LEN, Class, Geometry, SegmentHeader, StoreId, UNIT_LEN};
+use super::index::{Index, Inserted, Slot, SlotKind};
 use super::length_class;
 use super::open::{CHUNK_LEN, OpenSegment};
 use super::reclaim::Reclaimer;
 use super::record::{Content, NewRecord, Place, RecordKind, encode_record, record_len};
-use super::recovery::{Rebuild, Recovery};
+use super::recovery::Recovery;
 use super::segments::{Role, Segments};
 use crate::budget::{Budget, Charge, Purpose};
 use crate::mapping::aligned::AlignedPool;
 
+mod rebuild;
 mod writing;
 
 pub(super) use writing::ERRORS_MAX;
@@ -127,6 +128,8 @@ pub struct VolumeStats {
     pub dropped: u64,
     /// Writes that failed.
     pub write_errors: u64,
+    /// Reads at the start that failed, so that older records were left out.
+    pub unread: u64,
     /// Removals that wait for room on the disk.
     pub pending_tombstones: u64,
 }
@@ -160,6 +163,10 @@ pub struct Volume {
     pub(super) phase: Phase,
     pub(super) now: u32,
     newest_number: u64,
+    /// Records with an order in segments below this sequence are not believed: what hides them could not be read.
+    unread_below: u64,
+    /// The sequence of the last of these.
+    unread_last: u64,
     in_flight: u32,
     pub(super) stats: VolumeStats,
 }
@@ -183,6 +190,8 @@ impl Volume {
             phase: Phase::Unknown,
             now: 0,
             newest_number: 0,
+            unread_below: 0,
+            unread_last: 0,
             in_flight: 0,
             stats: VolumeStats::default(),
         })
@@ -261,6 +270,7 @@ impl Volume {
             || self.index.is_lossy(hash)
             || self.reclaim.is_under_way()
             || self.segments.is_any_leaving()
+            || self.unread_below > 0
             || !self.is_recovered();
         if may_be_there {
             self.bury(hash);
@@ -284,10 +294,10 @@ impl Volume {
         self.segments.change(segment, role, |entry| entry.errors = entry.errors.saturating_add(1));
     }
 
-    /// Returns the smallest invalidation number of anything that may be found, now or after a crash: 0 while the volume recovers, `u64::MAX`
-    /// if there is nothing.
+    /// Returns the smallest invalidation number of anything that may be found, now or after a crash: 0 while the volume recovers, or if
+    /// something could not be read then; `u64::MAX` if there is nothing.
     pub fn oldest_number(&self) -> u64 {
-        if matches!(self.phase, Phase::Unknown | Phase::Located) {
+        if !self.is_recovered() || self.stats.unread > 0 {
             return 0;
         }
         let written = self.open.iter().flatten().chain(&self.closing);
@@ -509,79 +519,6 @@ impl Volume {
     /// Takes a record that is not found any more off its segment's account.
     pub(super) fn forget(&mut self, slot: Slot) {
         self.segments.take_live(slot.segment, length_class::len(slot.class));
-    }
-}
-
-impl Rebuild for Volume {
-    fn segment(&mut self, segment: u32, entry: &TableEntry) {
-        let role = match entry.state {
-            SegmentState::Free => Role::Free,
-            // Nothing is appended to one that was open: it gets its footer when its records are known.
-            SegmentState::Open => Role::Closing,
-            SegmentState::Sealed => Role::Sealed,
-            SegmentState::Bad => Role::Bad,
-        };
-        self.segments.learn(segment, *entry, role);
-        if entry.state != SegmentState::Free {
-            self.newest_number = self.newest_number.max(entry.newest);
-        }
-    }
-
-    fn located(&mut self, last_sequence: u64) {
-        self.segments.raise_sequence(last_sequence);
-        if self.phase == Phase::Unknown {
-            self.phase = Phase::Located;
-        }
-    }
-
-    fn record(&mut self, segment: u32, entry: &FooterEntry) {
-        // What a later build wrote, of whatever kind, may have replaced something.
-        let hidden = Slot::hidden(segment, entry.unit);
-        let slot = entry.kind().and_then(|kind| slot_of(segment, kind, entry)).unwrap_or(hidden);
-        match self.index.peek(entry.hash) {
-            Some(standing) if self.is_newer(standing, slot) => return,
-            Some(_) => {
-                let replaced = self.index.insert(entry.hash, slot).replaced;
-                replaced.into_iter().for_each(|old| self.forget(old));
-            }
-            None if self.index.insert_older(entry.hash, slot) != Older::Taken => return,
-            None => {}
-        }
-        if slot.kind != SlotKind::Hidden {
-            self.segments.add_live(segment, length_class::len(slot.class));
-        }
-    }
-
-    fn sealed(&mut self, segment: u32, entry: &TableEntry, last_lsn: u64, records: &[FooterEntry]) {
-        let trailer = Trailer {
-            sequence: entry.sequence,
-            class: entry.class,
-            count: records.len() as u32,
-            oldest: entry.oldest,
-            newest: entry.newest,
-            last_lsn,
-            created: entry.created,
-            expires: entry.expires,
-        };
-        self.newest_number = self.newest_number.max(entry.newest);
-        // It is sealed when its footer is there.
-        self.segments.learn(segment, TableEntry { state: SegmentState::Open, ..*entry }, Role::Closing);
-        let VolumeConfig { store, geometry, budget, .. } = &self.config;
-        match OpenSegment::unsealed(segment, geometry.segment_len(), trailer, records, *store, budget) {
-            Some(unsealed) => self.closing.push(unsealed),
-            // Without memory for its footer it is reclaimed without one.
-            None => self.segments.at_mut(segment).role = Role::Sealed,
-        }
-    }
-
-    fn announce(&self, entry: &FooterEntry) {
-        self.index.prefetch(entry.hash);
-    }
-
-    fn recovered(&mut self) {
-        if !self.is_recovered() {
-            self.phase = Phase::Sweeping(0);
-        }
     }
 }
 

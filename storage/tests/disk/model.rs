@@ -260,6 +260,7 @@ fn play_many(first: u64, usual: u64, write_errors: u64, read_errors: u64) {
     let (mut found, mut crashes) = (0, 0);
     for seed in first..first + seeds(usual) {
         println!("seed {seed}");
+        println!("seed {seed}");
         let model = play(seed, 2500, write_errors, read_errors);
         found += model.found;
         crashes += model.crashes;
@@ -270,15 +271,15 @@ fn play_many(first: u64, usual: u64, write_errors: u64, read_errors: u64) {
 
 #[test]
 fn whatever_happens_nothing_wrong_older_or_removed_is_found() {
-    play_many(0, 5, 0, 0);
+    play_many(0, 25, 0, 0);
 }
 
 #[test]
 fn writes_that_fail_lose_records_and_bring_nothing_back() {
-    play_many(1000, 4, 60, 0);
+    play_many(1000, 15, 60, 0);
 }
 
 #[test]
 fn reads_that_fail_lose_records_and_bring_nothing_back() {
-    play_many(2000, 3, 0, 40);
+    play_many(2000, 15, 0, 40);
 }

@@ -29,6 +29,8 @@ pub(super) struct Scan {
     waste: u64,
     /// A record begins at `at` that the last window did not hold, if its length is what it says.
     is_cut: bool,
+    /// Not all of it could be read.
+    is_unread: bool,
     records: Vec<FooterEntry>,
     last_lsn: u64,
     oldest: u64,
@@ -45,6 +47,7 @@ impl Default for Scan {
             found: BLOCK_LEN,
             waste: 0,
             is_cut: false,
+            is_unread: false,
             records: Vec::new(),
             last_lsn: 0,
             oldest: u64::MAX,
@@ -89,6 +92,7 @@ impl Scan {
         let end = from + len;
         let Some(bytes) = bytes else {
             self.at = end;
+            self.is_unread = true;
             return;
         };
         let place = Place { store, sequence: self.sequence };
@@ -136,6 +140,10 @@ impl Scan {
 
     pub(super) fn records(&self) -> &[FooterEntry] {
         &self.records
+    }
+
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
     }
 
     pub(super) fn last_lsn(&self) -> u64 {
