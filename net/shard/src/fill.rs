@@ -404,6 +404,7 @@ struct NoMemory;
 
 /// Passes content on for as long as somebody reads, no faster than the fastest of them.
 async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut source: Source, mut passing: PassageWriter) {
+    source.slow_down();
     // What is received into, until it is a chunk with a charge of its own.
     let mut weight = shard.account.origin.fetches.weigh(0);
     loop {
@@ -414,6 +415,7 @@ async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut source: Source, mut pass
             }
             // Asked to be told; with room meanwhile, or before the first reader has begun, the next look tells.
             if passing.must_wait() || passing.readers() == 0 {
+                source.let_go();
                 room.await;
             }
         }

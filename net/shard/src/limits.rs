@@ -104,11 +104,21 @@ pub(crate) const RESTORES_PER_ASK: u8 = 2;
 /// Markers of URIs that vary which are remembered without a look at the disk, and as many again: 200 B each with their keys.
 pub(crate) const MARKERS_MAX: usize = 16_384;
 
+/// How long somebody who reads a large body waits for one slice that is there and cannot be read yet.
+pub(crate) const SLICE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How often it is looked whether it can be.
+pub(crate) const SLICE_LOOK: Duration = Duration::from_millis(50);
+
+/// What is read of a slice at once for viewers that are slower than the disk.
+pub(crate) const SLOW_PIECE_LEN: u64 = 128 * 1024;
+
 /// One part in this many of an arena may be held by what was evicted, and waits for the disk.
 pub(crate) const EVICTED_SHARE: u64 = 128;
 
 /// How often memory is looked through for what was used and is not on disk, or has to stay there.
-pub(crate) const KEEP_WARM_INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const KEEP_WARM_INTERVAL: Duration =
+    if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(60) };
 
 /// Stored responses that are looked at for that in one turn.
 pub(crate) const KEPT_WARM_PER_TURN: usize = 32;

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use aspis_cache::range;
 use aspis_runtime::weight::Weight;
 use aspis_storage::budget::Budget;
+use aspis_storage::disk::format::READ_LEN_MAX;
 use aspis_storage::disk::record::{Content, Front};
 use aspis_storage::disk::stored::{is_large, parts};
 use aspis_storage::mapping::body::{Body, BodyState};
@@ -219,6 +220,7 @@ async fn run(shard: Rc<Shard>, target: Target) {
 /// Reads the record; `None` if there is nothing of use.
 async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
     let disk = shard.disk.as_ref()?;
+    shard.make_room(READ_LEN_MAX);
     let record = disk.read(target.primary, target.hash).await?;
     if shard.restores.is_outdated(target.hash) {
         return None;

@@ -1,16 +1,18 @@
 //! The bytes of a large body on disk, slice by slice, as a fill reads them.
 //!
 //! `restore.rs` makes it from a head; `fill.rs` reads through [`Source`](crate::fill::Source). Invariants: each byte was verified since it was
-//! read; a slice of another body, or of another key with the same hash, is no slice of this one; one slice is held at a time.
+//! read; a slice of another body, or of another key with the same hash, is no slice of this one; one piece of a slice is held at a time, and
+//! none while nobody takes any.
 
 use std::rc::Rc;
 
 use aspis_cache::range::ByteRange;
-use aspis_storage::disk::format::SLICE_LEN;
+use aspis_storage::disk::format::{READ_LEN_MAX, SLICE_LEN};
 use aspis_storage::disk::stored::slice_hash;
 
 use super::ReadSlice;
 use crate::fill::Broken;
+use crate::limits::{SLICE_LOOK, SLICE_PATIENCE, SLOW_PIECE_LEN};
 use crate::shard::Shard;
 
 /// Whose slices they are.
@@ -33,6 +35,7 @@ pub(crate) struct Slices {
     of: SlicesOf,
     range: ByteRange,
     at: u64,
+    piece_len_max: u64,
     /// What was read last, and how much of it was taken.
     piece: Option<(ReadSlice, usize)>,
 }
@@ -51,7 +54,7 @@ impl SlicesOf {
 impl Slices {
     /// Begins to read a range of a body.
     pub(crate) fn new(shard: &Rc<Shard>, of: SlicesOf, range: ByteRange) -> Self {
-        Slices { shard: Rc::clone(shard), of, range, at: range.start, piece: None }
+        Slices { shard: Rc::clone(shard), of, range, at: range.start, piece_len_max: SLICE_LEN, piece: None }
     }
 
     /// How many bytes they are.
@@ -89,14 +92,37 @@ impl Slices {
         (Ok(count), buffer)
     }
 
+    /// Gives back what was read and not taken: its buffer is wanted while nobody takes any.
+    pub(crate) fn let_go(&mut self) {
+        self.piece = None;
+    }
+
+    /// From now on the bytes are taken slowly: less of a slice is read at once, since it may have to be let go.
+    pub(crate) fn slow_down(&mut self) {
+        self.let_go();
+        self.piece_len_max = SLOW_PIECE_LEN;
+    }
+
     /// The bytes from where reading stands to the end of their slice, or of the range.
     async fn next_piece(&self) -> Option<ReadSlice> {
         let SlicesOf { primary, hash, key, write_id, .. } = &self.of;
         let number = u32::try_from(self.at / SLICE_LEN).ok()?;
         let start = u64::from(number) * SLICE_LEN;
-        let end = self.range.end.min(start + SLICE_LEN);
+        let end = self.range.end.min(start + SLICE_LEN).min(self.at + self.piece_len_max);
         let wanted = (self.at - start) as usize..(end - start) as usize;
-        let disk = self.shard.disk.as_ref()?;
-        disk.read_slice(*primary, (slice_hash(*hash, *write_id, number), key), wanted).await
+        let (shard, hash) = (&self.shard, slice_hash(*hash, *write_id, number));
+        let disk = shard.disk.as_ref()?;
+        let until = shard.ring.now_millis() + SLICE_PATIENCE.as_millis() as u64;
+        loop {
+            shard.make_room(READ_LEN_MAX);
+            if let Some(piece) = disk.read_slice(*primary, (hash, key), wanted.clone()).await {
+                return Some(piece);
+            }
+            // What is damaged is not there any more; what is there found no buffer, or a device that is busy.
+            if !shard.has_on_disk(*primary, hash) || shard.ring.now_millis() >= until {
+                return None;
+            }
+            shard.ring.sleep(SLICE_LOOK).await;
+        }
     }
 }

@@ -70,6 +70,11 @@ impl Store {
         }
     }
 
+    /// Opens it, to be written hardly at all.
+    pub(super) fn boot_frugal(&self) -> DiskBoot {
+        DiskBoot { write_budget: Some(1), ..self.boot() }
+    }
+
     /// Waits until all that was offered is in the files.
     #[track_caller]
     pub(super) fn settle(&self, stage: &Stage) {

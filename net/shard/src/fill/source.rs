@@ -33,6 +33,20 @@ impl Source {
         }
     }
 
+    /// Nothing is read for a while.
+    pub(crate) fn let_go(&mut self) {
+        if let Source::Disk(slices) = self {
+            slices.let_go();
+        }
+    }
+
+    /// What is read goes through a passage from now on, as fast as viewers take it.
+    pub(crate) fn slow_down(&mut self) {
+        if let Source::Disk(slices) = self {
+            slices.slow_down();
+        }
+    }
+
     /// Reads content into `buffer`, which must not be empty. Zero: the content is whole.
     pub(crate) async fn read<B: AsMut<[u8]> + 'static>(&mut self, buffer: B) -> (Result<usize, Broken>, B) {
         match self {
