@@ -28,6 +28,7 @@ mod markers;
 pub(crate) mod offering;
 mod pace;
 mod reading;
+mod removing;
 pub(crate) mod restore;
 mod slices;
 mod volumes;
@@ -35,6 +36,7 @@ mod writing;
 
 pub use health::Directory;
 use reading::ReadSlice;
+pub(crate) use removing::Removals;
 pub(crate) use slices::Slices;
 pub(crate) use writing::{FlushGate, FlushPart, Offer, Step};
 
@@ -263,8 +265,6 @@ impl Disk {
             writes,
             pace: Pace::default(),
         });
-        // From the first look on: who waits for recovery must not take it for done before it began.
-        disk.show_levels();
         disk.recover();
         disk
     }

@@ -265,3 +265,6 @@ pub(crate) const WRITE_BUFFERS_MAX: usize = 16;
 
 /// So many of them stay at hand while nothing is written.
 pub(crate) const WRITE_BUFFERS_KEPT: usize = 2;
+
+/// How long the answer to an unsafe request waits for the disk to know what it removed.
+pub(crate) const DISK_REMOVAL_PATIENCE: Duration = Duration::from_millis(500);

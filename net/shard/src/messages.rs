@@ -45,6 +45,17 @@ pub(crate) enum Message {
         /// The cache key, compared in full.
         key: Arc<[u8]>,
     },
+    /// To the owner of a key: an unsafe request is answered when the disk knows what was removed under it.
+    AskRemoved {
+        /// The core that asks.
+        core: usize,
+        /// Its number for the request that waits.
+        number: u64,
+        /// The hash of the primary key.
+        primary: u128,
+    },
+    /// To the core of an unsafe request that waits under this number: the disk knows.
+    Removed(u64),
     /// To the owner of a key: a request found nothing fresh.
     Ask {
         /// The core that asks.

@@ -30,7 +30,7 @@ use crate::alone::AloneFlight;
 use crate::asking::{Asks, Waiter};
 use crate::backlog::Backlog;
 use crate::disk::restore::Restores;
-use crate::disk::{Disk, FlushPart};
+use crate::disk::{Disk, FlushPart, Removals};
 use crate::fill::Fills;
 use crate::limits::{
     EVICTED_SHARE, LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL,
@@ -95,6 +95,7 @@ pub(crate) struct Shard {
     pub(crate) sharding: Sharding,
     /// What this core owns on disk.
     pub(crate) disk: Option<Rc<Disk>>,
+    pub(crate) removals: Removals,
     outbox: RefCell<VecDeque<(usize, Message)>>,
     pub(crate) draining: Cell<bool>,
     sweep_armed: Cell<bool>,
@@ -172,6 +173,7 @@ impl Shard {
             cores: parts.cores,
             sharding: parts.sharding,
             disk: parts.disk,
+            removals: Removals::default(),
             outbox: RefCell::new(VecDeque::new()),
             rules: parts.rules,
             purging: parts.purging,
@@ -305,6 +307,8 @@ impl Shard {
                 Message::Cap(message) => self.origin.deliver(message),
                 Message::Viewer { descriptor, peer } => self.take_over(descriptor, peer),
                 Message::Invalidate { hash, key } => self.invalidate_here(hash, &key),
+                Message::AskRemoved { core, number, primary } => self.removals_asked(core, number, primary),
+                Message::Removed(number) => self.removed(number),
                 Message::Ask { core, number, ask } => self.asked(*ask, Waiter::There { core, number }),
                 Message::Left { core, number } => self.left(Some((core, number))),
                 Message::Reply { number, reply } => self.replied(number, *reply),

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::footer::{ENTRY_COUNT_MAX, FooterEntry, Trailer, footer_len, write_footer};
-use super::format::{BLOCK_LEN, RECORD_LEN_MAX, SegmentHeader, StoreId, UNIT_LEN};
+use super::format::{BLOCK_LEN, Class, RECORD_LEN_MAX, SegmentHeader, StoreId, UNIT_LEN};
 use super::record::RecordKind;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::mapping::aligned::{AlignedBuf, AlignedPool, SharedBuf};
@@ -48,6 +48,8 @@ struct Chunk {
     write_end: u64,
     state: ChunkState,
     buffer: SharedBuf,
+    /// The buffer goes back to the pool.
+    is_pooled: bool,
 }
 
 /// How far the footer is.
@@ -159,6 +161,20 @@ impl OpenSegment {
             is_urgent: false,
             footer: Footer::NotYet,
         })
+    }
+
+    pub(super) fn class(&self) -> Class {
+        self.trailer.class
+    }
+
+    /// Where the next record goes.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Up to where the disk has all.
+    pub(super) fn durable(&self) -> u64 {
+        self.durable
     }
 
     pub(super) fn sequence(&self) -> u64 {
@@ -281,7 +297,7 @@ impl OpenSegment {
         pool: &AlignedPool,
         budget: &Arc<Budget>,
     ) -> Option<SegmentWrite> {
-        if let Some(write) = self.next_chunk(force || self.is_urgent, pool) {
+        if let Some(write) = self.next_chunk(force || self.is_urgent, pool, budget) {
             return Some(write);
         }
         if self.footer != Footer::Wanted {
@@ -298,9 +314,9 @@ impl OpenSegment {
         Some(SegmentWrite { start: self.len - len, len: len as usize, buffer, is_footer: true })
     }
 
-    fn next_chunk(&mut self, force: bool, pool: &AlignedPool) -> Option<SegmentWrite> {
+    fn next_chunk(&mut self, force: bool, pool: &AlignedPool, budget: &Arc<Budget>) -> Option<SegmentWrite> {
         if self.filling().is_none() && self.covered < self.position && force {
-            self.begin_chunk(pool)?;
+            self.begin_last_block(budget)?;
         }
         let number = self
             .chunks
@@ -401,6 +417,31 @@ impl OpenSegment {
             write_end: start,
             state: ChunkState::Filling,
             buffer,
+            is_pooled: true,
+        });
+        Some(())
+    }
+
+    /// Begins a chunk of one block for what is left before the next one, which is closed in the same call.
+    ///
+    /// Not with a buffer of the pool's: those of chunks whose last record ends in this block are free only once it is written, so that all of
+    /// them could be waiting for one more.
+    fn begin_last_block(&mut self, budget: &Arc<Budget>) -> Option<()> {
+        let start = self.covered / BLOCK_LEN * BLOCK_LEN;
+        if self.chunks.back().is_some_and(|last| last.state != ChunkState::Written && last.write_end > start)
+        {
+            return None;
+        }
+        let carried = (self.position - start) as usize;
+        let mut buffer = AlignedBuf::new(BLOCK_LEN as usize, budget)?;
+        buffer.as_mut()[..carried].copy_from_slice(&self.tail[..carried]);
+        self.chunks.push_back(Chunk {
+            start,
+            end: self.position,
+            write_end: start,
+            state: ChunkState::Filling,
+            buffer: SharedBuf::new(buffer),
+            is_pooled: false,
         });
         Some(())
     }
@@ -425,6 +466,7 @@ impl OpenSegment {
     fn release_first(&mut self, pool: &AlignedPool) {
         let Some(chunk) = self.chunks.pop_front() else { return };
         match chunk.buffer.into_inner() {
+            _ if !chunk.is_pooled => {}
             Some(buffer) => pool.put(buffer),
             None => pool.lost(),
         }

@@ -31,7 +31,7 @@ mod rebuild;
 mod writing;
 
 pub(super) use writing::ERRORS_MAX;
-pub use writing::{Token, WRITES_IN_FLIGHT_MAX, Write, WriteFailed};
+pub use writing::{Mark, Token, WRITES_IN_FLIGHT_MAX, Write, WriteFailed};
 
 /// Bytes of the buffers that a volume takes from its pool.
 pub const BUFFER_LEN: usize = CHUNK_LEN;

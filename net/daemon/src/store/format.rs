@@ -18,10 +18,17 @@ use super::volume_path;
 /// The part of the free space that a store may take.
 const FREE_SHARE: (u64, u64) = (9, 10);
 
-/// Makes a store of this form, which was planned for these folders. `freed` is what becomes free in each folder before.
+/// Makes a store of this form. `freed` is what becomes free in each folder before.
 pub(super) fn make(folders: &[Folder], plan: Plan, freed: &[u64]) -> Result<(), String> {
     let len = plan.geometry().file_len();
-    let count = u16::try_from(folders.len()).expect("a plan has a volume for each folder, and 64 at most");
+    let count = u16::try_from(folders.len()).ok().filter(|count| *count <= plan.volume_count());
+    let Some(count) = count else {
+        return Err(format!(
+            "{} folders are too many for a store of {} volume(s)",
+            folders.len(),
+            plan.volume_count()
+        ));
+    };
     let mut needed = vec![0; folders.len()];
     for shard in 0..plan.volume_count() {
         needed[usize::from(shard % count)] += len;

@@ -29,17 +29,6 @@ pub(crate) struct Wanted<'w> {
     pub(crate) size: Option<u64>,
     /// How many cores serve.
     pub(crate) cores: usize,
-    /// `--memory`, of which the index takes a part.
-    pub(crate) memory: u64,
-    /// `--disk-mean-object`.
-    pub(crate) mean_object: u64,
-}
-
-impl Wanted<'_> {
-    /// Returns the length of the index of each of so many volumes, or says that memory has no room for it.
-    fn index_slots(&self, geometry: Geometry, volumes: u64) -> Result<u64, String> {
-        size::fitting_index(geometry, volumes, self.memory, self.mean_object)
-    }
 }
 
 /// One volume, ready for the data plane.
@@ -62,8 +51,6 @@ pub(crate) struct Store {
     folders: Vec<Folder>,
     label: Label,
     newest: u64,
-    /// The slots of the index of each volume.
-    pub(super) index_slots: u64,
     /// The volumes, by shard; taken by the cores.
     pub(crate) volumes: Vec<Volume>,
 }
@@ -96,7 +83,9 @@ pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Store, String> {
     };
     let (label, mut found) = find::volumes(&folders, Access::Write)?;
     found.iter_mut().try_for_each(mend)?;
-    let index_slots = resize(&folders, &mut found, wanted)?;
+    if let Some(size) = wanted.size {
+        resize(&folders, &mut found, size)?;
+    }
     allocate(&found)?;
     if wanted.cores > found.len() {
         tracing::warn!(
@@ -113,7 +102,7 @@ pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Store, String> {
             folders[buffered.folder].path.display()
         );
     }
-    let store = Store { folders, label, newest, index_slots, volumes };
+    let store = Store { folders, label, newest, volumes };
     tracing::info!(
         "store {}: {} volume(s), {} MiB",
         shown(&label.store),
@@ -150,9 +139,7 @@ fn make_first(folders: &[Folder], wanted: &Wanted<'_>) -> Result<(), String> {
             wanted.folders.join(" ")
         ));
     };
-    let plan = Plan::new(size, wanted.cores, folders.len())?;
-    wanted.index_slots(plan.geometry(), u64::from(plan.volume_count()))?;
-    make(folders, plan, &vec![0; folders.len()])
+    make(folders, Plan::new(size, wanted.cores)?, &vec![0; folders.len()])
 }
 
 /// Writes the one of the two superblocks again that is not as it should be.
@@ -165,21 +152,18 @@ fn mend(volume: &mut FoundVolume) -> Result<(), String> {
     written.map_err(|error| format!("{path}: {error}"))
 }
 
-/// Gives each volume the segments that make the store as large as is wanted. Returns the slots of the index of each.
-fn resize(folders: &[Folder], volumes: &mut [FoundVolume], wanted: &Wanted<'_>) -> Result<u64, String> {
+/// Gives each volume the segments that make the store so large.
+fn resize(folders: &[Folder], volumes: &mut [FoundVolume], size: u64) -> Result<(), String> {
     let count = volumes.len() as u64;
     let mut targets = Vec::with_capacity(volumes.len());
     let mut needed = vec![0; folders.len()];
-    let mut slots = 0;
     for volume in volumes.iter() {
-        let before = volume.superblock.geometry();
-        let target = wanted.size.map_or(Ok(before), |size| size::resized(before, count, size))?;
-        slots = slots.max(wanted.index_slots(target, count)?);
-        needed[volume.folder] += target.file_len().saturating_sub(before.file_len());
-        targets.push(target);
+        let geometry = size::resized(volume.superblock.geometry(), count, size)?;
+        needed[volume.folder] += geometry.file_len().saturating_sub(volume.superblock.geometry().file_len());
+        targets.push(geometry);
     }
     if targets.iter().zip(volumes.iter()).all(|(target, volume)| *target == volume.superblock.geometry()) {
-        return Ok(slots);
+        return Ok(());
     }
     check_space(folders, &needed, &vec![0; folders.len()])?;
     let before: u64 = volumes.iter().map(|volume| len_of(volume.superblock.geometry())).sum();
@@ -192,7 +176,7 @@ fn resize(folders: &[Folder], volumes: &mut [FoundVolume], wanted: &Wanted<'_>) 
     progress.end();
     let after: u64 = targets.iter().map(|geometry| len_of(*geometry)).sum();
     tracing::info!("the store has {} now, {} before", write_size(after), write_size(before));
-    Ok(slots)
+    Ok(())
 }
 
 /// Changes the length of a volume, in an order in which it is sound at each moment.
@@ -301,8 +285,12 @@ impl Store {
         Ok(())
     }
 
-    /// Hands the volumes over to the cores; what stays watches their files.
-    pub(crate) fn boot(&mut self, write_budget: Option<u64>) -> Result<(DiskBoot, Folders), String> {
+    /// Hands the volumes over to the cores, with indexes of so many slots; what stays watches their files.
+    pub(crate) fn boot(
+        &mut self,
+        index_slots: u64,
+        write_budget: Option<u64>,
+    ) -> Result<(DiskBoot, Folders), String> {
         let directories: Vec<Arc<Directory>> =
             self.folders.iter().map(|folder| Directory::new(&folder.path.display().to_string())).collect();
         let paths = |at: usize| {
@@ -323,9 +311,18 @@ impl Store {
             volumes: volumes.collect(),
             directories,
             shard_bits,
-            index_slots_per_volume: self.index_slots,
+            index_slots_per_volume: index_slots,
             write_budget,
         };
         Ok((boot, folders))
+    }
+
+    /// Returns how many slots the index of each volume has, or says that memory has no room for them.
+    pub(crate) fn index_slots(&self, mean_object: u64, memory: u64) -> Result<u64, String> {
+        let each =
+            self.volumes.iter().map(|volume| size::index_slots(volume.superblock.geometry(), mean_object));
+        let slots = each.max().unwrap_or_default();
+        size::check_index(slots * self.volumes.len() as u64, memory, mean_object)?;
+        Ok(slots)
     }
 }

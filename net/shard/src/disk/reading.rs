@@ -216,7 +216,7 @@ impl Disk {
         let (mut lent, found, _pin) = self.lend(mounted, hash).await?;
         let place = Place { store: mounted.superblock.store, sequence: found.sequence };
         let all = 0..found.len as usize;
-        let skip = self.fetch(mounted, hash, &found, &[all], &mut lent).await?;
+        let skip = self.fetch(mounted, hash, &found, &[all, 0..0], &mut lent).await?;
         if found.len as usize > LONG {
             self.long_step().await;
         }
@@ -245,7 +245,7 @@ impl Disk {
         let front = decode_front(&lent.bytes()[skip..], &place, hash);
         // With a key as long as that the body begins later, and not all that was wanted of it was read.
         if !front.is_ok_and(|front| front.front_len() == FRONT_LEN) {
-            skip = self.fetch(mounted, hash, &found, &[all], &mut lent).await?;
+            skip = self.fetch(mounted, hash, &found, &[all, 0..0], &mut lent).await?;
         }
         let bytes = &lent.bytes()[skip..];
         let verified = decode_front(bytes, &place, hash).and_then(|front| {
@@ -284,7 +284,7 @@ impl Disk {
         mounted: &Mounted,
         hash: u128,
         found: &Found,
-        spans: &[Range<usize>],
+        spans: &[Range<usize>; 2],
         lent: &mut Lent,
     ) -> Option<usize> {
         let buffer = lent.buffer.as_mut()?;
@@ -293,7 +293,7 @@ impl Disk {
             buffer.as_mut()[..len].copy_from_slice(&bytes[..len]);
             return Some(0);
         }
-        for span in spans {
+        for span in spans.iter().filter(|span| !span.is_empty()) {
             let buffer = lent.buffer.take()?;
             let (result, buffer) = self.read_into(mounted, found.file_offset, buffer, span.clone()).await;
             lent.buffer = buffer;
@@ -388,8 +388,9 @@ impl Disk {
 }
 
 /// What to read of a slice for some bytes of its body: its front and the blocks that are checked as a whole, in one read if they are close.
-fn spans(range: &Range<usize>, len: usize) -> Vec<Range<usize>> {
+fn spans(range: &Range<usize>, len: usize) -> [Range<usize>; 2] {
     let start = FRONT_LEN + range.start / CHECKED_LEN * CHECKED_LEN;
     let end = (FRONT_LEN + range.end.next_multiple_of(CHECKED_LEN)).min(len);
-    if start > FRONT_LEN + CHECKED_LEN && start < end { vec![0..FRONT_LEN, start..end] } else { vec![0..end] }
+    let is_far = start > FRONT_LEN + CHECKED_LEN && start < end;
+    if is_far { [0..FRONT_LEN, start..end] } else { [0..end, end..end] }
 }

@@ -588,3 +588,29 @@ fn a_response_comes_back_as_it_was() {
         assert_eq!(stage.count(target), 1);
     }
 }
+
+/// RFC 9111 §4.4: who was told that an unsafe request succeeded does not get what was before, not even from a server that ended at once.
+#[test]
+fn what_an_unsafe_request_invalidated_does_not_outlive_its_answer() {
+    let store = Store::new();
+    let mut stage = stage(&store, |reply| match reply.head.starts_with("post") {
+        true => reply.answer("200 OK", "", ""),
+        false => version(reply),
+    });
+    for round in 0..2 {
+        // On the core of the viewer and on the other.
+        let targets: Vec<String> = (0..6).map(|number| format!("/{round}/{number}")).collect();
+        let mut viewer = stage.viewer();
+        targets.iter().for_each(|target| assert_eq!(viewer.get(target).body, "v1"));
+        store.settle(&stage);
+        for target in &targets {
+            assert_eq!(viewer.send("POST", target, "Content-Length: 0\r\n").status, 200);
+        }
+        stage.restart(Invalidations::default(), Some(store.boot()));
+        store.wait_recovered(&stage);
+        let mut viewer = stage.viewer();
+        for target in &targets {
+            assert_eq!(viewer.get(target).body, "v3", "{target}");
+        }
+    }
+}

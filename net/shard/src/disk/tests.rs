@@ -431,6 +431,31 @@ fn what_was_removed_does_not_come_back() {
     assert_eq!(is_there(&core), expected);
 }
 
+#[test]
+fn who_waits_for_a_removal_knows_that_it_outlives_the_process() {
+    let store = Store::format("durable");
+    for round in 0..10 {
+        let core = Core::start(store.open());
+        core.offer(plain(0..10, 5000));
+        core.wait_settled();
+        core.block(move |disk| async move {
+            disk.remove(hash(round), hash(round));
+            let volume = &disk.mounted(hash(round)).unwrap().volume;
+            let mark = volume.borrow().mark();
+            assert!(!volume.borrow().is_written(mark));
+            disk.removals_written(hash(round)).await;
+            assert!(volume.borrow().is_written(mark));
+            // Nothing more is written: as if the process were killed.
+            disk.ring.stop();
+        });
+        core.stop();
+        let core = Core::start(store.open());
+        let found: Vec<u64> =
+            (0..10).zip(core.read(0..10)).filter(|(_, body)| body.is_some()).map(|(n, _)| n).collect();
+        assert_eq!(found, (0..10).filter(|number| *number != round).collect::<Vec<_>>());
+    }
+}
+
 /// Several times what the store holds goes through it: segments are reclaimed under way, and what is used stays.
 #[test]
 fn a_full_store_makes_room_and_keeps_what_is_used() {
@@ -580,7 +605,7 @@ fn damage_is_a_miss_and_the_rest_is_found() {
 fn many_readers_at_once_wait_for_each_other() {
     let store = Store::format("readers");
     let core = Core::start(store.open());
-    core.offer(plain(0..10, 90_000));
+    core.offer(plain(0..10, 15_000));
     assert!(core.flush());
     let (sender, found) = mpsc::channel();
     core.call(move |disk| {
@@ -595,7 +620,7 @@ fn many_readers_at_once_wait_for_each_other() {
                 } else {
                     let read = read.await;
                     sender
-                        .send(read.is_some_and(|read| *read.record().body() == body(number, 90_000)))
+                        .send(read.is_some_and(|read| *read.record().body() == body(number, 15_000)))
                         .unwrap();
                 }
             });

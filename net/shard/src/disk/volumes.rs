@@ -38,8 +38,6 @@ impl Disk {
                     disk.recover_volume(mounted).await;
                     disk.reclaim(mounted);
                     disk.kick();
-                    // A core that sleeps from now on has told how far it came.
-                    disk.show_levels();
                 }
             });
         }
@@ -68,7 +66,8 @@ impl Disk {
                 }
                 Step::Wait => {}
             }
-            let Some((read, brought)) = running.pop_front() else { continue };
+            // Nothing is awaited that could bring it on.
+            let Some((read, brought)) = running.pop_front() else { return };
             let brought = brought.await.unwrap_or(Err(IoFailed::Late));
             loop {
                 self.long_step().await;
@@ -97,18 +96,22 @@ impl Disk {
         let (disk, at) = (self.handle(), mounted.at);
         self.ring.spawn(async move {
             let mounted = &disk.volumes[at];
-            disk.reclaim_volume(mounted, step).await;
+            let last = disk.reclaim_volume(mounted, step).await;
             mounted.is_reclaiming.set(false);
-            // There may be a free segment for what waits, and something to write.
-            disk.kick();
+            match last {
+                // It goes on after a write, or after a while.
+                Reclaim::Wait => disk.wake(),
+                // There may be a free segment for what waits, and something to write.
+                _ => disk.kick(),
+            }
         });
     }
 
-    /// Goes on until enough segments are free, or until something else has to happen first that calls for it again.
-    async fn reclaim_volume(&self, mounted: &Mounted, mut step: Reclaim) {
+    /// Goes on until enough segments are free, or until something else has to happen first; returns which.
+    async fn reclaim_volume(&self, mounted: &Mounted, mut step: Reclaim) -> Reclaim {
         while !self.is_off_line(mounted) {
             match step {
-                Reclaim::Idle | Reclaim::Wait => return,
+                Reclaim::Idle | Reclaim::Wait => return step,
                 Reclaim::Again => self.long_step().await,
                 Reclaim::Read { file_offset, len } => {
                     let brought = self.read_block(mounted, file_offset, len).await;
@@ -121,6 +124,7 @@ impl Disk {
             step = self.next_reclaim(mounted);
             self.write_out(mounted);
         }
+        Reclaim::Wait
     }
 
     fn next_reclaim(&self, mounted: &Mounted) -> Reclaim {

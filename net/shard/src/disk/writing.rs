@@ -20,7 +20,7 @@ use aspis_telemetry::Counter;
 use super::{Disk, IoFailed, Mounted, Plan};
 use crate::limits::{
     DISK_APPENDED_PER_TURN, DISK_BURST, DISK_BURST_LEN_MIN, DISK_FLUSH_AFTER, DISK_QUEUE_COUNT_MAX,
-    DISK_QUEUE_LEN_MAX, DISK_QUEUE_SHARE, DISK_RECORDS_PER_TURN, DISK_RETRY_AFTER,
+    DISK_QUEUE_LEN_MAX, DISK_QUEUE_SHARE, DISK_RECORDS_PER_TURN, DISK_REMOVAL_PATIENCE, DISK_RETRY_AFTER,
 };
 
 /// Something to be written, record by record, that waits until it is its turn.
@@ -83,6 +83,10 @@ pub(super) struct Writes {
     is_running: Cell<bool>,
     /// There may be more to do than the task knew of.
     changed: Notify,
+    /// A write ended.
+    written: Notify,
+    /// No write buffer was free: what there is goes out, be it little.
+    is_short: Cell<bool>,
     /// Whose line is looked at next.
     next: Cell<usize>,
     /// Who waits until all of it is written.
@@ -119,6 +123,8 @@ impl Writes {
             chance: Cell::new(0x9e37_79b9_7f4a_7c15),
             is_running: Cell::new(false),
             changed: Notify::new(),
+            written: Notify::new(),
+            is_short: Cell::new(false),
             next: Cell::new(0),
             flushes: RefCell::default(),
         }
@@ -190,6 +196,23 @@ impl Disk {
         }
     }
 
+    /// Waits until a restart would find everything removed that was removed so far in the volume of a primary key; but not for a device
+    /// that does not answer, or is off line.
+    pub(crate) async fn removals_written(&self, primary: u128) {
+        let Some(mounted) = self.mounted(primary) else { return };
+        let mark = mounted.volume.borrow().mark();
+        let written = async {
+            loop {
+                let changed = self.writes.written.notified();
+                if mounted.volume.borrow().is_written(mark) || self.is_off_line(mounted) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = self.ring.timeout(DISK_REMOVAL_PATIENCE, written).await;
+    }
+
     /// Gives up what waits to be written: the memory is wanted.
     pub(crate) fn relieve(&self) {
         for mounted in &self.volumes {
@@ -221,6 +244,13 @@ impl Disk {
     fn give_up(&self, mut offer: Box<dyn Offer>) {
         self.writes.queued_len.set(self.writes.queued_len.get() - offer.len());
         offer.give_up();
+    }
+
+    /// Has the task run if it does not, whatever it waits for.
+    pub(super) fn wake(&self) {
+        if !self.writes.is_running.get() {
+            self.kick();
+        }
     }
 
     /// Has the task look, and run if it does not.
@@ -261,8 +291,9 @@ impl Disk {
                     self.writes.queued_len.set(self.writes.queued_len.get() - offer.len());
                 }
                 // It is looked at again when something was written, read or reclaimed.
-                Err(Refused::NotReady | Refused::NoMemory | Refused::NoSegment) => {
+                Err(refused @ (Refused::NotReady | Refused::NoMemory | Refused::NoSegment)) => {
                     mounted.line.is_blocked.set(true);
+                    self.writes.is_short.set(self.writes.is_short.get() || refused == Refused::NoMemory);
                     mounted.line.offers.borrow_mut().push_front(offer);
                     break;
                 }
@@ -290,7 +321,7 @@ impl Disk {
         let (line, now) = (&mounted.line, self.ring.now_millis());
         let is_late =
             line.since.get().is_some_and(|since| now >= since + DISK_FLUSH_AFTER.as_millis() as u64);
-        let force = is_late || !self.writes.flushes.borrow().is_empty();
+        let force = is_late || self.writes.is_short.get() || !self.writes.flushes.borrow().is_empty();
         loop {
             let next = mounted.volume.borrow_mut().next_write(force);
             let Some(write) = next else { break };
@@ -328,6 +359,7 @@ impl Disk {
             self.counters.add(Counter::DiskWriteErrors, 1);
             self.note_error(mounted, failed);
         }
+        self.writes.written.notify_all();
         self.reclaim(mounted);
         self.kick();
     }
@@ -397,9 +429,8 @@ async fn run(disk: Rc<Disk>) {
             disk.long_step().await;
         }
         let appended = disk.append();
-        for mounted in &disk.volumes {
-            disk.write_out(mounted);
-        }
+        disk.volumes.iter().for_each(|mounted| disk.write_out(mounted));
+        disk.writes.is_short.set(false);
         if appended == Appended::Some {
             continue;
         }

@@ -281,7 +281,8 @@ impl Work<'_> {
             match self.step(event, self.shard.now()) {
                 Action::RespondOrigin { store, content, invalidate, found } => {
                     if invalidate {
-                        self.invalidate(&head);
+                        let primaries = self.invalidate(&head);
+                        self.shard.removals_written(&primaries).await;
                     }
                     self.change_found(found, &head);
                     return self.send_response(&head, response.body, store, content, flight, None).await;
@@ -502,12 +503,14 @@ impl Work<'_> {
         self.head.keep_alive && !self.shard.draining.get() && self.request_whole.get()
     }
 
-    /// Removes everywhere what a successful unsafe request made out of date (rule 16 of the RFC 9111 profile).
-    fn invalidate(&self, head: &ResponseHead<'_, '_>) {
-        let mut key = Vec::new();
+    /// Removes everywhere what a successful unsafe request made out of date (rule 16 of the RFC 9111 profile); returns the hashes of the keys.
+    fn invalidate(&self, head: &ResponseHead<'_, '_>) -> Vec<u128> {
+        let (mut key, mut hashes) = (Vec::new(), Vec::new());
         invalidation::keys(self.head, self.facts, head, &mut key, &mut |hash, key| {
             self.shard.invalidate_everywhere(hash, key);
+            hashes.push(hash);
         });
+        hashes
     }
 
     /// The 101 goes to the viewer, then bytes go both ways.

@@ -5,7 +5,7 @@
 //! disk does not have of it is not found any more and gets a tombstone, and its footer lists the rest.
 
 use super::{OpenSegment, Phase, Role, Volume};
-use crate::disk::format::{SegmentState, TableEntry};
+use crate::disk::format::{Class, SegmentState, TableEntry};
 use crate::disk::record::RecordKind;
 use crate::mapping::aligned::SharedBuf;
 
@@ -30,6 +30,13 @@ pub struct Write {
     pub len: usize,
     /// What to tell of its end by.
     pub token: Token,
+}
+
+/// How far the records of a volume are at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    sequence: u64,
+    position: u64,
 }
 
 /// Names a write.
@@ -58,6 +65,28 @@ impl Volume {
     /// Tells whether all that was appended is on the disk and no write is under way.
     pub fn is_settled(&self) -> bool {
         self.in_flight == 0 && !self.has_unwritten()
+    }
+
+    /// Returns how far the records are that were appended so far, removals above all, for [`Volume::is_written`].
+    pub fn mark(&self) -> Mark {
+        let open = self.open[Class::Records as usize].as_ref();
+        open.map_or(Mark { sequence: 0, position: 0 }, |open| Mark {
+            sequence: open.sequence(),
+            position: open.position(),
+        })
+    }
+
+    /// Tells whether the disk has every record and every removal from before a mark, as far as it can have them.
+    pub fn is_written(&self, mark: Mark) -> bool {
+        // What is not listed here any more was sealed, so it is wholly there.
+        let mut unsealed = self.open.iter().flatten().chain(&self.closing);
+        let is_behind = |open: &OpenSegment| match open.sequence() {
+            sequence if sequence == mark.sequence => open.durable() < mark.position.min(open.position()),
+            sequence => {
+                open.class() == Class::Records && sequence < mark.sequence && open.durable() < open.position()
+            }
+        };
+        self.pending.is_empty() && !unsealed.any(is_behind)
     }
 
     /// Returns the next write, if there is one worth it and fewer than [`WRITES_IN_FLIGHT_MAX`] are under way.
