@@ -20,7 +20,8 @@ use aspis_cache::vary::{self, Varies};
 use aspis_config::behavior::VaryRule;
 use aspis_exchange::collapse::FlightId;
 use aspis_exchange::response_head;
-use aspis_runtime::future::{Either, race};
+use aspis_runtime::future::{Either, race, yield_now};
+use aspis_storage::disk::format::SLICE_LEN;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
 use aspis_storage::passage::{PassageWriter, passage};
 use aspis_storage::response::{Parts, StoredResponse, VariantOf};
@@ -344,6 +345,10 @@ impl Task {
                 Ok(count) => {
                     writer.publish(tail, count);
                     self.view.tell(&self.shard);
+                    // Slices are there at once: nobody else is to wait until all of many are copied.
+                    if matches!(source, Source::Disk(_)) && self.length > Some(SLICE_LEN) {
+                        yield_now().await;
+                    }
                 }
                 Err(_) => {
                     drop(tail);

@@ -1,12 +1,14 @@
 //! The bytes of a large body on disk, slice by slice, as a fill reads them.
 //!
 //! `restore.rs` makes it from a head; `fill.rs` reads through [`Source`](crate::fill::Source). Invariants: each byte was verified since it was
-//! read; a slice of another body, or of another key with the same hash, is no slice of this one; one piece of a slice is held at a time, and
-//! none while nobody takes any.
+//! read; a slice of another body, or of another key with the same hash, is no slice of this one; one piece of a slice and the next are
+//! held at a time, and none while nobody takes any.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use aspis_cache::range::ByteRange;
+use aspis_runtime::sync::oneshot;
 use aspis_storage::disk::format::{READ_LEN_MAX, SLICE_LEN};
 use aspis_storage::disk::stored::slice_hash;
 
@@ -38,6 +40,8 @@ pub(crate) struct Slices {
     piece_len_max: u64,
     /// What was read last, and how much of it was taken.
     piece: Option<(ReadSlice, usize)>,
+    /// What comes behind that, being read.
+    ahead: Option<oneshot::Receiver<ReadSlice>>,
 }
 
 impl SlicesOf {
@@ -54,7 +58,15 @@ impl SlicesOf {
 impl Slices {
     /// Begins to read a range of a body.
     pub(crate) fn new(shard: &Rc<Shard>, of: SlicesOf, range: ByteRange) -> Self {
-        Slices { shard: Rc::clone(shard), of, range, at: range.start, piece_len_max: SLICE_LEN, piece: None }
+        Slices {
+            shard: Rc::clone(shard),
+            of,
+            range,
+            at: range.start,
+            piece_len_max: SLICE_LEN,
+            piece: None,
+            ahead: None,
+        }
     }
 
     /// How many bytes they are.
@@ -94,7 +106,7 @@ impl Slices {
 
     /// Gives back what was read and not taken: its buffer is wanted while nobody takes any.
     pub(crate) fn let_go(&mut self) {
-        self.piece = None;
+        (self.piece, self.ahead) = (None, None);
     }
 
     /// From now on the bytes are taken slowly: less of a slice is read at once, since it may have to be let go.
@@ -103,26 +115,61 @@ impl Slices {
         self.piece_len_max = SLOW_PIECE_LEN;
     }
 
-    /// The bytes from where reading stands to the end of their slice, or of the range.
-    async fn next_piece(&self) -> Option<ReadSlice> {
-        let SlicesOf { primary, hash, key, write_id, .. } = &self.of;
-        let number = u32::try_from(self.at / SLICE_LEN).ok()?;
-        let start = u64::from(number) * SLICE_LEN;
-        let end = self.range.end.min(start + SLICE_LEN).min(self.at + self.piece_len_max);
-        let wanted = (self.at - start) as usize..(end - start) as usize;
-        let (shard, hash) = (&self.shard, slice_hash(*hash, *write_id, number));
-        let disk = shard.disk.as_ref()?;
-        let until = shard.ring.now_millis() + SLICE_PATIENCE.as_millis() as u64;
-        loop {
-            shard.make_room(READ_LEN_MAX);
-            if let Some(piece) = disk.read_slice(*primary, (hash, key), wanted.clone()).await {
-                return Some(piece);
-            }
-            // What is damaged is not there any more; what is there found no buffer, or a device that is busy.
-            if !shard.has_on_disk(*primary, hash) || shard.ring.now_millis() >= until {
-                return None;
-            }
-            shard.ring.sleep(SLICE_LOOK).await;
+    /// The bytes from where reading stands to the end of their slice, or of the range. Who reads a second slice reads on: the one behind it is
+    /// on its way meanwhile.
+    async fn next_piece(&mut self) -> Option<ReadSlice> {
+        let ahead = match self.ahead.take() {
+            Some(ahead) => ahead.await.ok(),
+            None => None,
+        };
+        let piece = match ahead {
+            Some(piece) => piece,
+            None => read_piece(&self.shard, &self.of, self.wanted_at(self.at)?).await?,
+        };
+        let next = self.at + piece.bytes().len() as u64;
+        let reads_on = self.at > self.range.start && self.piece_len_max == SLICE_LEN;
+        if let (true, Some(wanted)) = (reads_on, self.wanted_at(next)) {
+            let (sender, receiver) = oneshot::channel();
+            let (shard, of) = (Rc::clone(&self.shard), self.of.clone());
+            self.shard.ring.spawn(async move {
+                if let Some(piece) = read_piece(&shard, &of, wanted).await {
+                    // Nobody waits for it any more, perhaps.
+                    let _ = sender.send(piece);
+                }
+            });
+            self.ahead = Some(receiver);
         }
+        Some(piece)
+    }
+
+    /// What is read next where reading stands at `at`: the number of a slice, and which bytes of it.
+    fn wanted_at(&self, at: u64) -> Option<(u32, Range<usize>)> {
+        let number = u32::try_from(at / SLICE_LEN).ok()?;
+        let start = u64::from(number) * SLICE_LEN;
+        let end = self.range.end.min(start + SLICE_LEN).min(at.saturating_add(self.piece_len_max));
+        (at < end).then(|| (number, (at - start) as usize..(end - start) as usize))
+    }
+}
+
+/// Reads some bytes of a slice. What is there and cannot be read yet is waited for.
+async fn read_piece(
+    shard: &Shard,
+    of: &SlicesOf,
+    (number, wanted): (u32, Range<usize>),
+) -> Option<ReadSlice> {
+    let SlicesOf { primary, hash, key, write_id, .. } = of;
+    let hash = slice_hash(*hash, *write_id, number);
+    let disk = shard.disk.as_ref()?;
+    let until = shard.ring.now_millis() + SLICE_PATIENCE.as_millis() as u64;
+    loop {
+        shard.make_room(READ_LEN_MAX);
+        if let Some(piece) = disk.read_slice(*primary, (hash, key), wanted.clone()).await {
+            return Some(piece);
+        }
+        // What is damaged is not there any more; what is there found no buffer, or a device that is busy.
+        if !shard.has_on_disk(*primary, hash) || shard.ring.now_millis() >= until {
+            return None;
+        }
+        shard.ring.sleep(SLICE_LOOK).await;
     }
 }
