@@ -291,13 +291,8 @@ impl OpenSegment {
     }
 
     /// Returns the next write, and counts it as under way; `force` if little is worth it too.
-    pub(super) fn next_write(
-        &mut self,
-        force: bool,
-        pool: &AlignedPool,
-        budget: &Arc<Budget>,
-    ) -> Option<SegmentWrite> {
-        if let Some(write) = self.next_chunk(force || self.is_urgent, pool, budget) {
+    pub(super) fn next_write(&mut self, force: bool, budget: &Arc<Budget>) -> Option<SegmentWrite> {
+        if let Some(write) = self.next_chunk(force || self.is_urgent, budget) {
             return Some(write);
         }
         if self.footer != Footer::Wanted {
@@ -314,7 +309,7 @@ impl OpenSegment {
         Some(SegmentWrite { start: self.len - len, len: len as usize, buffer, is_footer: true })
     }
 
-    fn next_chunk(&mut self, force: bool, pool: &AlignedPool, budget: &Arc<Budget>) -> Option<SegmentWrite> {
+    fn next_chunk(&mut self, force: bool, budget: &Arc<Budget>) -> Option<SegmentWrite> {
         if self.filling().is_none() && self.covered < self.position && force {
             self.begin_last_block(budget)?;
         }

@@ -188,7 +188,7 @@ impl Volume {
             if !self.segments.is_durable(segment) {
                 continue;
             }
-            let Some(write) = open.next_write(force, &self.config.pool, &self.config.budget) else {
+            let Some(write) = open.next_write(force, &self.config.budget) else {
                 continue;
             };
             let target = match write.is_footer {
