@@ -295,7 +295,8 @@ impl OpenSegment {
         if let Some(write) = self.next_chunk(force || self.is_urgent, budget) {
             return Some(write);
         }
-        if self.footer != Footer::Wanted {
+        // A footer is believed, so the disk has to have what it lists.
+        if self.footer != Footer::Wanted || self.durable < self.position {
             return None;
         }
         let trailer = self.trailer();

@@ -3,6 +3,7 @@
 mod damage;
 mod model;
 mod reclaim;
+mod resize;
 mod simulated;
 mod speed;
 mod volume;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::format::{BLOCK_LEN, Geometry, StoreId, TableEntry};
 use aspis_storage::disk::reclaim::Reclaim;
-use aspis_storage::disk::record::{Content, NewRecord, Place, decode_record};
+use aspis_storage::disk::record::{Content, Mismatch, NewRecord, Place, decode_record};
 use aspis_storage::disk::recovery::{Fed, Read, ReadFailed, Recovery, Step};
 use aspis_storage::disk::volume::{
     BUFFER_LEN, Found, Location, Refused, Volume, VolumeConfig, Write, WriteFailed,
@@ -194,10 +194,12 @@ impl Rig {
             self.volume.buffered(found).expect("it was said to be in memory")
         };
         let place = Place { store: STORE, sequence: found.sequence };
-        let Ok(read) = decode_record(bytes, &place, hash) else { return Look::Unreadable };
-        if read.front.key != key(hash) || !read.verify_body() {
-            return Look::Unreadable;
-        }
+        let read = match decode_record(bytes, &place, hash) {
+            // Another key's, which shares the place in the index: it stays.
+            Err(Mismatch::OtherHash) => return Look::Nothing,
+            Ok(read) if read.front.key == key(hash) && read.verify_body() => read,
+            _ => return Look::Unreadable,
+        };
         let version = read.front.invalidation;
         assert!(read.body() == body(hash, version, read.body().len()), "other bytes than were written");
         Look::Version { version, is_written }
