@@ -150,11 +150,16 @@ impl Budget {
         self.used_total().saturating_add(bytes).saturating_sub(self.in_force())
     }
 
+    /// Returns how many bytes all tiers have stored, which leave when others need the memory.
+    pub fn stored(&self) -> u64 {
+        self.stored.0.load(Ordering::Relaxed)
+    }
+
     /// Returns how many bytes content of all cores could give to others: what is stored, and what arenas have free.
     ///
     /// At most: of what is stored somebody may hold some for a while after it left.
     pub fn yieldable(&self) -> u64 {
-        self.stored.0.load(Ordering::Relaxed) + self.used(Purpose::ArenaFree)
+        self.stored() + self.used(Purpose::ArenaFree)
     }
 
     /// Returns how many bytes content of all cores uses in any way: more can never come back from it. What somebody holds of it does so
@@ -398,7 +403,7 @@ mod tests {
         here.add(30);
         there.add(20);
         here.remove(10);
-        assert_eq!((here.bytes(), budget.yieldable(), budget.used_total()), (20, 40, 0));
+        assert_eq!((here.bytes(), budget.stored(), budget.used_total()), (20, 40, 0));
         assert!(budget.take(Purpose::ArenaFree, 7));
         assert_eq!(budget.yieldable(), 47);
         drop((here, there));

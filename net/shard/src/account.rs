@@ -10,9 +10,9 @@
 //! less                     free memory of the arena becomes room for others, then stored responses are evicted; where this core has
 //!                          nothing more to give, the others are asked to do the same
 //! less than a half         buffers shrink, idle origin connections are closed
-//! less than a quarter      nothing new is stored: what the origin sends goes through uncached
-//! less than an eighth      fetches wait until content has made way; and once no core has any left that could, new connections and
-//!                          requests that would have to wait get 503
+//! less than a quarter      where little content is left that could make way, nothing new is stored: what the origin sends goes through
+//! less than an eighth      fetches wait until content has made way; once none is left that could, requests that would have to wait get 503
+//! less than a sixteenth    new connections do too: who comes for what is stored takes the least, so he is refused last
 //! ```
 //!
 //! Work is bounded in each turn, and a core that gave way in one and is still short takes another: it sleeps only when it has nothing
@@ -23,7 +23,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aspis_runtime::weight::Meter;
 use aspis_runtime::{RingHeap, heap};
@@ -53,6 +53,8 @@ pub(crate) enum Retreat {
     Shrink,
     /// Nothing new is stored.
     NoFills,
+    /// No request waits.
+    NoRequests,
     /// Nobody new is served.
     NoConnections,
 }
@@ -64,15 +66,26 @@ impl Retreat {
             _ if available >= headroom => Retreat::None,
             _ if available >= headroom / 2 => Retreat::Evict,
             _ if available >= headroom / 4 => Retreat::Shrink,
-            _ if available >= least_left(headroom) => Retreat::NoFills,
+            _ if available >= left_for_requests(headroom) => Retreat::NoFills,
+            _ if available >= left_for_connections(headroom) => Retreat::NoRequests,
             _ => Retreat::NoConnections,
         }
     }
 }
 
-/// What is left of the headroom at least where somebody new is served.
-fn least_left(headroom: u64) -> u64 {
+/// What is left of the headroom at least where a request waits, or a fetch begins.
+fn left_for_requests(headroom: u64) -> u64 {
     headroom / 8
+}
+
+/// What is left of the headroom at least where a connection is taken.
+fn left_for_connections(headroom: u64) -> u64 {
+    headroom / 16
+}
+
+/// Tells whether less than twice as much content is left as has to leave.
+fn is_running_out(missing: u64, left: u64) -> bool {
+    missing.saturating_mul(2) > left
 }
 
 /// The meters of the origin's side.
@@ -101,10 +114,10 @@ pub(crate) struct Account {
     shrunk_at: Cell<Option<u64>>,
     /// The last look gave something up and more is needed.
     gives_way: Cell<bool>,
-    /// The turn in which that was.
-    gave_in: Cell<Option<u32>>,
-    /// The turn in which something was evicted last for somebody who would be refused.
-    pressed_in: Cell<Option<u32>>,
+    /// When the turn of that began.
+    gave_in: Cell<Option<Instant>>,
+    /// When the turn began in which something was evicted last for somebody who would be refused.
+    pressed_in: Cell<Option<Instant>>,
 }
 
 struct Charges {
@@ -237,8 +250,8 @@ impl Shard {
     /// The first step: free memory of the arena goes, then content leaves, until `bytes` are free; where this core has no more to give the
     /// others are asked. Once in a turn; tells whether it gave anything.
     fn give_way(&self, bytes: u64) -> bool {
-        let account = &self.account;
-        if account.gave_in.replace(Some(account.turn.get())) == Some(account.turn.get()) {
+        let (account, turn) = (&self.account, Some(self.ring.turn_started()));
+        if account.gave_in.replace(turn) == turn {
             return account.gives_way.get();
         }
         let has = || (self.arena.resident_len(), self.store.borrow().len());
@@ -270,14 +283,13 @@ impl Shard {
         }
     }
 
-    /// The last step before somebody is refused who needs `bytes`: content leaves whatever is in limbo, and the other cores are asked.
-    /// Tells whether the room is there now.
-    fn press_for(&self, bytes: u64) -> bool {
-        let wanted = least_left(self.budget.headroom()) + bytes;
+    /// The last step before somebody is refused: content leaves until `wanted` is free, whatever is in limbo, and the other cores are asked.
+    /// Tells whether it is free now.
+    fn press_for(&self, wanted: u64) -> bool {
         let is_there = || self.budget.missing(wanted) == 0;
         // Once in a turn, however many want it: what leaves first may be held.
-        let turn = self.account.turn.get();
-        if !is_there() && self.account.pressed_in.replace(Some(turn)) != Some(turn) {
+        let turn = Some(self.ring.turn_started());
+        if !is_there() && self.account.pressed_in.replace(turn) != turn {
             self.evict(wanted);
             self.counters.add(Counter::RetreatEvict, 1);
             if !is_there() {
@@ -287,12 +299,11 @@ impl Shard {
         is_there()
     }
 
-    /// Tells whether content of any core, or free memory of any arena, can still make way for so much. What is in limbo can too, but late:
-    /// it covers no more than the headroom, so that the limit holds meanwhile.
-    fn is_covered(&self, bytes: u64) -> bool {
-        let headroom = self.budget.headroom();
-        let missing = self.budget.missing(least_left(headroom) + bytes);
-        missing <= self.budget.yieldable().max(headroom.min(self.budget.content()))
+    /// Tells whether content of any core, or free memory of any arena, can still make way until `wanted` is free. What is in limbo can too,
+    /// but late: it covers no more than the headroom, so that the limit holds meanwhile.
+    fn is_covered(&self, wanted: u64) -> bool {
+        let in_limbo = self.budget.headroom().min(self.budget.content());
+        self.budget.missing(wanted) <= self.budget.yieldable().max(in_limbo)
     }
 
     /// The second step: everything that only saves time goes, and the other cores evict as well.
@@ -319,8 +330,8 @@ impl Shard {
     /// still holds of it. Else what asked for it is refused: the fourth step, for what waited already when memory became short.
     pub(crate) async fn room_for_fetch(&self, bytes: usize) -> bool {
         let until = self.ring.now_millis() + FETCH_PATIENCE.as_millis() as u64;
-        let wanted = least_left(self.budget.headroom()) + bytes as u64;
-        while !self.has_room_for_fetch(bytes as u64) {
+        let wanted = left_for_requests(self.budget.headroom()) + bytes as u64;
+        while !self.has_room_for_fetch(wanted) {
             if self.budget.missing(wanted) > self.budget.content() || self.ring.now_millis() >= until {
                 self.counters.add(Counter::RetreatNoRequest, 1);
                 return false;
@@ -330,13 +341,12 @@ impl Shard {
         true
     }
 
-    fn has_room_for_fetch(&self, bytes: u64) -> bool {
+    fn has_room_for_fetch(&self, wanted: u64) -> bool {
         // What this turn brought counts: thousands may be told at once to go alone.
         self.account.charge(self.ring.heap(), self.viewer_count());
-        let headroom = self.budget.headroom();
-        self.budget.missing(least_left(headroom) + bytes) == 0 || {
-            self.give_way(headroom + bytes);
-            self.press_for(bytes)
+        self.budget.missing(wanted) == 0 || {
+            self.give_way(self.budget.headroom() + wanted);
+            self.press_for(wanted)
         }
     }
 
@@ -350,24 +360,36 @@ impl Shard {
         if self.account.retreat() >= Retreat::Shrink { 0 } else { SEND_WINDOW }
     }
 
-    /// The third step: whether a response that may be stored has to go through uncached.
-    pub(crate) fn refuses_fills(&self) -> bool {
-        self.account.retreat() >= Retreat::NoFills
+    /// Whether `bytes` beside content are not to be had now, and will be when stored responses have left.
+    pub(crate) fn waits_for_content(&self, bytes: u64) -> bool {
+        let missing = self.budget.missing(bytes);
+        missing > 0 && missing <= self.budget.stored()
     }
 
-    /// The fourth step: whether nobody new is served.
+    /// The third step: whether a response that may be stored has to go through uncached. Not as long as twice as much content is left as has
+    /// to leave: a passage cuts viewers that are slow.
+    pub(crate) fn refuses_fills(&self) -> bool {
+        let missing = self.budget.missing(self.budget.headroom());
+        self.account.retreat() >= Retreat::NoFills && is_running_out(missing, self.budget.yieldable())
+    }
+
+    /// The fifth step: whether nobody new is served.
     pub(crate) fn refuses_viewers(&self) -> bool {
-        if self.account.retreat() < Retreat::NoConnections {
+        self.refuses_at(Retreat::NoConnections, left_for_connections(self.budget.headroom()))
+    }
+
+    fn refuses_at(&self, step: Retreat, wanted: u64) -> bool {
+        if self.account.retreat() < step {
             return false;
         }
         // It may be long ago that this was so: a core that sleeps does not look.
         self.keep_within_limit();
-        self.account.retreat() >= Retreat::NoConnections && !self.press_for(0) && !self.is_covered(0)
+        self.account.retreat() >= step && !self.press_for(wanted) && !self.is_covered(wanted)
     }
 
-    /// The same for a request that would have to wait; it is counted.
+    /// The fourth step: whether a request that would have to wait is not served; it is counted.
     pub(crate) fn refuses_request(&self) -> bool {
-        let refuses = self.refuses_viewers();
+        let refuses = self.refuses_at(Retreat::NoRequests, left_for_requests(self.budget.headroom()));
         self.counters.add(Counter::RetreatNoRequest, u64::from(refuses));
         refuses
     }
@@ -382,12 +404,23 @@ mod tests {
 
     #[test]
     fn retreat_has_an_order() {
-        let steps: Vec<Retreat> = [800, 799, 399, 199, 99, 0].map(|left| Retreat::of(left, 800)).into();
-        let order =
-            [Retreat::None, Retreat::Evict, Retreat::Shrink, Retreat::NoFills, Retreat::NoConnections];
-        assert_eq!(steps[..5], order);
-        assert_eq!(steps[5], Retreat::NoConnections);
+        let steps: Vec<Retreat> = [800, 799, 399, 199, 99, 49, 0].map(|left| Retreat::of(left, 800)).into();
+        let order = [
+            Retreat::None,
+            Retreat::Evict,
+            Retreat::Shrink,
+            Retreat::NoFills,
+            Retreat::NoRequests,
+            Retreat::NoConnections,
+        ];
+        assert_eq!(steps[..6], order);
+        assert_eq!(steps[6], Retreat::NoConnections);
         assert!(order.is_sorted());
+    }
+
+    #[test]
+    fn content_runs_out_when_half_of_it_has_to_leave() {
+        assert!(is_running_out(50, 99) && !is_running_out(50, 100) && !is_running_out(0, 0));
     }
 
     #[test]

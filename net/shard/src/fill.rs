@@ -32,7 +32,7 @@ use aspis_wire::response::ResponseHead;
 use crate::disk::Slices;
 use crate::limits::{
     FILL_RECEIVE_LEN as RECEIVE_LEN, PASSAGE_LOOK, PASSAGE_PATIENCE, PASSAGE_WINDOW_LEN_MAX,
-    PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_SHARE,
+    PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_PATIENCE, PASSAGE_WINDOW_SHARE,
 };
 use crate::origin::OriginBody;
 use crate::resume::Retry;
@@ -383,8 +383,8 @@ fn passage_window(shard: &Shard) -> u64 {
     (shard.arena.capacity() / PASSAGE_WINDOW_SHARE).clamp(PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_LEN_MAX)
 }
 
-/// Appends to a passage; stored responses are evicted for it rather than that its window shrinks and viewers are cut, and it waits a
-/// while for what others hold.
+/// Appends to a passage; stored responses are evicted for it, and waited for, rather than that its window shrinks and viewers are cut,
+/// and it waits a while for what others hold.
 async fn append(
     shard: &Shard,
     view: &FillView,
@@ -392,9 +392,16 @@ async fn append(
     bytes: Vec<u8>,
 ) -> Result<(), NoMemory> {
     let mut bytes = bytes;
-    let until = shard.ring.now_millis() + PASSAGE_PATIENCE.as_millis() as u64;
+    let now = shard.ring.now_millis();
+    let until = now + PASSAGE_PATIENCE.as_millis() as u64;
+    let whole_until = now + PASSAGE_WINDOW_PATIENCE.as_millis() as u64;
     loop {
-        shard.make_room(PassageWriter::charged_len(bytes.capacity()));
+        let len = PassageWriter::charged_len(bytes.capacity());
+        shard.make_room(len);
+        if shard.ring.now_millis() < whole_until && shard.waits_for_content(len) && view.has_readers() {
+            shard.ring.sleep(PASSAGE_LOOK).await;
+            continue;
+        }
         match passing.append(bytes) {
             Ok(()) => return Ok(()),
             Err(_) if shard.ring.now_millis() >= until || !view.has_readers() => return Err(NoMemory),

@@ -38,6 +38,9 @@ pub(crate) const FETCH_ROOM: usize = 2 * RELAY_BUFFER_LEN_SHORT + 16 * 1024;
 /// How long what is not stored waits for memory to pass through, before it is cut.
 pub(crate) const PASSAGE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long it waits for stored responses to leave, before it lets go of what slower viewers have not got yet.
+pub(crate) const PASSAGE_WINDOW_PATIENCE: Duration = Duration::from_millis(200);
+
 /// How often it looks meanwhile.
 pub(crate) const PASSAGE_LOOK: Duration = Duration::from_millis(20);
 

@@ -7,13 +7,20 @@ use std::time::{Duration, Instant};
 use aspis_storage::budget::{Charge, Purpose};
 use aspis_telemetry::Counter;
 
-use crate::rules::stage::{Stage, rule};
+use crate::rules::stage::{Stage, Viewer, rule};
 
 const MIB: u64 = 1 << 20;
 
+/// A limit beside whose headroom the buffers of a turn are small.
+const ROOMY: u64 = 1024 * MIB;
+
 /// Targets say how long their content is: `/name/LENGTH/NUMBER`.
 fn stage() -> Stage {
-    Stage::new(|reply| {
+    under(64 * MIB)
+}
+
+fn under(memory: u64) -> Stage {
+    Stage::under(memory, |reply| {
         let len = reply.target.split('/').nth(2).and_then(|len| len.parse().ok()).unwrap_or(2);
         reply.answer("200 OK", "Cache-Control: max-age=60\r\n", &"x".repeat(len));
     })
@@ -51,8 +58,11 @@ fn a_miss_waits_for_content_to_make_way_however_much_is_withheld() {
         budget.withhold(if round % 2 == 0 { budget.limit() / 2 } else { 0 });
         for (core, viewer) in viewers.iter_mut().enumerate() {
             let start = Instant::now();
-            let answer = viewer.get(&format!("/miss/2000/{round}-{core}"));
+            let target = format!("/miss/2000/{round}-{core}");
+            let answer = viewer.get(&target);
             assert_eq!(answer.status, 200, "round {round}");
+            // Content enough is left, so it was stored as well.
+            assert_eq!(viewer.get(&target).result(), "hit", "round {round}");
             assert!(start.elapsed() < Duration::from_secs(1), "{:?} in round {round}", start.elapsed());
         }
         // A core that is short goes on until it is not, whether or not anybody asks again.
@@ -116,4 +126,33 @@ fn without_anything_to_give_a_miss_is_refused_at_once() {
     assert!(stage.sum(Counter::RetreatNoRequest) > 0);
     drop(all);
     assert_eq!(viewers[0].get("/miss/2000/1").status, 200);
+}
+
+/// Who comes for what is stored needs the least, so connections are taken when requests are refused already.
+#[test]
+fn connections_are_refused_after_requests() {
+    let stage = under(ROOMY);
+    let mut viewers = stage.viewers();
+    let budget = stage.shards().budget();
+    let mut all = take_all(&stage);
+    let leave_little =
+        |all: &mut Charge| all.set(all.bytes() + budget.available() - budget.headroom() * 15 / 128);
+    leave_little(&mut all);
+    assert_eq!(viewers[0].get("/miss/2000/1").status, 503);
+    let mut newcomers: [Viewer; 8] = std::array::from_fn(|_| {
+        leave_little(&mut all);
+        let mut newcomer = stage.viewer_at_once();
+        assert_eq!(newcomer.get("/miss/2000/2").status, 503);
+        newcomer
+    });
+    assert_eq!(stage.sum(Counter::RetreatNoConnection), 0);
+    assert!(stage.sum(Counter::RetreatNoRequest) > 8);
+    // With nothing at all left they are.
+    all.set(all.bytes() + budget.headroom());
+    stage.wait(|| {
+        drop(TcpStream::connect(stage.address()).unwrap());
+        stage.sum(Counter::RetreatNoConnection) > 0
+    });
+    drop(all);
+    assert_eq!(newcomers[7].get("/miss/2000/2").status, 200);
 }

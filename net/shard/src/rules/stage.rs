@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Cores of every stage: one owns a key, the other has replicas of it.
 pub(crate) const CORES: usize = 2;
 
+/// The limit of all but those that ask for another.
+const MEMORY: u64 = 64 << 20;
+
 /// Something that a test opens once, and others wait for.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
@@ -112,19 +115,34 @@ impl Stage {
         disk: Option<DiskBoot>,
         script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static,
     ) -> Self {
+        Stage::begin(MEMORY, flags, invalidations, disk, script)
+    }
+
+    /// Shards under another memory limit.
+    pub(crate) fn under(memory: u64, script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static) -> Self {
+        Stage::begin(memory, &[], Invalidations::default(), None, script)
+    }
+
+    fn begin(
+        memory: u64,
+        flags: &[(&str, &str)],
+        invalidations: Invalidations,
+        disk: Option<DiskBoot>,
+        script: impl Fn(&mut Reply<'_>) + Send + Sync + 'static,
+    ) -> Self {
         let counts = Counts::default();
         let origin = serve(Arc::new(script), Arc::clone(&counts));
         let url = format!("http://{origin}");
         let raw: Raw = [("origin", url.as_str())].iter().chain(flags).copied().collect();
         let settings = Arc::new(check(&raw).expect("the flags are sound"));
-        let (shards, address) = raise(&settings, origin, invalidations, disk);
+        let (shards, address) = raise(memory, &settings, origin, invalidations, disk);
         Stage { shards: Some(shards), address, counts, origin, settings }
     }
 
     /// Ends the shards and starts others in their place.
     pub(crate) fn restart(&mut self, invalidations: Invalidations, disk: Option<DiskBoot>) {
         self.shards.take().expect("it is taken when it is dropped only").stop();
-        let (shards, address) = raise(&self.settings, self.origin, invalidations, disk);
+        let (shards, address) = raise(MEMORY, &self.settings, self.origin, invalidations, disk);
         (self.shards, self.address) = (Some(shards), address);
     }
 
@@ -187,12 +205,17 @@ impl Stage {
 
     /// Connections that come after each other go to the cores in turn.
     pub(crate) fn viewer(&self) -> Viewer {
-        let stream = TcpStream::connect(self.address).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a plain socket");
-        let mut viewer = Viewer { stream };
+        let mut viewer = self.viewer_at_once();
         // Once it was answered it is counted where it stays.
         viewer.get("/warm-up");
         viewer
+    }
+
+    /// One that may not have been taken in yet.
+    pub(crate) fn viewer_at_once(&self) -> Viewer {
+        let stream = TcpStream::connect(self.address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a plain socket");
+        Viewer { stream }
     }
 
     /// Asks in a thread of its own, over a connection of its own.
@@ -232,6 +255,7 @@ impl Stage {
 
 /// Starts shards; returns them and where they listen.
 fn raise(
+    memory: u64,
     settings: &Arc<Settings>,
     origin: SocketAddr,
     invalidations: Invalidations,
@@ -247,7 +271,7 @@ fn raise(
         settings: Arc::clone(settings),
         tcp: vec![tcp],
         unix: None,
-        memory: 64 << 20,
+        memory,
         cores: vec![None; CORES],
         origin_tls: None,
         log: None,
