@@ -156,6 +156,8 @@ impl Shard {
         if self.disk.is_none() || stored.meta.part.is_some() {
             return;
         }
+        // What left memory for it is older.
+        self.offer_evicted();
         let primary = primary_of(stored);
         self.restores.outdate(stored.hash);
         if stored.variant.is_none() {
@@ -181,6 +183,7 @@ impl Shard {
     /// Takes care that a response does not come back from disk, nor what it took the place of.
     pub(crate) fn forget_on_disk(&self, stored: &StoredResponse) {
         let Some(disk) = self.disk.as_ref().filter(|_| stored.meta.part.is_none()) else { return };
+        self.offer_evicted();
         let primary = primary_of(stored);
         self.restores.outdate(stored.hash);
         disk.remove(primary, stored.hash);
@@ -197,6 +200,8 @@ impl Shard {
     /// The same for all that is stored under a primary key: without its marker no variant counts.
     pub(crate) fn forget_uri_on_disk(&self, primary: u128) {
         if let Some(disk) = &self.disk {
+            // What left memory in this turn must not be offered afterwards.
+            self.offer_evicted();
             self.restores.outdate(primary);
             self.restores.markers.borrow_mut().forget(primary);
             disk.remove(primary, primary);
