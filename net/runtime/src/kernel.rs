@@ -5,7 +5,9 @@
 //! `kernel/fake.rs`, a kernel that does the worst that the interface allows; so its functions are few and decide nothing.
 
 use std::io;
+use std::time::Duration;
 
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
 
 /// `IORING_ENTER_GETEVENTS`: completions that the kernel deferred are posted within the call.
@@ -54,9 +56,18 @@ impl Kernel {
         self.uring.submission().len() as u32
     }
 
-    /// Submits `submit` operations, lets deferred work run, and waits for `want` completions.
+    /// Submits `submit` operations, lets deferred work run, and waits for `want` completions; no longer than `limit`, after which it is an
+    /// error, ETIME, if nothing was submitted.
     #[inline]
-    pub(crate) fn enter(&mut self, submit: u32, want: u32) -> io::Result<usize> {
+    pub(crate) fn enter(&mut self, submit: u32, want: u32, limit: Option<Duration>) -> io::Result<usize> {
+        if let Some(limit) = limit.filter(|_| want > 0) {
+            let limit = Timespec::from(limit);
+            // All that is queued is submitted.
+            return self
+                .uring
+                .submitter()
+                .submit_with_args(want as usize, &SubmitArgs::new().timespec(&limit));
+        }
         // JUSTIFICATION: the safe calls ask for completions only if they wait; deferred work must run each turn.
         // SAFETY: no argument structure is passed, and what the queued entries name is owned as `push` says.
         unsafe { self.uring.submitter().enter::<libc::sigset_t>(submit, want, GET_EVENTS, None) }

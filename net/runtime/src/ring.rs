@@ -109,6 +109,8 @@ pub(crate) struct Inner {
     epoch: Instant,
     pub(crate) turn_millis: Cell<u64>,
     turn_started: Cell<Instant>,
+    /// The longest that the core sleeps after this turn.
+    pub(crate) nap: Cell<Option<Duration>>,
     wall_read_at: Cell<u64>,
     wall: Cell<u64>,
 }
@@ -173,7 +175,7 @@ impl State {
             if unsafe { self.kernel.push(entry) } {
                 return;
             }
-            self.enter(0);
+            self.enter(0, None);
         }
     }
 }
@@ -188,6 +190,7 @@ impl Inner {
             epoch,
             turn_millis: Cell::new(0),
             turn_started: Cell::new(epoch),
+            nap: Cell::new(None),
             wall_read_at: Cell::new(u64::MAX),
             wall: Cell::new(0),
         })
@@ -509,6 +512,12 @@ impl Ring {
         let mut state = self.inner.state.borrow_mut();
         let due = state.monotonic_millis() + duration_millis(after);
         state.timers.arm(due, Due::Token(token));
+    }
+
+    /// If the core sleeps after this turn it does so for `limit` at most, and about the timer slack of its thread: for work in small portions
+    /// that lets others have the processor in between. Timers count in milliseconds, this in microseconds.
+    pub fn nap(&self, limit: Duration) {
+        self.inner.nap.set(Some(limit));
     }
 
     /// Returns what the ring has done so far.

@@ -36,17 +36,17 @@ use crate::task;
 use crate::timer::Due;
 
 impl State {
-    /// Submits everything queued and waits for `want` completions.
-    pub(crate) fn enter(&mut self, want: u32) {
+    /// Submits everything queued and waits for `want` completions, no longer than `limit`.
+    pub(crate) fn enter(&mut self, want: u32, limit: Option<Duration>) {
         let mut want = want;
         loop {
             let submit = self.kernel.queued_count();
             self.stats.enters += 1;
             self.stats.sleeps += u64::from(want > 0);
-            match self.kernel.enter(submit, want).map_err(|error| error.raw_os_error()) {
+            match self.kernel.enter(submit, want, limit).map_err(|error| error.raw_os_error()) {
                 Ok(_) => {}
-                // Interrupted, or out of memory for requests: what is not submitted is tried again.
-                Err(Some(libc::EINTR | libc::EAGAIN)) => {}
+                // Interrupted, waited long enough, or out of memory for requests: what is not submitted is tried again.
+                Err(Some(libc::EINTR | libc::ETIME | libc::EAGAIN)) => {}
                 // Completions overflowed: they must be collected first.
                 Err(Some(libc::EBUSY)) => self.collect(),
                 Err(error) => panic!("io_uring_enter failed with {error:?}: the ring is unusable"),
@@ -67,7 +67,7 @@ impl State {
             if !self.kernel.has_overflowed() {
                 return;
             }
-            if self.kernel.enter(0, 0).is_err() && self.completions.len() == before {
+            if self.kernel.enter(0, 0, None).is_err() && self.completions.len() == before {
                 return;
             }
         }
@@ -261,7 +261,7 @@ impl<H: Handler> Turn<H> {
             }
             state = self.inner.state.borrow_mut();
         }
-        state.enter(want);
+        state.enter(want, self.inner.nap.take());
         if let Some(doorbell) = &state.doorbell {
             doorbell.wake_up();
         }
@@ -433,7 +433,7 @@ impl<H: Handler> Turn<H> {
             state.push_turn_sends();
             let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all()).build();
             state.push(&cancel.user_data(plain(Kind::Ignored)));
-            state.enter(1);
+            state.enter(1, None);
             drop(state);
             self.reap_last();
             if self.inner.state.borrow().is_quiet() {

@@ -25,6 +25,26 @@ fn a_post_wakes_a_sleeping_core_promptly() {
     assert!(core.call(|ring| ring.stats().doorbells) >= 50, "it slept");
 }
 
+/// A nap ends by itself, once, and is ended by whatever ends a sleep.
+#[test]
+fn a_nap_ends_by_itself_or_with_what_happens() {
+    let core = TestCore::start(Hooks::default);
+    let turns = |nap: Option<Duration>| {
+        let before = core.call(move |ring| {
+            nap.into_iter().for_each(|limit| ring.nap(limit));
+            ring.stats().turns
+        });
+        pause(Duration::from_millis(30));
+        core.call(|ring| ring.stats().turns) - before
+    };
+    let without = turns(None);
+    assert_eq!(turns(Some(Duration::from_micros(100))), without + 1);
+    let started = Instant::now();
+    core.call(|ring| ring.nap(PATIENCE * 2));
+    core.call(|_| ());
+    assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
+}
+
 /// Threads post with gaps around the length of a turn, so that posts meet the core at every step of falling asleep.
 /// The core has neither tick nor timer: a post that is slept over would stay for ever.
 #[test]
