@@ -179,11 +179,25 @@ pub(crate) fn headroom(limit: u64) -> u64 {
     (limit / HEADROOM_SHARE).clamp(HEADROOM_LEN_MIN, HEADROOM_LEN_MAX)
 }
 
-/// Stored responses that a round of the invalidation sweep looks at in one turn: 30 us of it at most, where all of them leave.
-pub(crate) const RULES_SWEPT_PER_TURN: usize = 32;
+/// How long the invalidation sweep works in one turn: what comes meanwhile waits for no longer. About ten responses that leave, or thirty that stay.
+pub(crate) const RULES_SLICE: Duration = Duration::from_micros(20);
 
-/// A round is followed by a pause of so many times its own length, whatever rules come: a tenth of a core's time is the most that it takes.
-pub(crate) const RULES_ROUND_PAUSE: u64 = 9;
+/// How long the core sleeps after that if nothing comes, beside the slack of its timers, which is as much again: a fifth of an idle core is the
+/// sweep's, and a million responses take it a few seconds.
+pub(crate) const RULES_NAP: Duration = Duration::from_micros(30);
+
+/// Responses that it looks at between two looks at the clock.
+pub(crate) const RULES_SWEPT_AT_ONCE: usize = 4;
+
+/// How long it lets turns go by to which something came, before it works in one of them: on a core without a quiet turn it takes a
+/// twenty-fifth of the time, and a million responses take it a minute or less.
+pub(crate) const RULES_SLICE_WAIT: Duration = Duration::from_micros(500);
+
+/// A round is followed by a pause of so many times the time that it worked, whatever rules come.
+pub(crate) const RULES_ROUND_PAUSE: u32 = 9;
+
+/// But by no longer one: rules are kept until a round is through.
+pub(crate) const RULES_ROUND_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// PURGE requests of one core that wait until they took effect; one more gets 503.
 pub(crate) const PURGES_MAX: usize = 1024;

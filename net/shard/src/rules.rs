@@ -1,14 +1,16 @@
 //! The invalidation rules of one core: taken in, held against what is found, and swept through what is stored (idea 3 of the architecture page).
 //!
 //! The control thread gives each batch one number, raises the process's number at that moment, and tells every core. What finds a stored
-//! response asks [`Shard::holds`] before anything else is decided about it; fetches note the number at which they are sent. A sweep in bounded
-//! steps holds everything against the rules, so that the memory of what is gone comes back and the rules can be forgotten.
+//! response asks [`Shard::holds`] before anything else is decided about it; fetches note the number at which they are sent. A `sweep` holds
+//! everything against the rules, so that the memory of what is gone comes back and the rules can be forgotten.
 //!
 //! Invariants:
 //! - a core's `latest` is raised when the batch is in its table, never before (I-21);
 //! - a number is read before the request is sent for which it stands: what is sent later may count as sent before a rule, never after it;
 //! - nothing that this core stores, in memory or on disk, is bringing or shares has a smaller number than the one it says to have `settled`, so rules up to there
 //!   can be forgotten. What comes all the same, late and from elsewhere, is gone: the table's floor says so.
+
+mod sweep;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -20,9 +22,9 @@ use aspis_storage::budget::{Budget, Charge, Purpose};
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
 
-use crate::limits::{RULES_ROUND_PAUSE, RULES_SWEPT_PER_TURN};
-use crate::messages::Message;
 use crate::shard::Shard;
+
+use sweep::Round;
 
 /// Rules that were accepted together, under one number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,14 +154,6 @@ pub(crate) enum Stored {
     OnDisk,
 }
 
-#[derive(Clone, Copy)]
-struct Round {
-    /// The table's `latest` when it began.
-    number: u64,
-    began_at: u64,
-    removed: u64,
-}
-
 impl Rules {
     /// The rules that a core begins with. Where nothing is stored yet all of them are settled.
     pub(crate) fn new(
@@ -233,12 +227,6 @@ impl Rules {
         self.judge(&Subject { key, tags: &[] }, sent) != Verdict::Untouched
     }
 
-    #[cold]
-    #[inline(never)]
-    fn catch_up(&self, stored: &StoredResponse, now: u64) -> bool {
-        aspis_storage::rules::hold(stored, &self.table.borrow(), now)
-    }
-
     fn progress(&self) -> &CoreProgress {
         &self.shared.cores[self.core]
     }
@@ -263,7 +251,14 @@ impl Shard {
     /// Tells whether a stored response may still be used as far as the rules go: fresh or, after a soft rule, stale. One that may not is gone.
     #[inline]
     pub(crate) fn holds(&self, stored: &StoredResponse) -> bool {
-        stored.invalidation() >= self.rules.latest() || self.rules.catch_up(stored, self.ring.wall_seconds())
+        stored.invalidation() >= self.rules.latest() || self.catch_up(stored)
+    }
+
+    /// Holds a response against the rules that it has not seen. Nothing of this is in the way of a hit that is up to date.
+    #[cold]
+    #[inline(never)]
+    fn catch_up(&self, stored: &StoredResponse) -> bool {
+        aspis_storage::rules::hold(stored, &self.rules.table.borrow(), self.ring.wall_seconds())
     }
 
     /// Takes in a batch. What is found from now on is held against it.
@@ -284,58 +279,6 @@ impl Shard {
         rules.table.borrow_mut().forget_up_to(up_to);
         rules.recharge(|_| ());
         rules.latest.set(rules.table.borrow().latest());
-    }
-
-    /// Begins a round, if it is time for one, and says how far this core is. From the timer.
-    pub(crate) fn tend_rules(&self) {
-        let rules = &self.rules;
-        if !rules.is_behind() {
-            return self.say_settled();
-        }
-        let now = self.ring.now_millis();
-        let is_due = rules.round.get().is_none() && now >= rules.next_round_at.get();
-        if is_due && rules.swept.get() < rules.latest() {
-            rules.round.set(Some(Round { number: rules.latest(), began_at: now, removed: 0 }));
-        }
-        self.settle_rules();
-    }
-
-    /// Goes on with a round, a bounded number of responses in a turn (I-27); true while there is more to do.
-    pub(crate) fn sweep_rules(&self) -> bool {
-        let Some(round) = self.rules.round.get() else { return false };
-        let mut removed = round.removed;
-        let is_through = self.store.borrow_mut().sweep(RULES_SWEPT_PER_TURN, &mut |stored| {
-            let stays = stored.is_live() && self.holds(stored);
-            removed += u64::from(!stays);
-            stays
-        });
-        self.counters.add(Counter::CachePurged, removed - round.removed);
-        if !is_through {
-            self.rules.round.set(Some(Round { removed, ..round }));
-            return true;
-        }
-        self.rules.round.set(None);
-        self.rules.swept.set(round.number);
-        // A core that is told of rules all the time must do something else as well.
-        let now = self.ring.now_millis();
-        self.rules.next_round_at.set(now + (now - round.began_at) * RULES_ROUND_PAUSE);
-        if removed > 0 {
-            // Replicas hold the memory of what is gone as long as nobody looks.
-            self.post_others(|| Message::SweepReplicas);
-        }
-        self.settle_rules();
-        false
-    }
-
-    /// Says up to which number nothing is left here: of what is stored the rounds say it, of what is under way the fetches.
-    fn settle_rules(&self) {
-        let rules = &self.rules;
-        let alone = self.flights.borrow().iter().map(|(_, flight)| flight.number).min();
-        let asking = self.owner.collapse.borrow().oldest_number();
-        let under_way = [alone, asking, self.oldest_arriving()].into_iter().flatten().min();
-        let settled = under_way.map_or(rules.swept.get(), |number| number.min(rules.swept.get()));
-        rules.settled.set(settled.max(rules.settled.get()));
-        self.say_settled();
     }
 
     /// Tells the control thread how far this core is. On disk something may lie that is older than all in memory: it is held against the

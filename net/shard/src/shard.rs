@@ -581,12 +581,12 @@ impl Handler for Shard {
         // What readers on this or other cores dropped goes back to the arena, a little each turn.
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
-        let sweeps = self.sweep_rules();
+        self.sweep_rules();
         let walks = self.disk.is_some() && self.keep_warm();
         let gives_way = self.look_at_limit();
         // A message for a full mailbox must not wait until something else wakes this core.
         let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
-        mail || sweeps || walks || gives_way || !self.replicas_swept.get() || self.backlog.waits()
+        mail || walks || gives_way || !self.replicas_swept.get() || self.backlog.waits()
     }
 
     fn on_turn_end(&self, micros: u64) {

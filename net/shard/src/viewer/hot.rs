@@ -318,13 +318,33 @@ impl Shard {
         hash: u128,
         key: &mut Vec<u8>,
     ) -> Found<'s> {
+        match store.lookup(hash, key) {
+            Some(found) if self.holds(found) => self.found(found),
+            _ => self.look_further(store, exchange, head, hash, key),
+        }
+    }
+
+    fn found<'s>(&self, found: &'s Arc<StoredResponse>) -> Found<'s> {
+        found.prefetch();
+        self.counters.add(Counter::LookupsFound, 1);
+        Found::Stored(found)
+    }
+
+    /// Nothing stands under the key itself that may be used. Apart, so that a plain hit does not pay for it.
+    #[inline(never)]
+    fn look_further<'s>(
+        &self,
+        store: &'s impl Shelf,
+        exchange: &mut Exchange,
+        head: &RequestHead<'_, '_>,
+        hash: u128,
+        key: &mut Vec<u8>,
+    ) -> Found<'s> {
         let (now, primary_len) = (self.now(), key.len());
         let mut action = Action::Lookup { hash };
+        let mut found = None;
         let held = |found: &&Arc<StoredResponse>| self.holds(found);
-        let mut found = store.lookup(hash, key).filter(held);
-        if found.is_none()
-            && let Some(names) = store.vary_names(hash, key)
-        {
+        if let Some(names) = store.vary_names(hash, key) {
             action = exchange.step(&self.behavior, Event::Varies { names, head, key_buffer: key }, now);
             if let Action::Lookup { hash } = action {
                 found = store.lookup(hash, key).filter(held);
@@ -338,9 +358,7 @@ impl Shard {
             }
         }
         if let Some(found) = found {
-            found.prefetch();
-            self.counters.add(Counter::LookupsFound, 1);
-            return Found::Stored(found);
+            return self.found(found);
         }
         if let Action::Lookup { .. } = action {
             self.counters.add(Counter::LookupsNotFound, 1);
