@@ -4,10 +4,15 @@
 //! the hits cost. Counts of instructions hardly depend on the machine and not on its neighbours, so that one percent shows. They say nothing
 //! of caches and of the kernel: that is `compare`'s.
 //!
+//! Some workloads are played once more while ten thousand invalidations that concern nothing are pending, because a fetch from before them
+//! does not end: after the first look at a response they may cost its hits next to nothing.
+//!
 //! Valgrind lets one thread run at a time and does not let go of that right while the core sleeps in its ring. So whatever needs another
 //! thread, which is the start and the end of the server, is helped along by connections that wake the core.
 
+use crate::aspis::{Aspis, sum};
 use crate::http::{Fault, Flow, Framing, Reader};
+use crate::invalidation::Viewer;
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
 use crate::process::{Scratch, Server, find_aspis, find_program, free_port};
@@ -27,6 +32,10 @@ const WARM_COUNT: usize = 64;
 const HIT_COUNT: usize = 8192;
 /// A count may be above the stored one by this share, and should be stored anew when it is below by as much.
 const TOLERANCE: f64 = 0.01;
+/// Invalidations that are pending in some workloads: as many batches, and in each as many paths.
+const PENDING: (usize, usize) = (4, 2500);
+/// Most that they may add to a hit.
+const PENDING_TOLERANCE: f64 = 0.05;
 /// A server that hangs under valgrind is given up and started again.
 const ATTEMPTS: usize = 3;
 /// The server may take so long to end.
@@ -52,6 +61,8 @@ struct Workload {
     size: u64,
     fields: &'static str,
     pipelined: usize,
+    /// The workload whose hits these are, but for the invalidations that are pending.
+    pending_over: Option<&'static str>,
 }
 
 /// As long as what a browser sends.
@@ -60,12 +71,21 @@ const BROWSER: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/5
     Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\nReferer: http://bench/index.html\r\nConnection: keep-alive\r\nSec-Fetch-Dest: image\r\n\
     Sec-Fetch-Mode: no-cors\r\nSec-Fetch-Site: same-origin\r\nCookie: session=0123456789abcdef; theme=dark\r\n";
 
-const WORKLOADS: [Workload; 4] = [
-    Workload { name: "one-in-a-turn", size: 1024, fields: "", pipelined: 1 },
-    Workload { name: "sixteen-in-a-turn", size: 1024, fields: "", pipelined: 16 },
-    Workload { name: "from-a-browser", size: 1024, fields: BROWSER, pipelined: 1 },
-    Workload { name: "of-64-KiB", size: 64 * 1024, fields: "", pipelined: 1 },
+const WORKLOADS: [Workload; 6] = [
+    Workload { name: "one-in-a-turn", ..PLAIN },
+    Workload { name: "sixteen-in-a-turn", pipelined: 16, ..PLAIN },
+    Workload { name: "from-a-browser", fields: BROWSER, ..PLAIN },
+    Workload { name: "of-64-KiB", size: 64 * 1024, ..PLAIN },
+    Workload { name: "rules-pending", pending_over: Some("one-in-a-turn"), ..PLAIN },
+    Workload {
+        name: "rules-pending-sixteen-in-a-turn",
+        pipelined: 16,
+        pending_over: Some("sixteen-in-a-turn"),
+        ..PLAIN
+    },
 ];
+
+const PLAIN: Workload = Workload { name: "", size: 1024, fields: "", pipelined: 1, pending_over: None };
 
 /// Counts all workloads; false when one takes more than its stored number allows.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
@@ -76,17 +96,19 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let folder = options.profiles.as_deref().unwrap_or(scratch.path());
     fs::create_dir_all(folder)?;
     let origin = Origin::start()?;
-    let play = |name: &str, counted: Option<&Workload>| {
+    let play = |name: &str, are_pending: bool, counted: Option<&Workload>| {
         let file = folder.join(format!("{name}.callgrind"));
-        attempt(|| count(&valgrind, &aspis, origin.address(), &file, counted))
+        attempt(|| count(&valgrind, &aspis, origin.address(), &file, are_pending, counted))
     };
-    let base = play("start", None)?;
+    let bases = [play("start", false, None)?, play("start-rules-pending", true, None)?];
     let mut stored = read(&options.stored)?;
-    let mut held = true;
+    let (mut held, mut counts) = (true, BTreeMap::new());
     println!("| hit | instructions | stored | change |\n|---|---|---|---|");
     for workload in &WORKLOADS {
-        let total = play(workload.name, Some(workload))?;
-        let each = total.saturating_sub(base) as f64 / HIT_COUNT as f64;
+        let are_pending = workload.pending_over.is_some();
+        let total = play(workload.name, are_pending, Some(workload))?;
+        let each = total.saturating_sub(bases[usize::from(are_pending)]) as f64 / HIT_COUNT as f64;
+        counts.insert(workload.name, each);
         let before = stored.get(workload.name).copied();
         let change = before.map_or(0.0, |before| each / before - 1.0);
         let shown = before.map_or("none".to_owned(), |before| format!("{before:.0}"));
@@ -95,6 +117,18 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         if before.is_none_or(|before| each < before) {
             stored.insert(workload.name.to_owned(), each);
         }
+    }
+    println!();
+    for workload in &WORKLOADS {
+        let Some(plain) = workload.pending_over else { continue };
+        let added = counts[workload.name] / counts[plain] - 1.0;
+        let most = PENDING_TOLERANCE * 100.0;
+        held &= added <= PENDING_TOLERANCE;
+        println!(
+            "{} rules pending add {:+.2} % to {plain} (at most {most} %).",
+            PENDING.0 * PENDING.1,
+            added * 100.0
+        );
     }
     let file = options.stored.display();
     if options.lower {
@@ -128,6 +162,7 @@ fn count(
     aspis: &Path,
     origin: SocketAddr,
     file: &Path,
+    are_pending: bool,
     counted: Option<&Workload>,
 ) -> io::Result<u64> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
@@ -153,11 +188,24 @@ fn count(
         // Under valgrind every turn is late.
         "--shed-after",
         "0",
+        // One fetch does not end.
+        "--drain-timeout",
+        "1s",
     ];
     let mut server = Server::start("aspis", valgrind, &arguments.map(str::to_owned), None)?;
-    pulsing(address, || server.announced("admin listening on "))?;
+    let admin = pulsing(address, || server.announced("admin listening on "))?;
+    let mut aspis = Aspis { server, address, admin };
+    let fetch = if are_pending { Some(pulsing(address, || begin_pending(&aspis))?) } else { None };
     play(address, counted).map_err(|fault| io::Error::other(format!("{fault:?}")))?;
-    pulsing(address, || server.terminate(END))?.ok_or_else(|| io::Error::other("the server did not end"))?;
+    if let Some(fetch) = fetch {
+        let metrics = pulsing(address, || aspis.metrics())?;
+        if sum(&metrics, "aspis_invalidation_rules_pending") != Some((PENDING.0 * PENDING.1) as f64) {
+            return Err(io::Error::other("the rules are not pending any more"));
+        }
+        drop(fetch);
+    }
+    pulsing(address, || aspis.server.terminate(END))?
+        .ok_or_else(|| io::Error::other("the server did not end"))?;
     collected(&fs::read_to_string(file)?).ok_or_else(|| io::Error::other("callgrind counted nothing"))
 }
 
@@ -175,6 +223,23 @@ fn pulsing<T>(address: SocketAddr, wait: impl FnOnce() -> io::Result<T>) -> io::
         done.store(true, Ordering::Release);
         waited
     })
+}
+
+/// Begins a fetch that does not end, returned as the connection that waits for it, and invalidates thereafter what nobody stored.
+fn begin_pending(aspis: &Aspis) -> io::Result<TcpStream> {
+    let mut fetch = TcpStream::connect(aspis.address)?;
+    let plan = Plan { kind: Kind::StallHead, size: 1, seed: 1, id: 1 };
+    fetch.write_all(format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
+    // The core takes requests in their order: what comes later is answered later.
+    let mut reader = Reader::new(TcpStream::connect(aspis.address)?);
+    ask(&mut reader, &WORKLOADS[0], 1).map_err(|fault| io::Error::other(format!("{fault:?}")))?;
+    let mut admin = Viewer::connect(aspis.admin)?;
+    for batch in 0..PENDING.0 {
+        // Half of them name all that begins so, as long as what is stored and not.
+        let paths = (0..PENDING.1).map(|at| format!("\"/fresh/none-{batch}/{at}{}\"", ["", "/*"][at % 2]));
+        admin.invalidate(&format!("{{\"paths\":[{}]}}", paths.collect::<Vec<_>>().join(",")), true)?;
+    }
+    Ok(fetch)
 }
 
 /// Warms every workload and plays the hits of one.

@@ -4,26 +4,28 @@
 //! many small objects and invalidates all, a prefix and a tag over and over; `rate` sends a thousand invalidations a second.
 
 mod effect;
+mod fill;
 mod origin;
 mod rate;
 mod viewer;
 
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::time::Instant;
 
 use crate::aspis::Aspis;
 use crate::process;
+use fill::fill;
 use origin::VersionOrigin;
-use viewer::Viewer;
+pub(crate) use viewer::Viewer;
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// Objects that are stored.
     pub(crate) objects: u64,
+    /// Bytes of each body.
+    pub(crate) object_size: u64,
     /// Rounds of each kind of rule.
     pub(crate) rounds: usize,
     /// Seconds of the stream; 0 leaves it out.
@@ -36,14 +38,14 @@ pub(crate) struct Options {
     pub(crate) aspis: Option<String>,
 }
 
-/// Viewers that load the objects.
-const LOADERS: usize = 24;
-/// Requests that each of them has under way.
-const PIPELINED: u64 = 16;
-/// What an object needs with all that is charged for it, generously.
-const OBJECT_COST: u64 = 1800;
+/// What an object needs with all that is charged for it beside its body.
+const OBJECT_COST: u64 = 1000;
+/// The body has a block of at least this.
+const BLOCK_LEN_MIN: u64 = 512;
 /// What the server needs beside them.
 const BASE: u64 = 384 << 20;
+/// The stream does with so many objects, which are stored for it anew.
+const RATE_OBJECTS_MAX: u64 = 300_000;
 
 /// Runs the scenarios; false when a figure is out of bounds or a rule was lost.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
@@ -56,62 +58,38 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
 }
 
 fn play(options: &Options, state: &Path) -> io::Result<bool> {
-    let origin = VersionOrigin::start()?;
-    let memory = options.memory.unwrap_or(BASE + options.objects * OBJECT_COST).to_string();
+    let began = Instant::now();
+    let size = options.object_size as usize;
+    let origin = VersionOrigin::start(size)?;
+    let each = OBJECT_COST + options.object_size.next_power_of_two().max(BLOCK_LEN_MIN);
+    let memory = options.memory.unwrap_or(BASE + options.objects * each).to_string();
     let (cores, state) = (options.cores.to_string(), state.display().to_string());
     // Viewers of one part wait while another is measured.
     let flags = ["--memory", &memory, "--cores", &cores, "--state", &state, "--idle-timeout", "1h"];
     let program = process::find_aspis(options.aspis.as_deref())?;
     let server = Aspis::start(&program, origin.address(), None, &flags)?;
-    let started = std::time::Instant::now();
-    load(&server, options.objects)?;
+    fill(&server, options.objects, size)?;
     println!(
-        "{} objects stored in {:.0} s, {} origin requests, {:.0} MiB resident",
+        "{} objects of {size} bytes stored in {:.0} s, {} origin requests, {:.0} MiB resident of at most {:.0} MiB",
         options.objects,
-        started.elapsed().as_secs_f64(),
+        began.elapsed().as_secs_f64(),
         origin.requests(),
-        mib(server.server.status_bytes("VmRSS"))
+        mib(server.server.status_bytes("VmRSS")),
+        memory.parse().map_or(0.0, mib)
     );
     let effect = effect::run(&server, &origin, options)?;
-    let rate = options.seconds == 0 || rate::run(&server, &origin, options)?;
+    let rate = options.seconds == 0 || {
+        let objects = options.objects.min(RATE_OBJECTS_MAX);
+        fill(&server, objects, size)?;
+        rate::run(&server, &origin, options, objects)?
+    };
+    println!("\nThe whole run took {:.0} s.", began.elapsed().as_secs_f64());
     Ok(effect && rate)
 }
 
 /// The path of an object. Those with even numbers carry the tag `half`.
 fn object(number: u64) -> String {
     format!("/o/{number}")
-}
-
-/// Has every object asked for once.
-fn load(server: &Aspis, objects: u64) -> io::Result<()> {
-    let next = AtomicU64::new(0);
-    let fault: Mutex<Option<io::Error>> = Mutex::new(None);
-    thread::scope(|scope| {
-        for _ in 0..LOADERS {
-            scope.spawn(|| {
-                if let Err(error) = ask_all(server, objects, &next) {
-                    fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
-                }
-            });
-        }
-    });
-    match fault.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        None => Ok(()),
-        Some(error) => Err(error),
-    }
-}
-
-fn ask_all(server: &Aspis, objects: u64, next: &AtomicU64) -> io::Result<()> {
-    let mut viewer = Viewer::connect(server.address)?;
-    loop {
-        let first = next.fetch_add(PIPELINED, Ordering::Relaxed);
-        let numbers = first..(first + PIPELINED).min(objects);
-        if numbers.is_empty() {
-            return Ok(());
-        }
-        let paths: Vec<String> = numbers.map(object).collect();
-        viewer.ask_for(&paths)?;
-    }
 }
 
 fn mib(bytes: u64) -> f64 {

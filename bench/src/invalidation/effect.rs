@@ -1,8 +1,9 @@
 //! How soon an invalidation of many objects is in effect everywhere, and what hits pay during the sweep after it.
 //!
 //! Each round gives the origin a new version, invalidates, and asks on connections of every core: none may get the old bytes once the request was
-//! answered as completed. The rounds are soft, so that all objects stay stored and each sweep has all of them before it; the last of
-//! each kind is hard, so that its sweep gives all their memory back.
+//! answered as completed. The rounds are soft, so that all objects stay stored, and do not wait for the sweep, which runs meanwhile. Then come
+//! sweeps of their own with hits beside them: one that looks at everything and removes nothing, and three that give all memory back. Hits count from
+//! the invalidation to the end of its sweep and no longer.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +16,23 @@ use crate::wait::{self, Canary};
 
 use super::origin::VersionOrigin;
 use super::viewer::Viewer;
-use super::{Options, figure, load, object};
+use super::{Options, figure, object};
 
-/// What is invalidated, as the API has it.
+/// What is invalidated in the rounds, as the API has it.
 const KINDS: [(&str, &str); 3] = [
     ("/*", "\"paths\":[\"/*\"]"),
     ("a prefix", "\"paths\":[\"/o/*\"]"),
     ("a tag of half", "\"tags\":[\"half\"]"),
 ];
+/// And with a sweep of its own: together the hard ones take all, so that one fill is enough.
+const SWEPT: [(&str, &str); 4] = [
+    ("/*, soft", "\"paths\":[\"/*\"],\"soft\":true"),
+    ("a tag of half", "\"tags\":[\"half\"]"),
+    ("a prefix", "\"paths\":[\"/o/1*\"]"),
+    ("/*", "\"paths\":[\"/*\"]"),
+];
+/// What is asked for to see an invalidation: all of them concern it.
+const PROBED: u64 = 10;
 /// Connections that probe, for each core.
 const PROBES: u64 = 4;
 /// Most milliseconds from asking until it is in effect everywhere, p99.
@@ -33,10 +43,18 @@ const SLOWER_MAX: f64 = 2.0;
 const HOT: &str = "/hot";
 /// Between two hits.
 const PACE: Duration = Duration::from_micros(300);
-/// How long hits are measured without a sweep, and at least with one.
+/// How long hits are measured without a sweep.
 const QUIET: Duration = Duration::from_secs(3);
-/// A sweep that takes longer is broken.
-const SWEEP_MAX: Duration = Duration::from_secs(120);
+/// Whether a sweep is through is asked so rarely, since the answer costs the time of many hits.
+const LOOK: Duration = Duration::from_millis(250);
+/// The gauges of the cores are no older.
+const GAUGE_AGE: Duration = Duration::from_millis(600);
+/// A core rests so many times as long as it swept, and no longer than this: hits meanwhile would count as hits during the next sweep.
+const REST_FACTOR: u32 = 9;
+const REST_MAX: Duration = Duration::from_secs(10);
+/// A sweep that takes longer than this, and so much more for each object, is broken.
+const SWEEP_MAX: Duration = Duration::from_secs(60);
+const SWEEP_EACH_MAX: Duration = Duration::from_micros(20);
 
 pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> io::Result<bool> {
     let mut probes = Vec::new();
@@ -47,62 +65,54 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     println!("| figure | measured | at most | |\n|---|---|---|---|");
     let mut held = true;
     for (name, rule) in KINDS {
-        let quiet = quiet(server)?;
         // A connection of its own: the admin server ends those that say nothing for ten seconds.
         let mut admin = Viewer::connect(server.admin)?;
         let canary = Canary::start();
         let (mut completed, mut effective) = (Vec::new(), Vec::new());
-        let hits = hot(server, || {
-            for _ in 0..options.rounds {
-                let (done, seen) =
-                    round(origin, &mut admin, &mut probes, &format!("{{{rule},\"soft\":true}}"))?;
-                completed.push(done);
-                effective.push(seen);
-            }
-            // The hits pay for the sweep to its end.
-            sweep(server)?;
-            wait::pause(QUIET);
-            Ok(())
-        })?;
+        for _ in 0..options.rounds {
+            let json = format!("{{{rule},\"soft\":true}}");
+            let (done, seen) = round(origin, &mut admin, &mut probes, &json)?;
+            completed.push(done);
+            effective.push(seen);
+        }
         let late = canary.longest().as_secs_f64() * 1e3;
         for (what, mut times) in [("completed", completed), ("no old bytes on any core", effective)] {
             times.sort_by(f64::total_cmp);
             let at = |share| quantile(&times, share).unwrap_or(f64::INFINITY);
             held &= figure(&format!("{name}: {what}, p99"), at(0.99), "ms", EFFECT_MAX);
             println!(
-                "| {name}: p50, worst | {:.2} ms, {:.2} ms | (this machine let nobody run for {late:.1} ms) | |",
+                "| {name}: {what}, p50 and worst | {:.2} ms, {:.2} ms | (this machine let nobody run for {late:.1} ms) | |",
                 at(0.5),
                 at(1.0)
             );
         }
-        held &= figure(
-            &format!("{name}: hot p99 meanwhile, of {quiet:.0} us"),
-            p99(&hits) / quiet,
-            "x",
-            SLOWER_MAX,
-        );
     }
-    // The tag takes one half, the prefix the other; then all at once.
-    for (name, rule) in KINDS.iter().rev() {
-        if stored(server)? < options.objects / 4 {
-            load(server, options.objects)?;
-        }
-        // Beside each, since neighbours come and go; and the gauges of the cores are as old as this at most.
+    let sweep_max = SWEEP_MAX + SWEEP_EACH_MAX * u32::try_from(options.objects).unwrap_or(u32::MAX);
+    let began = Instant::now();
+    swept(server, sweep_max)?;
+    let mut took = began.elapsed();
+    for (name, rule) in SWEPT {
+        wait::pause((took * REST_FACTOR).clamp(GAUGE_AGE, REST_MAX));
+        let before = stored(server)?;
+        // Beside each, since neighbours come and go.
         let quiet = quiet(server)?;
-        let left = stored(server)?;
-        let mut admin = Viewer::connect(server.admin)?;
         let hits = hot(server, || {
-            let (_, seen) = round(origin, &mut admin, &mut probes, &format!("{{{rule}}}"))?;
-            println!("| {name}, hard: no old bytes on any core | {seen:.2} ms | | |");
-            sweep(server)?;
-            wait::pause(QUIET);
+            let began = Instant::now();
+            round(origin, &mut Viewer::connect(server.admin)?, &mut probes, &format!("{{{rule}}}"))?;
+            swept(server, sweep_max)?;
+            took = began.elapsed();
             Ok(())
         })?;
-        let gone = left.saturating_sub(stored(server)?);
-        held &=
-            figure(&format!("{name}, hard: hot p99 while {gone} go"), p99(&hits) / quiet, "x", SLOWER_MAX);
+        wait::pause(GAUGE_AGE);
+        let gone = before.saturating_sub(stored(server)?);
+        let what = format!("{name}: hot p99 while {before} are looked at and {gone} go, of {quiet:.0} us");
+        held &= figure(&what, p99(&hits) / quiet, "x", SLOWER_MAX);
+        println!(
+            "| {name}: the sweep, and hits meanwhile | {:.1} s, {} | | |",
+            took.as_secs_f64(),
+            hits.len()
+        );
     }
-    load(server, options.objects)?;
     Ok(held)
 }
 
@@ -115,10 +125,16 @@ pub(super) fn quiet(server: &Aspis) -> io::Result<f64> {
     Ok(p99(&hits))
 }
 
-/// Waits until nothing of what was invalidated is left.
-fn sweep(server: &Aspis) -> io::Result<()> {
-    let swept = wait::until(SWEEP_MAX, || settled(server).unwrap_or(false));
-    if swept { Ok(()) } else { Err(io::Error::other("the sweep does not end")) }
+/// Waits until every core is through with what was invalidated.
+fn swept(server: &Aspis, limit: Duration) -> io::Result<()> {
+    let end = Instant::now() + limit;
+    while !settled(server)? {
+        if Instant::now() >= end {
+            return Err(io::Error::other(format!("the sweep does not end within {} s", limit.as_secs())));
+        }
+        wait::pause(LOOK);
+    }
+    Ok(())
 }
 
 /// One invalidation: milliseconds until it is completed, and until every probe has the new version.
@@ -129,7 +145,7 @@ fn round(
     json: &str,
 ) -> io::Result<(f64, f64)> {
     // All have it before, so that old bytes are there to be served.
-    let path = object(0);
+    let path = object(PROBED);
     for probe in probes.iter_mut() {
         probe.ask(&path)?;
     }

@@ -30,7 +30,12 @@ const SETTLE_MAX: Duration = Duration::from_secs(120);
 /// Objects that nobody named, which are looked at.
 const LEFT_COUNT: usize = 1000;
 
-pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> io::Result<bool> {
+pub(super) fn run(
+    server: &Aspis,
+    origin: &VersionOrigin,
+    options: &Options,
+    objects: u64,
+) -> io::Result<bool> {
     println!("\nrate: {} invalidations a second for {} s", options.rate, options.seconds);
     println!("| figure | measured | at most | |\n|---|---|---|---|");
     if !wait::until(SETTLE_MAX, || settled(server).unwrap_or(false)) {
@@ -43,7 +48,7 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     let hits = hot(server, || {
         let sent: Vec<io::Result<Sent>> = thread::scope(|scope| {
             let senders: Vec<_> = (0..SENDERS)
-                .map(|number| scope.spawn(move || send(server, options, number, version)))
+                .map(|number| scope.spawn(move || send(server, options, objects, number, version)))
                 .collect();
             while senders.iter().any(|sender| !sender.is_finished()) {
                 most = most.max(memory());
@@ -75,8 +80,7 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     for number in &named {
         lost += u64::from(viewer.ask(&object(*number))? < version);
     }
-    let left: Vec<u64> =
-        (0..options.objects).filter(|number| !is_named(*number, &named)).take(LEFT_COUNT).collect();
+    let left: Vec<u64> = (0..objects).filter(|number| !is_named(*number, &named)).take(LEFT_COUNT).collect();
     let mut extra = 0;
     for number in &left {
         extra += u64::from(viewer.ask(&object(*number))? >= version);
@@ -103,7 +107,7 @@ fn is_named(number: u64, named: &HashSet<u64>) -> bool {
         .any(|front| named.contains(&front))
 }
 
-fn send(server: &Aspis, options: &Options, sender: u64, version: u64) -> io::Result<Sent> {
+fn send(server: &Aspis, options: &Options, objects: u64, sender: u64, version: u64) -> io::Result<Sent> {
     let mut random = Random::new(sender);
     let mut admin = Viewer::connect(server.admin)?;
     let mut viewer = Viewer::connect(server.address)?;
@@ -115,7 +119,7 @@ fn send(server: &Aspis, options: &Options, sender: u64, version: u64) -> io::Res
             Some(early) => wait::pause(early),
             None => sent.late = sent.late.max(began.elapsed() - due),
         }
-        let number = random.between(0, options.objects - 1);
+        let number = random.between(0, objects - 1);
         let (path, waits) = (object(number), at % WAITED == 0);
         let json = match random.between(0, 3) {
             _ if waits => format!("{{\"paths\":[\"{path}\"]}}"),

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::http::{Fault, Flow, Framing, Reader};
 
+use super::origin::VERSION_LEN;
+
 /// A server that says nothing for so long is broken.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -28,25 +30,25 @@ impl Viewer {
         self.version()
     }
 
-    /// Asks for several at once; returns their versions.
-    pub(crate) fn ask_for(&mut self, paths: &[String]) -> io::Result<Vec<u64>> {
-        self.send(paths)?;
-        paths.iter().map(|_| self.version()).collect()
-    }
-
     /// Sends requests whose answers are read with [`version`](Self::version).
     pub(crate) fn send(&mut self, paths: &[impl AsRef<str>]) -> io::Result<()> {
         let mut text = String::new();
         for path in paths {
             text.push_str(&format!("GET {} HTTP/1.1\r\nHost: bench\r\n\r\n", path.as_ref()));
         }
-        self.reader.stream().write_all(text.as_bytes())
+        self.send_bytes(text.as_bytes())
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.reader.stream().write_all(bytes)
     }
 
     /// Reads one answer's version.
     pub(crate) fn version(&mut self) -> io::Result<u64> {
         let (status, body) = self.answer()?;
-        let version = std::str::from_utf8(&body).ok().and_then(|text| text.parse().ok());
+        let version =
+            body.get(..VERSION_LEN).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
         version.filter(|_| status == 200).ok_or_else(|| unexpected(status, &body))
     }
 
