@@ -393,30 +393,36 @@ fn what_was_replaced_does_not_come_back() {
     expect_hit(&mut stage.viewer(), "/a", "", "v2");
 }
 
-/// A slow reader of a large object has it whole though an unsafe request ended it meanwhile; nobody after that gets any of it (I-22).
+/// A slow reader of a large object has it whole though an unsafe request or a rule ended it meanwhile; nobody after that gets any of it, nor
+/// after a restart (I-22).
 #[test]
 fn what_is_ended_while_it_comes_back_is_not_kept() {
-    let store = Store::new();
-    let content = pattern(4 * LARGE_LEN);
-    let mut stage = stage(&store, move |reply| {
-        if reply.before == 0 {
-            reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content);
+    for by_rule in [false, true] {
+        let store = Store::new();
+        let content = pattern(4 * LARGE_LEN);
+        let mut stage = stage(&store, move |reply| match reply.before {
+            0 => reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content),
+            _ => version(reply),
+        });
+        stage.viewer().get("/a");
+        restart(&mut stage, &store, Invalidations::default());
+        let (mut slow, mut other) = (stage.viewer(), stage.viewer());
+        slow.ask("GET", "/a", "");
+        stage.wait(|| !matches!(stage.explain("/a").why, Why::OnDisk));
+        let (invalidations, expected) = if by_rule {
+            stage.purge("/a");
+            (rules(1, vec![rule("/a")]), "v2")
         } else {
-            version(reply);
-        }
-    });
-    stage.viewer().get("/a");
-    restart(&mut stage, &store, Invalidations::default());
-    let (mut slow, mut other) = (stage.viewer(), stage.viewer());
-    slow.ask("GET", "/a", "");
-    stage.wait(|| stage.explain("/a").in_flight);
-    assert_eq!(other.send("POST", "/a", "Content-Length: 0\r\n").status, 200);
-    assert_eq!(other.get("/a").body, "v3");
-    assert!(slow.answer().body == pattern(4 * LARGE_LEN));
-    stage.wait(|| !stage.explain("/a").in_flight);
-    assert_eq!(other.get("/a").result(), "hit");
-    restart(&mut stage, &store, Invalidations::default());
-    expect_hit(&mut stage.viewer(), "/a", "", "v3");
+            assert_eq!(other.send("POST", "/a", "Content-Length: 0\r\n").status, 200);
+            (Invalidations::default(), "v3")
+        };
+        assert_eq!(other.get("/a").body, expected);
+        assert!(slow.answer().body == pattern(4 * LARGE_LEN));
+        stage.wait(|| !stage.explain("/a").in_flight);
+        assert_eq!(other.get("/a").result(), "hit");
+        restart(&mut stage, &store, invalidations);
+        expect_hit(&mut stage.viewer(), "/a", "", expected);
+    }
 }
 
 /// The index knows a hash, the record its key: who asks for another key of the same hash is not answered with it.
