@@ -311,13 +311,12 @@ impl OpenSegment {
     }
 
     fn next_chunk(&mut self, force: bool, budget: &Arc<Budget>) -> Option<SegmentWrite> {
-        if self.filling().is_none() && self.covered < self.position && force {
+        // It takes no record, so it has to be the one that is closed below.
+        let is_next = self.chunks.back().is_none_or(|last| !Self::is_waiting(last));
+        if is_next && self.covered < self.position && force {
             self.begin_last_block(budget)?;
         }
-        let number = self
-            .chunks
-            .iter()
-            .position(|chunk| matches!(chunk.state, ChunkState::Filling | ChunkState::Closed))?;
+        let number = self.chunks.iter().position(|chunk| Self::is_waiting(chunk))?;
         let before = number.checked_sub(1).map(|before| &self.chunks[before]);
         // One block is in one write at a time, or the older bytes might come last.
         let start = self.chunks[number].start;
@@ -392,6 +391,11 @@ impl OpenSegment {
 
     fn record_end(&self, number: usize) -> u64 {
         self.entries.get(number + 1).map_or(self.position, FooterEntry::offset)
+    }
+
+    /// Tells whether a chunk was not handed to a write yet.
+    fn is_waiting(chunk: &Chunk) -> bool {
+        matches!(chunk.state, ChunkState::Filling | ChunkState::Closed)
     }
 
     fn filling(&self) -> Option<&Chunk> {

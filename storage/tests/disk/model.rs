@@ -163,7 +163,7 @@ impl Model {
                 }
             }
             70..80 => drop(rig.fetch(false)),
-            80..83 => drop(rig.fetch(true)),
+            80..83 => drop(rig.fetch_one(true)),
             83..92 => drop(rig.complete()),
             92..98 => drop((0..self.dice.below(6)).all(|_| self.reclaim(rig))),
             // All is written, with a segment half reclaimed or not.

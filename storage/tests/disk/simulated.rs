@@ -122,7 +122,8 @@ impl Rig {
     /// Starts a volume on what a disk holds; recovery has not begun.
     pub(crate) fn new(disk: Disk, index_slots: u64, seed: u64) -> Rig {
         let budget = Budget::new(256 << 20);
-        let pool = AlignedPool::new(BUFFER_LEN, 16, 8, Arc::clone(&budget));
+        // Few enough that appends are refused now and then.
+        let pool = AlignedPool::new(BUFFER_LEN, 2 + seed as usize % 8, 2, Arc::clone(&budget));
         let config =
             VolumeConfig { store: STORE, shard: 0, geometry: disk.geometry, index_slots, budget, pool };
         let volume = Volume::new(config).expect("the budget has room");
@@ -207,18 +208,21 @@ impl Rig {
 
     /// Fetches writes; they are under way until [`Rig::complete`].
     pub(crate) fn fetch(&mut self, force: bool) -> usize {
-        let mut fetched = 0;
-        while let Some(write) = self.volume.next_write(force) {
-            let range = |write: &Write| write.file_offset..write.file_offset + write.len as u64;
-            for other in &self.flight {
-                let (ours, theirs) = (range(&write), range(other));
-                assert!(ours.end <= theirs.start || theirs.end <= ours.start, "one block in two writes");
-            }
-            self.flight.push(write);
-            assert!(self.flight.len() <= 4, "too many writes");
-            fetched += 1;
+        (0..).take_while(|_| self.fetch_one(force)).count()
+    }
+
+    /// Fetches one write, if there is any.
+    pub(crate) fn fetch_one(&mut self, force: bool) -> bool {
+        let Some(write) = self.volume.next_write(force) else { return false };
+        let range = |write: &Write| write.file_offset..write.file_offset + write.len as u64;
+        for other in &self.flight {
+            let (ours, theirs) = (range(&write), range(other));
+            assert!(ours.end <= theirs.start || theirs.end <= ours.start, "one block in two writes");
         }
-        fetched
+        assert!(write.len > 0, "a write of nothing");
+        self.flight.push(write);
+        assert!(self.flight.len() <= 4, "too many writes");
+        true
     }
 
     /// Ends one of the writes that are under way, any of them; false if there is none.

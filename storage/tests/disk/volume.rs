@@ -122,3 +122,30 @@ fn a_full_volume_refuses() {
     let stats = rig.volume.stats();
     assert_eq!((stats.records, stats.free_segments, stats.used_segments), (taken, 0, 16));
 }
+
+#[test]
+fn a_record_is_appended_between_any_two_writes_when_buffers_are_few() {
+    let geometry = Geometry { segment_shift: 22, segment_count: 8 };
+    // With this seed there are two buffers: both are closed when a third is refused.
+    let mut rig = Rig::recovered(Disk::formatted(geometry), 4096, 0);
+    rig.append(hash(1), 1, 700_001, Kind::Marker).unwrap();
+    rig.append(hash(2), 1, 700_001, Kind::Marker).unwrap();
+    assert_eq!(rig.append(hash(3), 1, 700_001, Kind::Marker), Err(Refused::NoMemory));
+    rig.fetch(false);
+    while rig.complete() {}
+    // One write at a time, and appends in between.
+    for number in 4..60 {
+        rig.fetch_one(true);
+        let _ = rig.append(hash(number), 1, 9_999, Kind::Marker);
+        if number % 3 == 0 {
+            rig.complete();
+        }
+        for number in 1..=number {
+            let look = rig.look(hash(number));
+            assert!(matches!(look, Look::Nothing | Look::Version { version: 1, .. }), "{look:?}");
+        }
+    }
+    rig.settle();
+    let mut rig = Rig::recovered(rig.crash(), 4096, 1);
+    assert!([1, 2, 59].into_iter().all(|number| rig.look(hash(number)) == version(1, true)));
+}
