@@ -105,7 +105,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let admin_name = admin_listener.as_ref().map(AdminListener::name);
     let admin_address = admin_listener.as_ref().and_then(AdminListener::address);
     let guard = guard(&settings, admin_listener.as_ref())?;
-    let mut store = open_store(&settings, cpus.len()).map_err(failed)?;
+    let mut store = open_store(&settings, cpus.len(), memory).map_err(failed)?;
     // Before the cores start: they must have every rule that still counts before they serve (I-26).
     let state = settings.state.as_deref().map(Path::new);
     let (invalidations, incoming, beginning) =
@@ -114,8 +114,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let mut page = None;
     if let Some(store) = &mut store {
         let (name, len) = (store.name(), store.len());
-        let slots = store.index_slots(settings.disk_mean_object, memory).map_err(failed)?;
-        let (boot, folders) = store.boot(slots, settings.disk_write_budget).map_err(failed)?;
+        let (boot, folders) = store.boot(settings.disk_write_budget).map_err(failed)?;
         // Behind the log, which knows by now whether it may be believed.
         store.note_numbers(beginning.last_number).map_err(failed)?;
         disk = Some(boot);
@@ -221,11 +220,18 @@ fn memory_limit(settings: &Settings) -> Result<u64, Failure> {
 }
 
 /// Takes the store of `--disk`, or makes it.
-fn open_store(settings: &Settings, cores: usize) -> Result<Option<Store>, String> {
+fn open_store(settings: &Settings, cores: usize, memory: u64) -> Result<Option<Store>, String> {
     if settings.disk.is_empty() {
         return Ok(None);
     }
-    store::open(&store::Wanted { folders: &settings.disk, size: settings.disk_size, cores }).map(Some)
+    let wanted = store::Wanted {
+        folders: &settings.disk,
+        size: settings.disk_size,
+        cores,
+        memory,
+        mean_object: settings.disk_mean_object,
+    };
+    store::open(&wanted).map(Some)
 }
 
 /// What the log of invalidations is told of the store.

@@ -1,6 +1,6 @@
 //! `aspis check`: would `aspis serve` with these flags work here?
 //!
-//! Flags, kernel, cores, memory, the origin's name and the origin itself are tried in the order in which serving
+//! Flags, kernel, cores, memory, the store on disk, the origin's name and the origin itself are tried in the order in which serving
 //! would need them, without serving. The answer is a table on standard output; the exit code is 0 if everything that
 //! is needed is there, 1 if not, 2 if a flag is wrong. This speaks TLS without a ring, which no shard does, so it is
 //! the one place of the daemon that names rustls.
@@ -16,7 +16,7 @@ use aspis_runtime::probe::KernelReport;
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::dns::OriginName;
-use crate::{EXIT_DONE, EXIT_FAILED, cores, memory, origin_tls, stdout};
+use crate::{EXIT_DONE, EXIT_FAILED, cores, memory, origin_tls, stdout, store};
 
 /// Most addresses of the origin that are tried.
 const ADDRESS_COUNT_MAX: usize = 8;
@@ -81,6 +81,7 @@ pub(crate) fn run(raw: &Raw) -> u8 {
     let mut report = Report::default();
     report.add(Verdict::Good, "flags", format!("valid; semantics {}", settings.semantics.as_str()));
     check_machine(&settings, &mut report);
+    check_disk(&settings, &mut report);
     check_origin(&settings, &mut report);
     stdout::print(&report.text());
     report.code()
@@ -116,6 +117,31 @@ fn check_machine(settings: &Settings, report: &mut Report) {
             report.add(Verdict::Good, "memory", format!("{} MiB, half of {available}", limit >> 20));
         }
         (None, None) => report.add(Verdict::Bad, "memory", "cannot be read from /proc; give --memory"),
+    }
+}
+
+/// Looks at the store of `--disk` as far as that can be done without making or changing it.
+fn check_disk(settings: &Settings, report: &mut Report) {
+    if settings.disk.is_empty() {
+        return;
+    }
+    let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus());
+    let found = memory::available(&memory::read_file);
+    // What cannot be known of cores and memory was told above.
+    let (Ok(cpus), Some(memory)) = (cpus, settings.memory.or(found.as_ref().map(memory::default_limit)))
+    else {
+        return;
+    };
+    let wanted = store::Wanted {
+        folders: &settings.disk,
+        size: settings.disk_size,
+        cores: cpus.len(),
+        memory,
+        mean_object: settings.disk_mean_object,
+    };
+    match store::foresee(&wanted) {
+        Ok(text) => report.add(Verdict::Good, "disk", text),
+        Err(text) => report.add(Verdict::Bad, "disk", text),
     }
 }
 

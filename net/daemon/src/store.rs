@@ -23,7 +23,7 @@ mod temporary;
 mod tests;
 mod watch;
 
-pub(crate) use open::{Store, Wanted, open};
+pub(crate) use open::{Store, Wanted, foresee, open};
 pub(crate) use page::StorePage;
 pub(crate) use temporary::Temporary;
 pub(crate) use watch::Folders;

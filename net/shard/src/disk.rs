@@ -265,6 +265,8 @@ impl Disk {
             writes,
             pace: Pace::default(),
         });
+        // From the first look on: who waits for recovery must not take it for done before it began.
+        disk.show_levels();
         disk.recover();
         disk
     }

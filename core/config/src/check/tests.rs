@@ -73,7 +73,7 @@ fn a_disk_tier_has_folders_that_differ_and_keeps_its_rules_beside_it() {
     );
     assert_eq!(
         message(&[("disk", "/a"), ("disk-size", "1MiB")]),
-        "invalid value '1MiB' for '--disk-size': expected a size from 128MiB to 20TiB"
+        "invalid value '1MiB' for '--disk-size': expected a size from 32MiB to 20TiB"
     );
 }
 

@@ -2,8 +2,8 @@
 
 use super::{FORMATS, KIB, Kind, MIB, PLAIN, Setting, TIB};
 
-/// The least size of a store: one volume of 64 segments of the smallest length.
-const STORE_LEN_MIN: u64 = 128 * MIB;
+/// The least size that a store can be brought down to: one volume of 16 segments of the smallest length.
+const STORE_LEN_MIN: u64 = 32 * MIB;
 
 /// The rows behind those of the machine.
 pub(super) const ROWS: &[Setting] = &[

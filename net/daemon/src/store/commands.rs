@@ -57,7 +57,7 @@ fn format(raw: &Raw, paths: &[String]) -> Result<String, Failed> {
     let usage = |text: String| (EXIT_USAGE, text);
     let settings = aspis_config::check_format(raw).map_err(|error| usage(error.to_string()))?;
     let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus()).map_err(usage)?;
-    let plan = Plan::new(settings.size, cpus.len()).map_err(usage)?;
+    let plan = Plan::new(settings.size, cpus.len(), paths.len()).map_err(usage)?;
     let is_forced = raw.contains("force");
     let folders = find::folders(paths, Missing::Make, Labels::Ignore).map_err(failed)?;
     if !is_forced {

@@ -18,21 +18,11 @@ use super::volume_path;
 /// The part of the free space that a store may take.
 const FREE_SHARE: (u64, u64) = (9, 10);
 
-/// Makes a store of this form. `freed` is what becomes free in each folder before.
+/// Makes a store of this form, which was planned for these folders. `freed` is what becomes free in each folder before.
 pub(super) fn make(folders: &[Folder], plan: Plan, freed: &[u64]) -> Result<(), String> {
     let len = plan.geometry().file_len();
-    let count = u16::try_from(folders.len()).ok().filter(|count| *count <= plan.volume_count());
-    let Some(count) = count else {
-        return Err(format!(
-            "{} folders are too many for a store of {} volume(s)",
-            folders.len(),
-            plan.volume_count()
-        ));
-    };
-    let mut needed = vec![0; folders.len()];
-    for shard in 0..plan.volume_count() {
-        needed[usize::from(shard % count)] += len;
-    }
+    let count = u16::try_from(folders.len()).expect("a plan has a volume for each folder, and 64 at most");
+    let needed = needed(folders, plan);
     check_space(folders, &needed, freed)?;
     for folder in folders {
         clear(folder).map_err(|error| format!("{}: {error}", folder.path.display()))?;
@@ -70,6 +60,15 @@ pub(super) fn make(folders: &[Folder], plan: Plan, freed: &[u64]) -> Result<(), 
         plan.len() >> 20
     );
     Ok(())
+}
+
+/// Returns how much falls to each folder.
+pub(super) fn needed(folders: &[Folder], plan: Plan) -> Vec<u64> {
+    let mut needed = vec![0; folders.len()];
+    for shard in 0..usize::from(plan.volume_count()) {
+        needed[shard % folders.len()] += plan.geometry().file_len();
+    }
+    needed
 }
 
 fn make_volume(

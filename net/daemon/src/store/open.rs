@@ -14,7 +14,7 @@ use aspis_storage::disk::format::{Geometry, SegmentState, Superblock, TABLE_ENTR
 
 use super::file::{self, Allocation, Progress};
 use super::find::{self, Access, Folder, FoundVolume, Labels, Missing, shown, write_superblocks};
-use super::format::{check_space, make};
+use super::format::{check_space, make, needed};
 use super::label::Label;
 use super::shrink;
 use super::size::{self, Plan};
@@ -29,6 +29,17 @@ pub(crate) struct Wanted<'w> {
     pub(crate) size: Option<u64>,
     /// How many cores serve.
     pub(crate) cores: usize,
+    /// `--memory`, of which the index takes a part.
+    pub(crate) memory: u64,
+    /// `--disk-mean-object`.
+    pub(crate) mean_object: u64,
+}
+
+impl Wanted<'_> {
+    /// Returns the length of the index of each of so many volumes, or says that memory has no room for it.
+    fn index_slots(&self, geometry: Geometry, volumes: u64) -> Result<u64, String> {
+        size::fitting_index(geometry, volumes, self.memory, self.mean_object)
+    }
 }
 
 /// One volume, ready for the data plane.
@@ -51,6 +62,8 @@ pub(crate) struct Store {
     folders: Vec<Folder>,
     label: Label,
     newest: u64,
+    /// The slots of the index of each volume.
+    pub(super) index_slots: u64,
     /// The volumes, by shard; taken by the cores.
     pub(crate) volumes: Vec<Volume>,
 }
@@ -76,16 +89,15 @@ pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Store, String> {
             if let Some((path, name)) = copying {
                 return Err(refused_file_system(&path.to_string(), name, wanted.folders));
             }
-            make_first(&folders, wanted)?;
+            let plan = plan_first(&folders, wanted)?;
+            make(&folders, plan, &vec![0; folders.len()])?;
             drop(folders);
             find::folders(wanted.folders, Missing::Refuse, Labels::Read)?
         }
     };
     let (label, mut found) = find::volumes(&folders, Access::Write)?;
     found.iter_mut().try_for_each(mend)?;
-    if let Some(size) = wanted.size {
-        resize(&folders, &mut found, size)?;
-    }
+    let index_slots = resize(&folders, &mut found, wanted)?;
     allocate(&found)?;
     if wanted.cores > found.len() {
         tracing::warn!(
@@ -102,7 +114,7 @@ pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Store, String> {
             folders[buffered.folder].path.display()
         );
     }
-    let store = Store { folders, label, newest, volumes };
+    let store = Store { folders, label, newest, index_slots, volumes };
     tracing::info!(
         "store {}: {} volume(s), {} MiB",
         shown(&label.store),
@@ -110,6 +122,30 @@ pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Store, String> {
         store.len() >> 20
     );
     Ok(store)
+}
+
+/// Says what [`open()`] would find or make, or why it would fail. Nothing is made or changed.
+pub(crate) fn foresee(wanted: &Wanted<'_>) -> Result<String, String> {
+    let are_there = wanted.folders.iter().filter(|path| std::path::Path::new(path).exists()).count();
+    let folders = match are_there {
+        0 => Vec::new(),
+        _ => find::folders(wanted.folders, Missing::Refuse, Labels::Read)?,
+    };
+    if folders.iter().all(Folder::has_no_store) {
+        let plan = plan_first(&folders, wanted)?;
+        if !folders.is_empty() {
+            check_space(&folders, &needed(&folders, plan), &vec![0; folders.len()])?;
+        }
+        return Ok(format!(
+            "a store of {} in {} volume(s) will be made",
+            write_size(plan.len()),
+            plan.volume_count()
+        ));
+    }
+    let (label, found) = find::volumes(&folders, Access::Read)?;
+    targets(&found, wanted)?;
+    let len: u64 = found.iter().map(|volume| len_of(volume.superblock.geometry())).sum();
+    Ok(format!("store {}: {} in {} volume(s)", shown(&label.store), write_size(len), found.len()))
 }
 
 /// Says why a file system is refused, and how it is taken all the same.
@@ -121,8 +157,8 @@ pub(super) fn refused_file_system(folder: &str, name: &str, folders: &[String]) 
     )
 }
 
-/// Makes the store of a first start. Only empty folders become one without being told so.
-fn make_first(folders: &[Folder], wanted: &Wanted<'_>) -> Result<(), String> {
+/// Plans the store of a first start. Only empty folders become one without being told so.
+fn plan_first(folders: &[Folder], wanted: &Wanted<'_>) -> Result<Plan, String> {
     for folder in folders {
         if let Some(others) = folder.others() {
             return Err(format!(
@@ -139,7 +175,9 @@ fn make_first(folders: &[Folder], wanted: &Wanted<'_>) -> Result<(), String> {
             wanted.folders.join(" ")
         ));
     };
-    make(folders, Plan::new(size, wanted.cores)?, &vec![0; folders.len()])
+    let plan = Plan::new(size, wanted.cores, wanted.folders.len())?;
+    wanted.index_slots(plan.geometry(), u64::from(plan.volume_count()))?;
+    Ok(plan)
 }
 
 /// Writes the one of the two superblocks again that is not as it should be.
@@ -152,18 +190,29 @@ fn mend(volume: &mut FoundVolume) -> Result<(), String> {
     written.map_err(|error| format!("{path}: {error}"))
 }
 
-/// Gives each volume the segments that make the store so large.
-fn resize(folders: &[Folder], volumes: &mut [FoundVolume], size: u64) -> Result<(), String> {
+/// Returns the form that each volume is to have, and the slots of the index of each.
+fn targets(volumes: &[FoundVolume], wanted: &Wanted<'_>) -> Result<(Vec<Geometry>, u64), String> {
     let count = volumes.len() as u64;
-    let mut targets = Vec::with_capacity(volumes.len());
+    let (mut targets, mut slots) = (Vec::with_capacity(volumes.len()), 0);
+    for volume in volumes {
+        let before = volume.superblock.geometry();
+        let target = wanted.size.map_or(Ok(before), |size| size::resized(before, count, size))?;
+        slots = slots.max(wanted.index_slots(target, count)?);
+        targets.push(target);
+    }
+    Ok((targets, slots))
+}
+
+/// Gives each volume the segments that make the store as large as is wanted. Returns the slots of the index of each.
+fn resize(folders: &[Folder], volumes: &mut [FoundVolume], wanted: &Wanted<'_>) -> Result<u64, String> {
+    let (targets, slots) = targets(volumes, wanted)?;
     let mut needed = vec![0; folders.len()];
-    for volume in volumes.iter() {
-        let geometry = size::resized(volume.superblock.geometry(), count, size)?;
-        needed[volume.folder] += geometry.file_len().saturating_sub(volume.superblock.geometry().file_len());
-        targets.push(geometry);
+    for (volume, target) in volumes.iter().zip(&targets) {
+        let before = volume.superblock.geometry().file_len();
+        needed[volume.folder] += target.file_len().saturating_sub(before);
     }
     if targets.iter().zip(volumes.iter()).all(|(target, volume)| *target == volume.superblock.geometry()) {
-        return Ok(());
+        return Ok(slots);
     }
     check_space(folders, &needed, &vec![0; folders.len()])?;
     let before: u64 = volumes.iter().map(|volume| len_of(volume.superblock.geometry())).sum();
@@ -176,7 +225,7 @@ fn resize(folders: &[Folder], volumes: &mut [FoundVolume], size: u64) -> Result<
     progress.end();
     let after: u64 = targets.iter().map(|geometry| len_of(*geometry)).sum();
     tracing::info!("the store has {} now, {} before", write_size(after), write_size(before));
-    Ok(())
+    Ok(slots)
 }
 
 /// Changes the length of a volume, in an order in which it is sound at each moment.
@@ -285,12 +334,8 @@ impl Store {
         Ok(())
     }
 
-    /// Hands the volumes over to the cores, with indexes of so many slots; what stays watches their files.
-    pub(crate) fn boot(
-        &mut self,
-        index_slots: u64,
-        write_budget: Option<u64>,
-    ) -> Result<(DiskBoot, Folders), String> {
+    /// Hands the volumes over to the cores; what stays watches their files.
+    pub(crate) fn boot(&mut self, write_budget: Option<u64>) -> Result<(DiskBoot, Folders), String> {
         let directories: Vec<Arc<Directory>> =
             self.folders.iter().map(|folder| Directory::new(&folder.path.display().to_string())).collect();
         let paths = |at: usize| {
@@ -311,18 +356,9 @@ impl Store {
             volumes: volumes.collect(),
             directories,
             shard_bits,
-            index_slots_per_volume: index_slots,
+            index_slots_per_volume: self.index_slots,
             write_budget,
         };
         Ok((boot, folders))
-    }
-
-    /// Returns how many slots the index of each volume has, or says that memory has no room for them.
-    pub(crate) fn index_slots(&self, mean_object: u64, memory: u64) -> Result<u64, String> {
-        let each =
-            self.volumes.iter().map(|volume| size::index_slots(volume.superblock.geometry(), mean_object));
-        let slots = each.max().unwrap_or_default();
-        size::check_index(slots * self.volumes.len() as u64, memory, mean_object)?;
-        Ok(slots)
     }
 }

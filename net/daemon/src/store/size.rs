@@ -28,7 +28,7 @@ const SLOT_LEN: u64 = 8;
 /// The index takes at most this part of `--memory`: the rest is for what is served from there.
 const INDEX_SHARE: u64 = 2;
 
-/// Returns the least volumes of a new store for so many cores.
+/// Returns the least volumes of a new store, so that each of so many cores, or folders, has one.
 fn volumes_min(cores: usize) -> u64 {
     (cores as u64).clamp(1, VOLUME_COUNT_MAX).next_power_of_two()
 }
@@ -50,12 +50,16 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Returns the form of a new store of `size` bytes for so many cores. The error is a text that names the flag.
-    pub(super) fn new(size: u64, cores: usize) -> Result<Plan, String> {
-        let (needed, least) = (volumes_min(cores), len_min(cores));
+    /// Returns the form of a new store of `size` bytes for so many cores, in so many folders. The error is a text that names the flag.
+    pub(super) fn new(size: u64, cores: usize, folders: usize) -> Result<Plan, String> {
+        let needed = volumes_min(cores).max(volumes_min(folders));
+        let least = needed * (SEGMENT_COUNT_MIN << SEGMENT_SHIFT_MIN);
+        if folders as u64 > needed {
+            return Err(format!("a store has at most {VOLUME_COUNT_MAX} folders"));
+        }
         if size < least {
             return Err(format!(
-                "--disk-size {}: {cores} core(s) need {needed} volume(s) of at least 128MiB, {} in all",
+                "--disk-size {}: {cores} core(s) and {folders} folder(s) need {needed} volume(s) of at least 128MiB, {} in all",
                 write_size(size),
                 write_size(least)
             ));
@@ -113,16 +117,22 @@ pub(super) fn resized(geometry: Geometry, volumes: u64, size: u64) -> Result<Geo
 }
 
 /// Returns how many slots the index of a volume has, for records of this mean length.
-pub(super) fn index_slots(geometry: Geometry, mean_object: u64) -> u64 {
+fn index_slots(geometry: Geometry, mean_object: u64) -> u64 {
     let len = u64::from(geometry.segment_count) << geometry.segment_shift;
     (len / mean_object.max(1) * SLOTS_FOR_100).div_ceil(100).next_multiple_of(8).max(1024)
 }
 
-/// Tells whether the index fits into `--memory`; the error names the flags that help.
-pub(super) fn check_index(slots: u64, memory: u64, mean_object: u64) -> Result<(), String> {
-    let (len, most) = (slots * SLOT_LEN, memory / INDEX_SHARE);
+/// Returns how many slots the index of each of `volumes` volumes has, or a text that names the flags that help if `--memory` has no room for them.
+pub(super) fn fitting_index(
+    geometry: Geometry,
+    volumes: u64,
+    memory: u64,
+    mean_object: u64,
+) -> Result<u64, String> {
+    let slots = index_slots(geometry, mean_object);
+    let (len, most) = (volumes * slots * SLOT_LEN, memory / INDEX_SHARE);
     if len <= most {
-        return Ok(());
+        return Ok(slots);
     }
     let fitting = mean_object.saturating_mul(len.div_ceil(most.max(1))).next_power_of_two();
     Err(format!(
@@ -155,7 +165,7 @@ mod tests {
             (8 * GIB, 64, 64, 2 * MIB, 64),
             (300 * MIB, 1, 1, 4 * MIB, 75),
         ] {
-            let plan = Plan::new(size, cores).expect("large enough");
+            let plan = Plan::new(size, cores, 1).expect("large enough");
             let found =
                 (u64::from(plan.volume_count()), 1 << plan.segment_shift, u64::from(plan.segment_count));
             assert_eq!(found, (volumes, segment_len, segments), "{size} for {cores}");
@@ -168,7 +178,7 @@ mod tests {
         for cores in [1, 2, 3, 8, 64, 1000] {
             for shift in 20..60 {
                 for size in [1 << shift, (1 << shift) + 12_345_678, 3 << (shift - 1)] {
-                    match Plan::new(size, cores) {
+                    match Plan::new(size, cores, 1) {
                         Ok(plan) => {
                             assert!(
                                 plan.len() <= size && (64..=20_480).contains(&plan.segment_count),
@@ -188,8 +198,14 @@ mod tests {
                 }
             }
         }
-        let text = Plan::new(200 * MIB, 3).expect_err("four volumes are needed");
-        assert_eq!(text, "--disk-size 200MiB: 3 core(s) need 4 volume(s) of at least 128MiB, 512MiB in all");
+        let text = Plan::new(200 * MIB, 3, 1).expect_err("four volumes are needed");
+        assert_eq!(
+            text,
+            "--disk-size 200MiB: 3 core(s) and 1 folder(s) need 4 volume(s) of at least 128MiB, 512MiB in all"
+        );
+        assert_eq!(Plan::new(TIB, 1, 5).expect("room").volume_count(), 64);
+        assert_eq!(Plan::new(GIB, 1, 5).expect("room").volume_count(), 8, "each folder has one");
+        assert!(Plan::new(TIB, 1, 65).is_err());
     }
 
     #[test]
@@ -220,9 +236,9 @@ mod tests {
             "{slots}"
         );
         assert_eq!(index_slots(Geometry { segment_shift: 21, segment_count: 64 }, 64 * MIB), 1024);
-        assert_eq!(check_index(slots, 64 * MIB, 16 << 10), Ok(()));
-        let text = check_index(64 * slots, 64 * MIB, 16 << 10).expect_err("too much");
+        assert_eq!(fitting_index(geometry, 1, 64 * MIB, 16 << 10), Ok(slots));
+        let text = fitting_index(geometry, 64, 64 * MIB, 16 << 10).expect_err("too much");
         assert!(text.contains("152 MiB") && text.contains("--disk-mean-object 128KiB"), "{text}");
-        assert_eq!(check_index(64 * slots / 8, 64 * MIB, 128 << 10), Ok(()), "what it says helps");
+        assert!(fitting_index(geometry, 64, 64 * MIB, 128 << 10).is_ok(), "what it says helps");
     }
 }

@@ -42,7 +42,7 @@ impl Drop for Scratch {
 }
 
 fn wanted(folders: &[String], size: Option<u64>, cores: usize) -> Wanted<'_> {
-    Wanted { folders, size, cores }
+    Wanted { folders, size, cores, memory: 64 * MIB, mean_object: 16 << 10 }
 }
 
 fn opened(folders: &[String]) -> Store {
@@ -163,7 +163,8 @@ fn a_folder_is_no_store_by_itself() {
 fn a_size_that_cannot_be_is_refused_before_anything_is_made() {
     let scratch = Scratch::new("size");
     let folders: [String; 1] = scratch.folders();
-    let error = open(&wanted(&folders, Some(20 << 40), 1)).expect_err("no such disk");
+    let large = Wanted { mean_object: 64 * MIB, ..wanted(&folders, Some(20 << 40), 1) };
+    let error = open(&large).expect_err("no such disk");
     assert!(error.contains("MiB are free") && error.contains("--disk-size"), "{error}");
     let error = open(&wanted(&folders, Some(128 * MIB), 2)).expect_err("too small for two cores");
     assert!(error.contains("2 volume(s)"), "{error}");
@@ -387,12 +388,20 @@ fn what_was_cut_off_is_allocated_again() {
     assert_eq!(volume.metadata().expect("a file").len(), len, "what a resize left over is cut off");
 }
 
+/// Before anything is made or changed.
 #[test]
-fn the_index_is_sized_by_the_largest_volume() {
+fn an_index_that_memory_has_no_room_for_is_refused() {
     let scratch = Scratch::new("index");
     let folders: [String; 1] = scratch.folders();
-    let store = made(&folders, 256 * MIB, 2);
-    let slots = store.index_slots(16 << 10, 64 * MIB).expect("room");
-    assert!(slots * 85 / 100 >= 128 * MIB / (16 << 10), "{slots}");
-    assert!(store.index_slots(16, 64 * MIB).expect_err("no room").contains("--disk-mean-object"));
+    let index = |size, mean_object| open(&Wanted { mean_object, ..wanted(&folders, size, 2) });
+    let error = index(Some(256 * MIB), 16).expect_err("no room");
+    assert!(error.contains("--disk-mean-object"), "{error}");
+    assert_eq!(content(&folders[0]), []);
+    let store = index(Some(256 * MIB), 16 << 10).expect("room");
+    assert!(store.index_slots * 85 / 100 >= 128 * MIB / (16 << 10), "{}", store.index_slots);
+    drop(store);
+    let before = content(&folders[0]);
+    index(Some(512 * MIB), 16).expect_err("no room");
+    index(None, 16).expect_err("no room");
+    assert_eq!(content(&folders[0]), before);
 }

@@ -38,6 +38,8 @@ impl Disk {
                     disk.recover_volume(mounted).await;
                     disk.reclaim(mounted);
                     disk.kick();
+                    // A core that sleeps from now on has told how far it came.
+                    disk.show_levels();
                 }
             });
         }
