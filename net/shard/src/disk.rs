@@ -138,7 +138,7 @@ impl fmt::Display for IoFailed {
         match self {
             IoFailed::Errno(errno) => write!(f, "\"{}\"", io::Error::from_raw_os_error(*errno)),
             IoFailed::Short => write!(f, "a file that ends too early"),
-            IoFailed::Late => write!(f, "reads without an answer"),
+            IoFailed::Late => write!(f, "waiting too long for an answer"),
         }
     }
 }

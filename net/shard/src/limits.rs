@@ -220,6 +220,9 @@ pub(crate) const DISK_READ_LEN_MAX: u64 = 32 * 1024 * 1024;
 /// How long a request waits for the disk before it goes to the origin; the device has failed it.
 pub(crate) const DISK_READ_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a write may take before that counts as an error of the device; it is waited for as long as it takes.
+pub(crate) const DISK_WRITE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Bytes of stored responses that wait to be written: at most this part of the limit of all cores.
 pub(crate) const DISK_QUEUE_SHARE: u64 = 64;
 

@@ -6,12 +6,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use aspis_runtime::future;
 use aspis_runtime::sync::Notify;
+use aspis_runtime::{Elapsed, future};
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::admission::Admission;
 use aspis_storage::disk::volume::{Refused, Volume, Write, WriteFailed};
@@ -21,6 +22,7 @@ use super::{Disk, IoFailed, Mounted, Plan};
 use crate::limits::{
     DISK_APPENDED_PER_TURN, DISK_BURST, DISK_BURST_LEN_MIN, DISK_FLUSH_AFTER, DISK_QUEUE_COUNT_MAX,
     DISK_QUEUE_LEN_MAX, DISK_QUEUE_SHARE, DISK_RECORDS_PER_TURN, DISK_REMOVAL_PATIENCE, DISK_RETRY_AFTER,
+    DISK_WRITE_PATIENCE,
 };
 
 /// Something to be written, record by record, that waits until it is its turn.
@@ -341,8 +343,15 @@ impl Disk {
         let Write { file_offset, mut buffer, len, token } = write;
         let (mut done, mut outcome) = (0, Ok(()));
         while done < len && outcome.is_ok() {
-            let (result, back) =
-                self.ring.write_at(&mounted.file, file_offset + done as u64, buffer, done..len).await;
+            let at = file_offset + done as u64;
+            let mut write = pin!(self.ring.write_at(&mounted.file, at, buffer, done..len));
+            let (result, back) = loop {
+                match self.ring.timeout(DISK_WRITE_PATIENCE, write.as_mut()).await {
+                    Ok(written) => break written,
+                    // It is waited for nevertheless: these blocks are the kernel's until then.
+                    Err(Elapsed) => self.note_error(mounted, IoFailed::Late),
+                }
+            };
             buffer = back;
             match result {
                 Ok(0) => outcome = Err(IoFailed::Short),
