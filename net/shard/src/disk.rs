@@ -334,6 +334,8 @@ impl Disk {
 }
 
 #[cfg(test)]
+mod bare;
+#[cfg(test)]
 mod restore_tests;
 #[cfg(test)]
 mod store;
