@@ -271,6 +271,7 @@ fn status_of(mut stream: impl Read + Write, settings: &Settings) -> Result<u16, 
         match stream.read(&mut piece) {
             Ok(0) => break,
             Ok(count) => answer.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(format!("connected, but no answer came: {}", reason(&error))),
         }
     }
