@@ -4,7 +4,7 @@ use crate::support::{Aspis, Directory, Launch, Origin, run};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 fn origin() -> Origin {
     Origin::fixed(&[("Cache-Control", "max-age=600")], b"ok")
@@ -160,6 +160,33 @@ fn a_check_foresees_what_becomes_of_the_store() {
     let (code, told) = check(&["--disk-mean-object", "1KiB", "--disk-size", "60GiB"]);
     assert!(code == Some(1) && told.contains("the index of the store takes"), "{told}");
     drop(launch(&origin, &[&folder]).start());
+}
+
+/// The demo has a disk tier that ends with it.
+#[test]
+fn a_demo_has_a_store_among_the_temporary_files_and_removes_it() {
+    let directory = Directory::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aspis"));
+    command.args([
+        "demo",
+        "--cores",
+        "1",
+        "--memory",
+        "64MiB",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]);
+    command.env("TMPDIR", directory.path());
+    let mut aspis = Aspis::start(command);
+    let (status, page) = aspis.ask_admin_json("GET", "/v1/store", "");
+    assert_eq!((status, page["size_bytes"].as_u64()), (200, Some(128 << 20)), "{page}");
+    let folder = page["folders"][0]["path"].as_str().expect("a path").to_owned();
+    assert!(Path::new(&folder).starts_with(directory.path()) && Path::new(&folder).exists(), "{folder}");
+    aspis.signal("TERM");
+    assert_eq!(aspis.wait_for_exit().code(), Some(0));
+    assert_eq!(std::fs::read_dir(directory.path()).expect("our own folder").count(), 0);
 }
 
 /// A size that no disk has, an index that no memory has: said before anything is made.
