@@ -427,6 +427,8 @@ fn check_tells_whether_the_origin_can_be_reached() {
 /// The issue: the demo serves pages, images, a slow API, an object with ranges, a counter, and prints curl lines.
 #[test]
 fn demo_serves_what_it_advertises() {
+    // Ended by kill -9 it leaves its store behind.
+    let directory = Directory::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_aspis"));
     command.args([
         "demo",
@@ -439,6 +441,7 @@ fn demo_serves_what_it_advertises() {
         "--memory",
         "64MiB",
     ]);
+    command.env("TMPDIR", directory.path());
     let aspis = Aspis::start(command);
     let mut viewer = Viewer::connect(&aspis);
     let page = viewer.get("/");
