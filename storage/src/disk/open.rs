@@ -316,7 +316,7 @@ impl OpenSegment {
         if is_next && self.covered < self.position && force {
             self.begin_last_block(budget)?;
         }
-        let number = self.chunks.iter().position(|chunk| Self::is_waiting(chunk))?;
+        let number = self.chunks.iter().position(Self::is_waiting)?;
         let before = number.checked_sub(1).map(|before| &self.chunks[before]);
         // One block is in one write at a time, or the older bytes might come last.
         let start = self.chunks[number].start;

@@ -160,6 +160,8 @@ pub struct Volume {
     list_charge: Charge,
     /// Hashes of removals that could not be appended.
     pending: Vec<u64>,
+    /// Behind the last removal that was appended later than it was asked for.
+    late: Mark,
     pub(super) phase: Phase,
     pub(super) now: u32,
     newest_number: u64,
@@ -187,6 +189,7 @@ impl Volume {
             reclaim: Reclaimer::default(),
             list_charge: lists,
             pending: Vec::new(),
+            late: Mark::default(),
             phase: Phase::Unknown,
             now: 0,
             newest_number: 0,
@@ -500,6 +503,7 @@ impl Volume {
             if self.index.find(hash).is_none() && self.append_tombstone(hash).is_err() {
                 return;
             }
+            self.late = self.mark();
             self.pending.pop();
         }
         if self.pending.is_empty() && self.pending.capacity() > 0 {

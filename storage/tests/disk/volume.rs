@@ -149,3 +149,25 @@ fn a_record_is_appended_between_any_two_writes_when_buffers_are_few() {
     let mut rig = Rig::recovered(rig.crash(), 4096, 1);
     assert!([1, 2, 59].into_iter().all(|number| rig.look(hash(number)) == version(1, true)));
 }
+
+#[test]
+fn a_removal_is_known_to_be_written_when_a_crash_cannot_undo_it() {
+    let mut rig = Rig::recovered(Disk::formatted(SMALL), 4096, 5);
+    rig.append(hash(1), 1, 100, Kind::Marker).unwrap();
+    rig.append(hash(2), 2, 100, Kind::Marker).unwrap();
+    rig.settle();
+    rig.volume.remove(hash(1), 1000);
+    let mark = rig.volume.mark();
+    assert!(!rig.volume.is_written(mark));
+    // Its write fails, so that it is written once more, elsewhere.
+    assert!(rig.fetch_one(false));
+    rig.disk.write_errors = 1;
+    rig.complete();
+    rig.disk.write_errors = 0;
+    assert!(!rig.volume.is_written(mark), "it was lost with the write");
+    while !rig.volume.is_written(mark) {
+        assert!(rig.fetch(false) > 0 || rig.complete());
+    }
+    let mut rig = Rig::recovered(rig.crash(), 4096, 6);
+    assert_eq!((rig.look(hash(1)), rig.look(hash(2))), (Look::Nothing, version(2, true)));
+}

@@ -33,7 +33,7 @@ pub struct Write {
 }
 
 /// How far the records of a volume are at some moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
     sequence: u64,
     position: u64,
@@ -70,14 +70,13 @@ impl Volume {
     /// Returns how far the records are that were appended so far, removals above all, for [`Volume::is_written`].
     pub fn mark(&self) -> Mark {
         let open = self.open[Class::Records as usize].as_ref();
-        open.map_or(Mark { sequence: 0, position: 0 }, |open| Mark {
-            sequence: open.sequence(),
-            position: open.position(),
-        })
+        open.map_or(Mark::default(), |open| Mark { sequence: open.sequence(), position: open.position() })
     }
 
     /// Tells whether the disk has every record and every removal from before a mark, as far as it can have them.
     pub fn is_written(&self, mark: Mark) -> bool {
+        // A removal that waited, or was lost with a write and made anew, stands behind marks that were taken after it was asked for.
+        let mark = mark.max(self.late);
         // What is not listed here any more was sealed, so it is wholly there.
         let mut unsealed = self.open.iter().flatten().chain(&self.closing);
         let is_behind = |open: &OpenSegment| match open.sequence() {
@@ -245,6 +244,7 @@ impl Volume {
                 self.bury(entry.hash);
             }
         }
+        self.late = self.mark();
     }
 }
 
