@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! 0      superblock          4096   its copy
-//! 8192   segment table: 85 entries in each 4 KiB block
-//! 1 MiB  segments, each a header block, records, a footer
+//! 8192   segment table: 80 entries in each 4 KiB block, 10 in each sector of 512 B
+//! 2 MiB  segments, each a header block, records, a footer
 //! ```
 //!
 //! The daemon formats and opens volumes, a volume's owner writes its table and its segments, recovery and the offline check read.
@@ -35,9 +35,8 @@ pub const RECORD_LEN_MAX: u64 = 1 << 20;
 /// Bytes of the longest read that anything here asks for: the blocks around the longest record.
 pub const READ_LEN_MAX: u64 = RECORD_LEN_MAX + BLOCK_LEN;
 
-/// Most segments of a volume: as many as the table has room for before the first, which so lies in one place in volumes of every size.
-pub const SEGMENT_COUNT_MAX: u32 =
-    ((SEGMENTS_OFFSET - TABLE_OFFSET) / BLOCK_LEN * TABLE_ENTRIES_PER_BLOCK) as u32;
+/// Most segments of a volume, so that one read brings the table, and the first segment lies in one place in volumes of every size.
+pub const SEGMENT_COUNT_MAX: u32 = (RECORD_LEN_MAX / BLOCK_LEN * TABLE_ENTRIES_PER_BLOCK) as u32;
 
 /// Segments of 1 MiB to 16 MiB: a footer and an index slot count units with 18 bits.
 pub const SEGMENT_SHIFTS: std::ops::RangeInclusive<u8> = 20..=24;
@@ -52,8 +51,13 @@ pub const VERSION: u32 = 1;
 pub const TABLE_ENTRY_LEN: usize = 48;
 
 const TABLE_OFFSET: u64 = 2 * BLOCK_LEN;
-const TABLE_ENTRIES_PER_BLOCK: u64 = BLOCK_LEN / TABLE_ENTRY_LEN as u64;
-const SEGMENTS_OFFSET: u64 = 1 << 20;
+/// Bytes of the smallest piece that a disk writes whole. An entry lies in one of them: a write that is torn leaves each entry as it was or as it
+/// was to be, since one that were neither would leave it to what an earlier life of the segment says.
+const SECTOR_LEN: u64 = 512;
+const TABLE_ENTRIES_PER_SECTOR: u64 = SECTOR_LEN / TABLE_ENTRY_LEN as u64;
+/// Entries in one block of the table.
+pub const TABLE_ENTRIES_PER_BLOCK: u64 = BLOCK_LEN / SECTOR_LEN * TABLE_ENTRIES_PER_SECTOR;
+const SEGMENTS_OFFSET: u64 = 2 << 20;
 
 const SUPERBLOCK_MAGIC: u64 = u64::from_le_bytes(*b"AspisVol");
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"AsSg");
@@ -62,8 +66,8 @@ const BLOCK_CHECKED: usize = BLOCK_LEN as usize - 8;
 
 // A full slice, with a block for its head, is a record.
 const _: () = assert!(SLICE_LEN + BLOCK_LEN <= RECORD_LEN_MAX);
-// What `Geometry::within` relies on.
-const _: () = assert!(SEGMENTS_OFFSET <= 1 << *SEGMENT_SHIFTS.start());
+// The longest table ends before the first segment.
+const _: () = assert!(TABLE_OFFSET + RECORD_LEN_MAX <= SEGMENTS_OFFSET);
 // Places in a segment have 18 bits in footers and index slots.
 const _: () = assert!((1 << *SEGMENT_SHIFTS.end()) / UNIT_LEN <= 1 << 18);
 
@@ -204,12 +208,9 @@ pub struct Geometry {
 impl Geometry {
     /// Returns the most segments that a file of `file_len` bytes has room for; `None` if that is not one.
     pub fn within(file_len: u64, segment_shift: u8) -> Option<Geometry> {
-        let most = (file_len >> segment_shift).min(u64::from(SEGMENT_COUNT_MAX)) as u32;
-        let mut geometry = Geometry { segment_shift, segment_count: most };
-        // What stands before the segments is as long as the shortest of them.
-        if geometry.segment_count > 0 && geometry.file_len() > file_len {
-            geometry.segment_count -= 1;
-        }
+        let most = file_len.saturating_sub(SEGMENTS_OFFSET) >> segment_shift;
+        let geometry =
+            Geometry { segment_shift, segment_count: most.min(u64::from(SEGMENT_COUNT_MAX)) as u32 };
         (geometry.segment_count > 0).then_some(geometry)
     }
 
@@ -228,11 +229,10 @@ impl Geometry {
         u64::from(self.segment_count).div_ceil(TABLE_ENTRIES_PER_BLOCK) * BLOCK_LEN
     }
 
-    /// Returns where in the table the entry of a segment lies; it does not cross a block.
+    /// Returns where in the table the entry of a segment lies; it does not cross a sector.
     pub fn entry_offset(&self, segment: u32) -> u64 {
-        let (block, within) =
-            (u64::from(segment) / TABLE_ENTRIES_PER_BLOCK, u64::from(segment) % TABLE_ENTRIES_PER_BLOCK);
-        block * BLOCK_LEN + within * TABLE_ENTRY_LEN as u64
+        let sector = u64::from(segment) / TABLE_ENTRIES_PER_SECTOR;
+        sector * SECTOR_LEN + u64::from(segment) % TABLE_ENTRIES_PER_SECTOR * TABLE_ENTRY_LEN as u64
     }
 
     /// Returns where in the file a segment begins.

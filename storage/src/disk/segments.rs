@@ -14,7 +14,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::format::{BLOCK_LEN, Class, Geometry, SegmentState, StoreId, TABLE_ENTRY_LEN, TableEntry};
+use super::format::{
+    BLOCK_LEN, Class, Geometry, SegmentState, StoreId, TABLE_ENTRIES_PER_BLOCK, TABLE_ENTRY_LEN, TableEntry,
+};
 use crate::budget::{Budget, Charge, Purpose};
 use crate::mapping::aligned::{AlignedBuf, SharedBuf};
 
@@ -88,7 +90,7 @@ pub(super) struct TableWrite {
     pub(super) buffer: SharedBuf,
 }
 
-const ENTRIES_PER_BLOCK: u32 = (BLOCK_LEN as usize / TABLE_ENTRY_LEN) as u32;
+const ENTRIES_PER_BLOCK: u32 = TABLE_ENTRIES_PER_BLOCK as u32;
 
 impl Segments {
     /// Makes the segments of a volume, of which nothing is known; `None` when the budget refuses.
@@ -245,8 +247,10 @@ impl Segments {
         block.in_flight = Some(block.changed);
         let first = number * ENTRIES_PER_BLOCK;
         let end = (first + ENTRIES_PER_BLOCK).min(self.geometry.segment_count);
-        for (segment, out) in (first..end).zip(buffer.as_mut().chunks_exact_mut(TABLE_ENTRY_LEN)) {
-            out.copy_from_slice(&self.at(segment).entry.encode(self.store, segment));
+        for segment in first..end {
+            let at = (self.geometry.entry_offset(segment) % BLOCK_LEN) as usize;
+            let entry = self.at(segment).entry.encode(self.store, segment);
+            buffer.as_mut()[at..at + TABLE_ENTRY_LEN].copy_from_slice(&entry);
         }
         let file_offset = self.geometry.table_offset() + u64::from(number) * BLOCK_LEN;
         Some(TableWrite { block: number, file_offset, buffer: SharedBuf::new(buffer) })
