@@ -89,7 +89,8 @@ pub(crate) struct Passing {
 impl Passing {
     /// Begins to pass on for as long as somebody reads.
     pub(crate) fn start(self, shard: &Rc<Shard>) {
-        shard.ring.spawn(pump(Rc::clone(shard), self.view, Source::Origin(self.origin), self.writer));
+        let source = Source::Origin(self.origin);
+        shard.ring.spawn(pump(Rc::clone(shard), self.view, source, self.writer, (None, None)));
     }
 }
 
@@ -296,7 +297,8 @@ impl Task {
                 // Who comes from now on would find the beginning gone.
                 shard.end_flying(self.flying);
                 view.tell(shard);
-                return pump(Rc::clone(shard), Rc::clone(view), source, passing).await;
+                let rest = (self.length, self.retry);
+                return pump(Rc::clone(shard), Rc::clone(view), source, passing, rest).await;
             }
             End::Broken | End::Unwanted => {
                 self.give_up(Counter::CacheNotStoredFailed);
@@ -331,7 +333,8 @@ impl Task {
             if self.view.body().published() > self.shard.object_len_max {
                 return End::TooLarge;
             }
-            if source.is_whole() {
+            // Behind a part that was mended there may come more.
+            if source.is_whole() || self.length == Some(self.view.body().published()) {
                 return End::Whole;
             }
             let missing =
@@ -414,8 +417,15 @@ async fn append(
 /// A passage got no memory for as long as it may wait.
 struct NoMemory;
 
-/// Passes content on for as long as somebody reads, no faster than the fastest of them.
-async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut source: Source, mut passing: PassageWriter) {
+/// Passes content on for as long as somebody reads, no faster than the fastest of them; up to `length`, if that is known. Where it breaks the
+/// origin is asked for the rest, if `retry` can.
+async fn pump(
+    shard: Rc<Shard>,
+    view: Rc<FillView>,
+    mut source: Source,
+    mut passing: PassageWriter,
+    (length, mut retry): (Option<u64>, Option<Retry>),
+) {
     source.slow_down();
     // What is received into, until it is a chunk with a charge of its own.
     let mut weight = shard.account.origin.fetches.weigh(0);
@@ -434,9 +444,14 @@ async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut source: Source, mut pass
         if !view.has_readers() {
             return;
         }
-        // A stream that says little must not keep its connection when nobody is left to read.
-        let len = shard.relay_len();
+        if length == Some(passing.written()) {
+            passing.complete();
+            return view.tell(&shard);
+        }
+        let missing = length.map_or(u64::MAX, |length| length.saturating_sub(passing.written()));
+        let len = shard.relay_len().min(usize::try_from(missing).unwrap_or(usize::MAX));
         weight.set(len);
+        // A stream that says little must not keep its connection when nobody is left to read.
         let reading = source.read(vec![0; len]);
         let Either::Left((read, mut buffer)) = race(reading, view.all_left()).await else { return };
         match read {
@@ -457,8 +472,15 @@ async fn pump(shard: Rc<Shard>, view: Rc<FillView>, mut source: Source, mut pass
                 weight.set(0);
             }
             Err(_) => {
-                passing.fail();
-                return view.tell(&shard);
+                let rest = match &mut retry {
+                    Some(retry) => retry.rest(&shard, passing.written()).await,
+                    None => None,
+                };
+                let Some(rest) = rest else {
+                    passing.fail();
+                    return view.tell(&shard);
+                };
+                source = Source::Origin(rest);
             }
         }
         view.tell(&shard);

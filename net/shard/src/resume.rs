@@ -27,6 +27,8 @@ pub(crate) struct Retry {
     pub(crate) facts: ViewerFacts,
     /// What the rest has to belong to, and how long the whole is if that is known.
     pub(crate) whole: Option<(Box<[u8]>, Option<u64>)>,
+    /// Where in the whole the content begins that breaks: 0 but for a part.
+    pub(crate) base: u64,
     /// Where the last resumes began.
     pub(crate) began_at: Option<u64>,
     pub(crate) count: u32,
@@ -35,7 +37,7 @@ pub(crate) struct Retry {
 impl Retry {
     /// The request of a flight.
     pub(crate) fn new(head: Box<[u8]>, facts: ViewerFacts) -> Self {
-        Retry { head, facts, whole: None, began_at: None, count: 0 }
+        Retry { head, facts, whole: None, base: 0, began_at: None, count: 0 }
     }
 
     /// Notes what the response is; `None` if a break in it cannot be mended: only a 200 with a strong ETag can.
@@ -44,9 +46,15 @@ impl Retry {
         Some(Retry { whole: Some((Box::from(etag), length)), ..self })
     }
 
-    /// Asks for the bytes from `from` on. `None` if the origin has something else now, or too many attempts brought nothing.
+    /// Notes that it is a part, from `base` on, of a 200 of `total` bytes, whose bytes all come from the whole's rest.
+    pub(crate) fn of_part(self, fields: &[Field<'_>], base: u64, total: u64) -> Option<Self> {
+        Some(Retry { base, ..self.of(200, fields, Some(total))? })
+    }
+
+    /// Asks for the bytes from `from` on; of a part those behind it come too. `None` if the origin has something else now, or too many attempts brought nothing.
     pub(crate) async fn rest(&mut self, shard: &Rc<Shard>, from: u64) -> Option<OriginBody> {
         let (etag, length) = self.whole.as_ref()?;
+        let from = self.base + from;
         if self.began_at.replace(from) != Some(from) {
             self.count = 0;
         }

@@ -100,7 +100,7 @@ impl Large {
             };
             let range = self.part_for(&request);
             let fill = match range {
-                Some(range) => self.part(shard, &request, range),
+                Some(range) => self.part(shard, ask, &request, range),
                 // A running fill of the whole is too far from it, and another is none for it.
                 None if ask.forward.collapsing == Collapsing::Apart => None,
                 None => self.whole(shard, ask),
@@ -159,7 +159,13 @@ impl Large {
     }
 
     /// A fill of a part, which is kept as one that the origin sent, unless one runs for the same range (R-3, C-10).
-    fn part(&self, shard: &Rc<Shard>, request: &RequestHead<'_, '_>, range: ByteRange) -> Option<Fill> {
+    fn part(
+        &self,
+        shard: &Rc<Shard>,
+        ask: &Ask,
+        request: &RequestHead<'_, '_>,
+        range: ByteRange,
+    ) -> Option<Fill> {
         if !self.slices.may_be_there(shard, range) {
             return None;
         }
@@ -180,7 +186,10 @@ impl Large {
             tags: self.tags.clone(),
             variant: None,
         };
-        self.fill(shard, self.asked(key::hash(&key), &key), (parts, writer, None), range)
+        let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
+        let retry = Retry::new(ask.head.clone(), ask.facts);
+        let retry = retry.of_part(&fields, range.start, self.slices.total);
+        self.fill(shard, self.asked(key::hash(&key), &key), (parts, writer, retry), range)
     }
 
     fn asked<'k>(&self, selected: u128, key: &'k [u8]) -> Asked<'k> {

@@ -326,36 +326,39 @@ fn a_range_of_a_large_object_reads_what_it_touches() {
     assert_eq!(stage.count("/a"), 1);
 }
 
-/// where the disk breaks off the origin is asked for the rest, under the same strong ETag.
+/// where the disk breaks off the origin is asked for the rest, under the same strong ETag; of a part, too.
 #[test]
 fn what_the_disk_does_not_have_any_more_comes_from_the_origin() {
-    let store = Store::new();
-    let content = pattern(LARGE_LEN);
-    let seen = Arc::new(AtomicUsize::new(0));
-    let resumed = Arc::clone(&seen);
-    let mut stage = stage(&store, move |reply| {
-        let range = reply.head.lines().find_map(|line| line.strip_prefix("range: bytes="));
-        let start: Option<usize> = range.map(|range| range.trim_end_matches('-').parse().unwrap());
-        let fields = "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n";
-        match start {
-            None => reply.answer("200 OK", fields, &content),
-            Some(start) => {
-                resumed.store(start, Ordering::Relaxed);
-                let range = format!("Content-Range: bytes {start}-{}/{LARGE_LEN}\r\n", LARGE_LEN - 1);
-                reply.answer("206 Partial Content", &format!("{fields}{range}"), &content[start..]);
-            }
-        }
-    });
     let expected = pattern(LARGE_LEN);
-    stage.viewer().get("/a");
-    store.settle(&stage);
-    store.damage(b"00395577");
-    stage.restart(Invalidations::default(), Some(store.boot()));
-    store.wait_recovered(&stage);
-    let answer = stage.viewer().get("/a");
-    assert!(answer.body == expected, "{}", answer.head);
-    assert_eq!(stage.count("/a"), 2);
-    assert!(seen.load(Ordering::Relaxed) > 1 << 20, "the slices before it were of use");
+    // All of it, and bytes of the slice that is damaged.
+    for (fields, bytes) in [("", 0..LARGE_LEN), ("Range: bytes=3200000-3200099\r\n", 3_200_000..3_200_100)] {
+        let store = Store::new();
+        let content = expected.clone();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let resumed = Arc::clone(&seen);
+        let mut stage = stage(&store, move |reply| {
+            let range = reply.head.lines().find_map(|line| line.strip_prefix("range: bytes="));
+            let start: Option<usize> = range.map(|range| range.trim_end_matches('-').parse().unwrap());
+            let fields = "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n";
+            match start {
+                None => reply.answer("200 OK", fields, &content),
+                Some(start) => {
+                    resumed.store(start, Ordering::Relaxed);
+                    let range = format!("Content-Range: bytes {start}-{}/{LARGE_LEN}\r\n", LARGE_LEN - 1);
+                    reply.answer("206 Partial Content", &format!("{fields}{range}"), &content[start..]);
+                }
+            }
+        });
+        stage.viewer().get("/a");
+        store.settle(&stage);
+        store.damage(b"00395577");
+        stage.restart(Invalidations::default(), Some(store.boot()));
+        store.wait_recovered(&stage);
+        let answer = stage.viewer().send("GET", "/a", fields);
+        assert!(answer.body == expected[bytes], "{}", answer.head);
+        assert_eq!((stage.count("/a"), stage.sum(Counter::DiskCheckFailures)), (2, 1));
+        assert_eq!(seen.load(Ordering::Relaxed), 3_121_152, "the slices before it were of use");
+    }
 }
 
 /// What is damaged is fetched, and nobody sees a wrong byte.
