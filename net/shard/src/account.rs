@@ -299,11 +299,10 @@ impl Shard {
         is_there()
     }
 
-    /// Tells whether content of any core, or free memory of any arena, can still make way until `wanted` is free. What is in limbo can too,
-    /// but late: it covers no more than the headroom, so that the limit holds meanwhile.
+    /// Tells whether content of any core, or free memory of any arena, can still make way until `wanted` is free. What is in limbo does so
+    /// nobody knows when: it covers nothing, so that those who are served already are not cut for it.
     fn is_covered(&self, wanted: u64) -> bool {
-        let in_limbo = self.budget.headroom().min(self.budget.content());
-        self.budget.missing(wanted) <= self.budget.yieldable().max(in_limbo)
+        self.budget.missing(wanted) <= self.budget.yieldable()
     }
 
     /// The second step: everything that only saves time goes, and the other cores evict as well.
