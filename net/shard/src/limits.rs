@@ -223,11 +223,11 @@ pub(crate) const DISK_READ_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a write may take before that counts as an error of the device; it is waited for as long as it takes.
 pub(crate) const DISK_WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes of stored responses that wait to be written: at most this part of the limit of all cores.
-pub(crate) const DISK_QUEUE_SHARE: u64 = 64;
+/// Bytes of stored responses that wait to be written: at most this part of the limit of all cores. Most of them are in memory anyway.
+pub(crate) const DISK_QUEUE_SHARE: u64 = 16;
 
 /// But at most this much on one core.
-pub(crate) const DISK_QUEUE_LEN_MAX: u64 = 16 * 1024 * 1024;
+pub(crate) const DISK_QUEUE_LEN_MAX: u64 = 128 * 1024 * 1024;
 
 /// And at most so many.
 pub(crate) const DISK_QUEUE_COUNT_MAX: usize = 4096;

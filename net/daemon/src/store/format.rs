@@ -3,11 +3,14 @@
 //! Until the last label is written there is no store, so that a start which was ended in between is seen. Asked by a first start and by
 //! `aspis store format`.
 
+use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aspis_storage::disk::format::{StoreId, Superblock};
+use aspis_storage::disk::format::{Geometry, StoreId, Superblock, TABLE_ENTRY_LEN, TableEntry};
 
 use super::file::{self, Allocation, Progress};
 use super::find::{Folder, shown, write_superblocks};
@@ -94,7 +97,26 @@ fn make_volume(
             path.display()
         );
     }
+    write_free(&file, store, plan.geometry(), 0..plan.segment_count)?;
     write_superblocks(&file, &superblock)
+}
+
+/// Notes in a volume's table that nothing was ever written to these segments, so that no start has to look.
+pub(super) fn write_free(
+    file: &File,
+    store: StoreId,
+    geometry: Geometry,
+    segments: Range<u32>,
+) -> io::Result<()> {
+    let Some(last) = segments.clone().last() else { return Ok(()) };
+    let from = geometry.entry_offset(segments.start);
+    let len = geometry.entry_offset(last) + TABLE_ENTRY_LEN as u64 - from;
+    let mut entries = vec![0; usize::try_from(len).expect("a table is short")];
+    for segment in segments {
+        let at = (geometry.entry_offset(segment) - from) as usize;
+        entries[at..at + TABLE_ENTRY_LEN].copy_from_slice(&TableEntry::FREE.encode(store, segment));
+    }
+    file.write_all_at(&entries, geometry.table_offset() + from)
 }
 
 /// Removes what there is of a store, the label first: what is left without it is no store.

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use aspis_config::values::write_size;
 use aspis_shard::{Directory, DiskBoot, VolumeFile};
-use aspis_storage::disk::format::{Geometry, SegmentState, Superblock, TABLE_ENTRY_LEN, TableEntry};
+use aspis_storage::disk::format::{Geometry, SegmentState, Superblock, TableEntry};
 
 use super::file::{self, Allocation, Progress};
 use super::find::{self, Access, Folder, FoundVolume, Labels, Missing, shown, write_superblocks};
-use super::format::{check_space, make, needed};
+use super::format::{check_space, make, needed, write_free};
 use super::label::Label;
 use super::shrink;
 use super::size::{self, Plan};
@@ -234,9 +234,8 @@ fn resize_volume(volume: &mut FoundVolume, target: Geometry, progress: &mut Prog
     if target.segment_count > before.segment_count {
         file::allocate(&volume.file, target.file_len(), progress)?;
         // From a time when it was larger there may be entries of segments that are long gone.
-        let from = before.entry_offset(before.segment_count - 1) + TABLE_ENTRY_LEN as u64;
-        let zeros = vec![0; usize::try_from(target.table_len() - from).expect("a table is short")];
-        volume.file.write_all_at(&zeros, target.table_offset() + from)?;
+        let added = before.segment_count..target.segment_count;
+        write_free(&volume.file, volume.superblock.store, target, added)?;
         volume.file.sync_data()?;
     }
     if target.segment_count < before.segment_count {

@@ -124,7 +124,12 @@ fn targets(name: &str, count: usize, len: usize) -> Vec<String> {
 fn fill(aspis: &Aspis, targets: &[String]) {
     let mut viewer = Viewer::connect(aspis);
     for target in targets {
+        let before = aspis.metric("aspis_disk_records_written_total");
         viewer.get(target).expect_cached("Miss", &body(target));
+        // What finds the line full is not written.
+        eventually("it is appended to its volume", || {
+            (aspis.metric("aspis_disk_records_written_total") > before).then_some(())
+        });
     }
 }
 
@@ -219,6 +224,10 @@ fn variants_come_back_each_for_its_own_request() {
     for language in ["de", "en"] {
         ask(&aspis, language).expect_cached("Miss", format!("page in {language}").as_bytes());
     }
+    // Both, and by what the page varies. What a start has not looked at yet takes nothing, be it the last it does.
+    eventually("all of it is appended to its volume", || {
+        (aspis.metric("aspis_disk_records_written_total") >= 2).then_some(())
+    });
     end(aspis);
     drop(origin);
     let aspis = rig.start(&url);
