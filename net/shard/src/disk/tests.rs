@@ -10,6 +10,7 @@ use aspis_storage::disk::record::RecordKind;
 use super::bare::*;
 use super::writing::NotTaken;
 use super::*;
+use crate::limits::DISK_QUEUE_SHARE;
 
 #[test]
 fn what_was_offered_is_read_at_once_and_after_a_restart() {
@@ -177,15 +178,15 @@ fn the_line_is_bounded_and_gives_way_when_memory_is_short() {
             let plain = Plain { given_up: Some(sender.clone()), ..Plain::new(number, 100_000) };
             disk.offer(Box::new(plain), false)
         };
-        let taken: Vec<_> = (0..40).map(offer).collect();
+        let taken: Vec<_> = (0..60).map(offer).collect();
         disk.relieve();
         (taken, disk.writes.queued_len())
     });
     let count = taken.iter().filter(|taken| taken.is_ok()).count();
-    assert_eq!(count, (64 << 20) / 64 / 100_000, "a part of the limit");
+    assert_eq!(count as u64, (64 << 20) / DISK_QUEUE_SHARE / 100_000, "a part of the limit");
     assert!(taken[count..].iter().all(|taken| *taken == Err(NotTaken::Queue)));
-    assert_eq!((after, given_up.iter().count()), (0, 40));
-    assert_eq!(core.count(Counter::DiskRefusedQueue), 40 - count as u64);
+    assert_eq!((after, given_up.iter().count()), (0, 60));
+    assert_eq!(core.count(Counter::DiskRefusedQueue), 60 - count as u64);
     assert_eq!(core.count(Counter::DiskRefusedMemory), count as u64);
 }
 
