@@ -6,6 +6,7 @@
 mod base;
 mod disturb;
 
+pub(crate) use base::Base;
 pub(crate) use disturb::Way;
 
 use crate::aspis::{Aspis, sum};
@@ -13,7 +14,7 @@ use crate::collapse::script::{Answer, Script};
 use crate::process::{self, Server, find_program, pinned};
 use crate::stats::Spread;
 use crate::{aspis_flag, assert_flag, number_flag, wait};
-use base::{Base, Seen};
+use base::Seen;
 use clap::{Arg, ArgAction, Command};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -26,7 +27,7 @@ const CPUS: (usize, usize) = (0, 1);
 /// What ordinary viewers ask for.
 const SMALL: (&str, usize) = ("/small", 1024);
 /// Ordinary viewers and the requests per second of all together.
-const CONNECTIONS: u32 = 64;
+pub(crate) const CONNECTIONS: u32 = 64;
 /// Time for a disturbance to unfold before it is measured, and for what it leaves behind to pass.
 const UNFOLD: Duration = Duration::from_millis(1500);
 const PASS: Duration = Duration::from_millis(500);
@@ -243,7 +244,7 @@ fn counts(product: &Aspis) -> io::Result<[f64; 4]> {
 }
 
 /// Plays the ordinary viewers in a process of their own.
-fn measure(own: &Path, base: &Base) -> io::Result<Seen> {
+pub(crate) fn measure(own: &Path, base: &Base) -> io::Result<Seen> {
     let mut command = pinned(own, Some(CPUS.1));
     command.args(["fair-part", "base", &base.address.to_string(), &base.path]);
     command.args([base.length.as_secs_f64().to_string(), base.rate.to_string()]);

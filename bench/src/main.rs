@@ -4,6 +4,7 @@
 //! code with what it judges, but for the floor responder, which is the product's own runtime with nothing on it.
 
 mod aspis;
+mod cold;
 mod collapse;
 mod conformance;
 mod content;
@@ -187,6 +188,18 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             aspis,
         })
         .map(held),
+        "cold" => cold::run(&cold::Options {
+            objects: number(arguments, "objects"),
+            rounds: number(arguments, "rounds") as usize,
+            length: Duration::from_secs(number(arguments, "seconds")),
+            folder: arguments.get_one::<PathBuf>("folder").cloned(),
+            aspis,
+        })
+        .map(held),
+        "cold-part" => {
+            let words: Vec<String> = arguments.get_many("words").into_iter().flatten().cloned().collect();
+            cold::part(&words).map(|()| true)
+        }
         "faults" => faults::run(&faults::Options {
             only: arguments.get_many::<String>("only").into_iter().flatten().cloned().collect(),
             seed: number(arguments, "seed"),
@@ -372,6 +385,17 @@ fn command() -> Command {
                 .arg(assert_flag("Fails when a start takes too long, or the index too many bytes"))
                 .arg(aspis_flag()),
         )
+        .subcommand(
+            Command::new("cold")
+                .about("Measures what hits from disk cost, beside nginx's, and what hot hits pay for a scan of the store")
+                .arg(number_flag("objects", "N", "8000", "Objects of 64 KiB in the store", 2_000..=1_000_000))
+                .arg(number_flag("rounds", "N", "7", "Times that each is loaded", 1..=1000))
+                .arg(number_flag("seconds", "S", "2", "Length of one load", 1..=600))
+                .arg(state_folder_flag())
+                .arg(assert_flag("Fails when a ratio is over its bound"))
+                .arg(aspis_flag()),
+        )
+        .subcommand(Command::new("cold-part").hide(true).arg(Arg::new("words").num_args(1..)))
         .subcommand(
             Command::new("faults")
                 .about("Runs a server on a disk that fails on command; no viewer may notice (needs root and /dev/fuse)")

@@ -32,12 +32,15 @@ const COMPLETE_MAX: Duration = Duration::from_secs(120);
 /// Part of a store that is for nothing but the records: segments that are kept clean, the one that the server opens, rounding.
 const SLACK_PERCENT: u64 = 4;
 const SLACK: u64 = 256 << 20;
+/// The least that `--disk-mean-object` takes.
+const MEAN_MIN: u64 = 1024;
 /// Records that one index may lose to others with the same tag, in percent.
 const LOST_MAX: f64 = 1.0;
 const FIRST_HIT_MAX: f64 = 0.5;
 const COMPLETE_BOUND: f64 = 2.0;
 const INDEX_BYTES_MAX: f64 = 10.0;
 /// What the server says of its volumes while it reads their footers, and of the memory of the disk tier, which is the index and few buffers.
+const VOLUMES: &str = "aspis_disk_volumes";
 const RECOVERING: &str = "aspis_disk_volumes_recovering";
 const RECORDS: &str = "aspis_disk_records";
 const INDEX: &str = "aspis_memory_used_bytes{purpose=\"disk\"}";
@@ -79,7 +82,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     if !store.is_filled() {
         store.fill(&program, &origin)?;
     }
-    println!("{} records of {} B, {} MiB", store.records, store.record_len, store.size >> 20);
+    println!("{} records of {} B in a store of {} MiB", store.records, store.record_len, store.size >> 20);
     println!(
         "| start | first hit, s | full index, s | of {SAMPLE} records hits, wrong | RSS, MiB | index, B/record |"
     );
@@ -141,7 +144,9 @@ impl Store {
     fn of(folder: &Path, records: u64) -> io::Result<Self> {
         let record_len = generate::record_len()?;
         let content = records * record_len;
-        let size = (content + content * SLACK_PERCENT / 100 + SLACK).next_multiple_of(64 << 20);
+        let needed = content + content * SLACK_PERCENT / 100 + SLACK;
+        // The index is made for records of a mean length, and none is made for shorter ones.
+        let size = needed.max(records * MEAN_MIN).next_multiple_of(64 << 20);
         Ok(Self { folder: folder.to_owned(), records, record_len, size })
     }
 
@@ -179,7 +184,7 @@ impl Store {
     fn serve(&self, program: &Path, origin: &Nothing) -> io::Result<Aspis> {
         let (disk, size) = (self.disk().display().to_string(), self.size.to_string());
         // The index is as long as these records need.
-        let mean = (self.size / self.records.max(1)).to_string();
+        let mean = (self.size / self.records.max(1)).max(MEAN_MIN).to_string();
         let memory = ((self.records * 24).max(256 << 20)).to_string();
         let flags = ["--cores", "2", "--memory", &memory, "--disk", &disk, "--disk-size", &size];
         let flags: Vec<&str> = flags.into_iter().chain(["--disk-mean-object", &mean]).collect();
@@ -199,10 +204,13 @@ impl Store {
                 break began.elapsed().as_secs_f64();
             }
         };
+        let volumes = generate::volume_count(&self.disk())?;
         let mut complete = f64::NAN;
         wait::until(COMPLETE_MAX, || {
-            let recovering = server.metrics().ok().and_then(|metrics| sum(&metrics, RECOVERING));
-            if recovering == Some(0.0) {
+            let metrics = server.metrics().unwrap_or_default();
+            // A core that has said nothing yet has no volumes that recover either.
+            let is_known = sum(&metrics, VOLUMES) == Some(volumes as f64);
+            if is_known && sum(&metrics, RECOVERING) == Some(0.0) {
                 complete = began.elapsed().as_secs_f64();
             }
             !complete.is_nan()

@@ -215,6 +215,11 @@ impl Running {
         }
     }
 
+    /// Returns the same as one exact time.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.servers.iter().map(Server::cpu).sum()
+    }
+
     /// Returns the bytes of memory that it holds.
     pub(crate) fn resident(&self) -> u64 {
         self.servers.iter().map(Server::resident).sum()

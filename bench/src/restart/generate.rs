@@ -86,6 +86,15 @@ pub(super) fn record_len() -> io::Result<u64> {
     Ok(longest + 16)
 }
 
+/// Returns how many volumes lie in a folder.
+pub(super) fn volume_count(folder: &Path) -> io::Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder)? {
+        count += usize::from(Volume::open(&entry?.path(), 0)?.is_some());
+    }
+    Ok(count)
+}
+
 /// Writes records 0 to `count` into the store in `folder`; returns the bytes that were written.
 pub(super) fn fill(folder: &Path, count: u64) -> io::Result<u64> {
     let common = Common::new(now())?;

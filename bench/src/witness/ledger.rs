@@ -4,6 +4,7 @@
 //! it said no more than that it is noted. What lives shortly may also be no staler than its lifetime allows. All times are of this process.
 
 use super::site::{Edition, Object, Site};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ const HISTORY_MAX: usize = 64;
 pub(crate) struct Ledger {
     pub(crate) site: Site,
     states: Vec<Mutex<State>>,
+    restarts: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -24,6 +26,8 @@ struct State {
     version: u64,
     /// The least version that may be served.
     floor: u64,
+    /// What said so, when, and after how many restarts.
+    cause: (&'static str, Instant, u64),
     /// The least version that the next process may serve.
     floor_later: u64,
     /// When each of the newest versions began.
@@ -60,13 +64,27 @@ pub(crate) struct Answer {
     pub(crate) is_part: bool,
 }
 
+impl State {
+    fn raise(&mut self, floor: u64, cause: &'static str, process: u64) {
+        if floor > self.floor {
+            (self.floor, self.cause) = (floor, (cause, Instant::now(), process));
+        }
+    }
+}
+
 impl Ledger {
     /// Begins with version 1 of everything.
     pub(crate) fn new(site: Site) -> Self {
         let now = Instant::now();
-        let state = || State { version: 1, floor: 1, floor_later: 1, began: vec![(now, 1)] };
+        let state = || State {
+            version: 1,
+            floor: 1,
+            cause: ("nothing", now, 0),
+            floor_later: 1,
+            began: vec![(now, 1)],
+        };
         let states = site.objects.iter().map(|_| Mutex::new(state())).collect();
-        Self { site, states }
+        Self { site, states, restarts: AtomicU64::new(0) }
     }
 
     /// Returns one object.
@@ -91,9 +109,10 @@ impl Ledger {
         })
     }
 
-    /// Notes that everything older than `version` is invalidated: the server has said so.
-    pub(crate) fn invalidated(&self, object: usize, version: u64) {
-        self.with(object, |state| state.floor = state.floor.max(version));
+    /// Notes that everything older than `version` is invalidated: the server has said so by answering `cause`.
+    pub(crate) fn invalidated(&self, object: usize, version: u64, cause: &'static str) {
+        let process = self.restarts.load(Ordering::SeqCst);
+        self.with(object, |state| state.raise(version, cause, process));
     }
 
     /// Notes that the server has accepted to invalidate everything older than `version`, and the next process must know.
@@ -103,8 +122,9 @@ impl Ledger {
 
     /// The process is gone: what it had accepted holds for the next one.
     pub(crate) fn restarted(&self) {
+        let process = self.restarts.fetch_add(1, Ordering::SeqCst);
         for number in 0..self.states.len() {
-            self.with(number, |state| state.floor = state.floor.max(state.floor_later));
+            self.with(number, |state| state.raise(state.floor_later, "what was accepted", process));
         }
     }
 
@@ -126,7 +146,14 @@ impl Ledger {
     pub(crate) fn judge(&self, asked: &Asked, answer: &Answer) -> Result<Edition, String> {
         let object = self.object(asked.object);
         let path = &object.path;
-        let told = |what: String| Err(format!("{path}: {what} ({asked:?}, {answer:?})"));
+        let told = |what: String| {
+            let (cause, at, process) = self.with(asked.object, |state| state.cause);
+            let since = at.elapsed().as_millis();
+            let restarts = self.restarts.load(Ordering::SeqCst) - process;
+            Err(format!(
+                "{path}: {what} (floor by {cause} {since} ms and {restarts} restart(s) ago, {object:?}, {asked:?}, {answer:?})"
+            ))
+        };
         if !matches!(answer.status, 200 | 206 | 304) {
             return told(format!("status {}", answer.status));
         }

@@ -41,7 +41,8 @@ pub(crate) fn run(meeting: &Meeting<'_>, seed: u64) {
             }
             _ => (vec![picked], json!({ "paths": [&objects[picked].path] })),
         };
-        document["soft"] = json!(random.chance(25));
+        let is_soft = random.chance(25);
+        document["soft"] = json!(is_soft);
         let waits = random.chance(60);
         // What is newer than this was asked for after the change, and may stay.
         let changed: Vec<(usize, u64)> = named.iter().map(|at| (*at, ledger.change(*at))).collect();
@@ -52,7 +53,11 @@ pub(crate) fn run(meeting: &Meeting<'_>, seed: u64) {
                 for (at, version) in changed {
                     ledger.accepted(at, version);
                     if is_completed {
-                        ledger.invalidated(at, version);
+                        ledger.invalidated(
+                            at,
+                            version,
+                            if is_soft { "a soft invalidation" } else { "an invalidation" },
+                        );
                     }
                 }
                 meeting.note(|tally| {

@@ -97,8 +97,8 @@ fn what_was_invalidated_may_not_come_again() {
     ledger.restarted();
     assert_eq!(least(), 2, "the next process must know");
     ledger.change(object);
-    ledger.invalidated(object, 3);
-    ledger.invalidated(object, 2);
+    ledger.invalidated(object, 3, "POST");
+    ledger.invalidated(object, 2, "POST");
     assert_eq!(least(), 3);
 }
 
@@ -191,7 +191,7 @@ fn a_flipped_byte_and_an_old_version_are_found() {
     let honest_but_late = liar(&ledger, None);
     assert_eq!(tally_of(&ledger, honest_but_late, look).faults, Vec::<String>::new());
     let version = ledger.change(1);
-    ledger.invalidated(1, version);
+    ledger.invalidated(1, version, "POST");
     let tally = tally_of(&ledger, honest_but_late, look);
     assert_eq!(tally.faults.len(), 1);
     assert!(tally.faults[0].contains("version 1 is served, least is 2"), "{:?}", tally.faults);

@@ -134,7 +134,7 @@ impl<'m> Viewer<'m> {
         });
         match result {
             Some((200, Some(version))) => {
-                ledger.invalidated(object, version);
+                ledger.invalidated(object, version, "POST");
                 self.meeting.note(|tally| tally.posts += 1);
             }
             Some((status, version)) => {
