@@ -34,6 +34,8 @@ const LOOKERS: usize = 4;
 const VIEWERS: u64 = 8;
 /// An orderly end takes so long at most.
 const TERMINATE_MAX: Duration = Duration::from_secs(20);
+/// One answer in so many may break off, and two in any case.
+const BROKEN_SHARE: u64 = 1000;
 /// Faults that are shown.
 const SHOWN: usize = 20;
 /// What a server takes: little memory, so that objects leave it, and a store that a life fills more than once.
@@ -107,6 +109,13 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     report(&sums, began.elapsed());
     if sums.faults.is_empty() {
         std::fs::remove_dir_all(&base)?;
+    }
+    // A version that is invalidated while it is read is rarely out of reach at once.
+    let (answers, broken) =
+        (sums.looked.answers + sums.loaded.answers, sums.looked.broken + sums.loaded.broken);
+    if broken * BROKEN_SHARE > answers + BROKEN_SHARE * 2 {
+        sums.faults.push(format!("{broken} of {answers} answers broke off"));
+        println!("FAULT {broken} of {answers} answers broke off");
     }
     // Rounds in which nothing came back from the store show nothing.
     let is_telling = options.rounds < 4 || sums.looked.hits > 0;
@@ -249,6 +258,7 @@ fn report(sums: &Sums, took: Duration) {
     println!("| answers under load | {} |", loaded.answers);
     println!("| of these hits, parts, 304 | {}, {}, {} |", loaded.hits, loaded.parts, loaded.unchanged);
     println!("| viewers that left | {} |", loaded.left);
+    println!("| answers that broke off within an old version | {} |", looked.broken + loaded.broken);
     println!("| POST | {} |", loaded.posts);
     println!("| invalidations completed, accepted | {}, {} |", loaded.purges.0, loaded.purges.1);
     println!("| MiB compared | {} |", (looked.bytes + loaded.bytes) >> 20);

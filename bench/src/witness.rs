@@ -49,6 +49,8 @@ pub(crate) struct Tally {
     pub(crate) unchanged: u64,
     /// Answers from which the viewer went away.
     pub(crate) left: u64,
+    /// Answers that broke off within a version that the origin has no more: whoever sent it could not go on.
+    pub(crate) broken: u64,
     pub(crate) posts: u64,
     /// Batches of invalidations that were completed, and those that were accepted only.
     pub(crate) purges: (u64, u64),
@@ -123,6 +125,7 @@ impl Tally {
         self.parts += other.parts;
         self.unchanged += other.unchanged;
         self.left += other.left;
+        self.broken += other.broken;
         self.posts += other.posts;
         self.purges.0 += other.purges.0;
         self.purges.1 += other.purges.1;

@@ -5,6 +5,7 @@ use super::ledger::{Answer, Asked};
 use super::site::{Edition, VARIANTS};
 use crate::http::{Fault, Flow, Framing, Reader};
 use crate::random::Random;
+use std::cell::Cell;
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -125,7 +126,7 @@ impl<'m> Viewer<'m> {
         let ledger = self.meeting.ledger;
         let path = ledger.object(object).path.clone();
         let request = format!("POST {path} HTTP/1.1\r\nHost: witness\r\nContent-Length: 2\r\n\r\nhi");
-        let result = self.exchange(&request, |reader| {
+        let result = self.exchange(&request, &|| false, |reader| {
             let head = reader.head()?;
             let version = head.field("x-version").and_then(|text| text.parse::<u64>().ok());
             let framing = head.framing()?.unwrap_or(Framing::UntilClose);
@@ -168,7 +169,10 @@ impl<'m> Viewer<'m> {
             known: wish.known,
             is_head: wish.is_head,
         };
-        let result = self.exchange(&request, |reader| {
+        // What is not at the origin any more and no longer in the store cannot be gone on with.
+        let named = Cell::new(None);
+        let is_gone = || named.get().is_some_and(|named: Edition| named.version < ledger.version(number));
+        let result = self.exchange(&request, &is_gone, |reader| {
             let head = reader.head()?;
             let result = head.field("x-cache").and_then(|text| text.split(' ').next()).map(str::to_owned);
             let mut answer = Answer {
@@ -185,7 +189,8 @@ impl<'m> Viewer<'m> {
                 206 => wish.range.map_or(0, |(from, _)| from),
                 _ => 0,
             };
-            let content = answer.etag.as_deref().and_then(Edition::parse).map(|named| object.content(named));
+            named.set(answer.etag.as_deref().and_then(Edition::parse));
+            let content = named.get().map(|named| object.content(named));
             let mut wrong_at = None;
             let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |at, piece| {
                 if let (Some(content), None) = (content, wrong_at) {
@@ -218,10 +223,12 @@ impl<'m> Viewer<'m> {
         }
     }
 
-    /// Sends a request and reads its answer; a connection that breaks is noted, and the next one is a new one.
+    /// Sends a request and reads its answer; a connection that breaks is noted, as no fault if `is_excused` by then, and the next one is a
+    /// new one.
     fn exchange<T>(
         &mut self,
         request: &str,
+        is_excused: &dyn Fn() -> bool,
         read: impl FnOnce(&mut Reader) -> Result<T, Fault>,
     ) -> Option<T> {
         let mut connection = match self.connection.take() {
@@ -244,6 +251,10 @@ impl<'m> Viewer<'m> {
             Ok(answer) => {
                 self.connection = Some(connection);
                 Some(answer)
+            }
+            Err(Fault::Reset | Fault::Cut) if is_excused() => {
+                self.meeting.note(|tally| tally.broken += 1);
+                None
             }
             Err(fault) => {
                 self.meeting.broke(format!("{line}: {fault:?}"));
