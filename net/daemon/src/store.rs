@@ -2,8 +2,8 @@
 //!
 //! A store is the folders of `--disk`. In each lie a label (`store.aspis`) and the volumes that fall to it: a volume is the file of one shard of the
 //! key space, `shard-NNNN.aspis`, in the format of `aspis_storage::disk`. [`open()`] takes a store for serving and makes one of empty folders,
-//! [`commands`] are `aspis store format|check|stat`; [`size`] has the numbers, [`find`] looks at what is there, [`format`] makes files,
-//! [`file`] has the system calls. Invariants:
+//! [`commands`] are `aspis store format|check|stat`; [`size`] has the numbers, [`find`] looks at what is there, [`mod@format`] makes files,
+//! [`mod@file`] has the system calls. Invariants:
 //!
 //! - nothing is written into a folder before its lock is held, and nothing that is not empty becomes a store but by `aspis store format`;
 //! - what is wrong is refused with the file, what is wrong with it and what mends it, and nothing was changed then;
