@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 /// The CPU of the servers, and that of all others.
 const CPUS: (usize, usize) = (0, 1);
 const SIZE: u64 = 64 * 1024;
-const CONNECTIONS: u32 = 8;
 /// Viewers of the small object, which is stored beside the cold ones.
 const SMALL_SIZE: u64 = 1024;
 const RATE: u32 = 2_000;
@@ -55,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) objects: u64,
     pub(crate) rounds: usize,
     pub(crate) length: Duration,
+    /// Connections that ask for what is cold.
+    pub(crate) connections: u32,
     /// Where the store is; `None` for the temporary files.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) aspis: Option<String>,
@@ -73,7 +74,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
 
 fn measure(options: &Options, program: &Path, folder: &Path) -> io::Result<bool> {
     let origin = Origin::start()?;
-    let cell = Cell::plain(SIZE, CONNECTIONS);
+    let cell = Cell::plain(SIZE, options.connections);
     let disk = folder.display().to_string();
     let disk_size = (options.objects * SIZE * 2).max(512 << 20).to_string();
     let memory = (options.objects * SIZE / 10).max(64 << 20).to_string();
@@ -141,7 +142,7 @@ fn cost(
     let load = |address: SocketAddr, script: &Script, used: &dyn Fn() -> Duration| -> io::Result<Cost> {
         let hits = || -> io::Result<f64> { Ok(sample(&server.metrics()?, HITS).unwrap_or(0.0)) };
         let (before, hits_before, asked) = (used(), hits()?, origin.requests());
-        let load = wrk.run(CPUS.1, address, script, CONNECTIONS, options.length)?;
+        let load = wrk.run(CPUS.1, address, script, options.connections, options.length)?;
         let (took, from_disk) = (used() - before, hits()? - hits_before);
         let misses = origin.requests() - asked;
         if misses * OBJECTS_PER_LOST > load.requests {
@@ -164,8 +165,8 @@ fn cost(
         }
     }
     println!(
-        "\n| 64 KiB, {CONNECTIONS} connections, {} rounds | CPU us/request | from disk | requests/s |",
-        options.rounds
+        "\n| 64 KiB, {} connections, {} rounds | CPU us/request | from disk | requests/s |",
+        options.connections, options.rounds
     );
     println!("|---|---|---|---|");
     println!("{}\n{}", row("from disk", &cold), row("from memory", &warm));

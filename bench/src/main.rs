@@ -192,6 +192,7 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             objects: number(arguments, "objects"),
             rounds: number(arguments, "rounds") as usize,
             length: Duration::from_secs(number(arguments, "seconds")),
+            connections: number(arguments, "connections") as u32,
             folder: arguments.get_one::<PathBuf>("folder").cloned(),
             aspis,
         })
@@ -390,6 +391,7 @@ fn command() -> Command {
                 .about("Measures what hits from disk cost, beside nginx's, and what hot hits pay for a scan of the store")
                 .arg(number_flag("objects", "N", "8000", "Objects of 64 KiB in the store", 2_000..=1_000_000))
                 .arg(number_flag("rounds", "N", "7", "Times that each is loaded", 1..=1000))
+                .arg(number_flag("connections", "N", "8", "Connections that ask for what is cold", 1..=10_000))
                 .arg(number_flag("seconds", "S", "2", "Length of one load", 1..=600))
                 .arg(state_folder_flag())
                 .arg(assert_flag("Fails when a ratio is over its bound"))
