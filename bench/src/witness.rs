@@ -103,6 +103,13 @@ impl<'l> Meeting<'l> {
         }
     }
 
+    /// Notes that an answer broke off for which there was a reason, unless the server was killed.
+    pub(crate) fn broke_off(&self) {
+        if !self.killed.load(Ordering::SeqCst) {
+            self.note(|tally| tally.broken += 1);
+        }
+    }
+
     /// Returns what was seen so far.
     pub(crate) fn tally(&self) -> Tally {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -253,7 +253,7 @@ impl<'m> Viewer<'m> {
                 Some(answer)
             }
             Err(Fault::Reset | Fault::Cut) if is_excused() => {
-                self.meeting.note(|tally| tally.broken += 1);
+                self.meeting.broke_off();
                 None
             }
             Err(fault) => {

@@ -41,8 +41,8 @@ impl Admission {
     ///
     /// Above half a bucket everything is. Below, what was used before is, and other records by chance, rarer as the bucket empties: so
     /// a one-hit wonder rarely costs a write when writes are dear. That chance is larger for what is shorter than the others, as the RAM
-    /// tier's worth is: for the bytes of one long record many short ones are kept. On recorded traces that gives 2 to 3 % of all requests
-    /// more hits at the same budget, for a half to one percent of the bytes. A bucket overdrawn by more than itself admits nothing.
+    /// tier's worth is: for the bytes of one long record many short ones are kept. On recorded traces 2 to 3 % of all requests become hits by
+    /// that, with the same budget and about as many bytes of hits. A bucket overdrawn by more than itself admits nothing.
     pub fn admit(&mut self, now_millis: u64, len: u64, used_before: bool, random: u32) -> bool {
         self.fill(now_millis);
         if self.bytes_per_second.is_none() {
