@@ -136,7 +136,8 @@ impl Life {
         let mut random = Random::new(seed ^ number.wrapping_mul(0x9e37_79b9));
         let ledger = Arc::new(Ledger::new(Site::new(random.next() >> 40, OBJECTS)));
         let origin = Origin::start(&ledger)?;
-        let disk_size = format!("{}MiB", random.weighted(&[(192, 1), (256, 1), (512, 1)]));
+        // Two cores need two volumes of at least 128 MiB.
+        let disk_size = format!("{}MiB", random.weighted(&[(256, 2), (384, 1), (512, 1)]));
         let mib = ledger.site.footprint() >> 20;
         eprintln!("life {number}: {OBJECTS} objects, {mib} MiB, --disk-size {disk_size}");
         Ok(Self { ledger, origin, store, disk_size })
