@@ -4,7 +4,7 @@
 //! question gets exactly one final reply, after any number of interim ones; a reply that comes too late is dropped with all it holds.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use aspis_storage::response::StoredResponse;
 use crate::fill::{FillView, Reading};
 use crate::limits::WAITING_COST;
 use crate::messages::Message;
+use crate::numbered::Place;
 use crate::shard::Shard;
 
 /// A request that found nothing fresh.
@@ -108,20 +109,13 @@ impl Asking {
     }
 }
 
-/// The requests of this core that wait for other cores.
-#[derive(Default)]
-pub(crate) struct Asks {
-    waiting: RefCell<HashMap<u64, Rc<Asking>>>,
-    next: Cell<u64>,
-}
-
 /// A request's place; leaving it drops what is still to come.
 pub(crate) struct AskPlace<'s> {
     shard: &'s Shard,
     asking: Rc<Asking>,
     owner: usize,
-    /// Its number, if it waits for another core.
-    number: Option<u64>,
+    /// Its place among those that wait for other cores, if it does.
+    place: Option<Place<'s, Asking>>,
     /// The final reply did not come yet.
     waits: Cell<bool>,
     _weight: Weight,
@@ -143,13 +137,12 @@ impl AskPlace<'_> {
 
 impl Drop for AskPlace<'_> {
     fn drop(&mut self) {
-        if let Some(number) = self.number {
-            self.shard.asks.waiting.borrow_mut().remove(&number);
-        }
         // C-11: who went away does not take a place until the fetch is over.
-        match self.number {
+        match &self.place {
             _ if !self.waits.get() => {}
-            Some(number) => self.shard.post(self.owner, Message::Left { core: self.shard.core, number }),
+            Some(Place { number, .. }) => {
+                self.shard.post(self.owner, Message::Left { core: self.shard.core, number: *number });
+            }
             None => self.shard.left(None),
         }
     }
@@ -161,22 +154,15 @@ impl Shard {
         let owner = self.owner_of(ask.key.0);
         let asking = Rc::<Asking>::default();
         let weight = self.account.requests.weigh(WAITING_COST);
-        if owner == self.core {
+        let place = if owner == self.core {
             self.asked(ask, Waiter::Here(Rc::clone(&asking)));
-            return AskPlace {
-                shard: self,
-                asking,
-                owner,
-                number: None,
-                waits: Cell::new(true),
-                _weight: weight,
-            };
-        }
-        let number = self.asks.next.get();
-        self.asks.next.set(number + 1);
-        self.asks.waiting.borrow_mut().insert(number, Rc::clone(&asking));
-        self.post(owner, Message::Ask { core: self.core, number, ask: Box::new(ask) });
-        AskPlace { shard: self, asking, owner, number: Some(number), waits: Cell::new(true), _weight: weight }
+            None
+        } else {
+            let place = self.asks.place(Rc::clone(&asking));
+            self.post(owner, Message::Ask { core: self.core, number: place.number, ask: Box::new(ask) });
+            Some(place)
+        };
+        AskPlace { shard: self, asking, owner, place, waits: Cell::new(true), _weight: weight }
     }
 
     /// Tells one that waits.
@@ -199,8 +185,7 @@ impl Shard {
 
     /// Takes a reply of another core. Whoever left does not want it any more.
     pub(crate) fn replied(&self, number: u64, reply: Reply) {
-        let asking = self.asks.waiting.borrow().get(&number).cloned();
-        match asking {
+        match self.asks.find(number) {
             Some(asking) => asking.take(reply),
             None => self.decline(reply),
         }

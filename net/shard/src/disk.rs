@@ -36,7 +36,6 @@ mod writing;
 
 pub use health::Directory;
 use reading::ReadSlice;
-pub(crate) use removing::Removals;
 pub(crate) use slices::Slices;
 pub(crate) use writing::{FlushGate, FlushPart, Offer, Step};
 

@@ -19,6 +19,7 @@ mod flight;
 mod limits;
 mod log;
 mod messages;
+mod numbered;
 pub mod origin;
 mod overload;
 mod owner;

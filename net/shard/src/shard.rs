@@ -14,6 +14,7 @@ use aspis_config::Settings;
 use aspis_config::behavior::Behavior;
 use aspis_exchange::Now;
 use aspis_runtime::mailbox::{Post, Receiver};
+use aspis_runtime::sync::Notify;
 use aspis_runtime::{Close, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId, heap};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
@@ -27,15 +28,16 @@ use slab::Slab;
 
 use crate::account::{Account, OriginMeters};
 use crate::alone::AloneFlight;
-use crate::asking::{Asks, Waiter};
+use crate::asking::{Asking, Waiter};
 use crate::backlog::Backlog;
 use crate::disk::restore::Restores;
-use crate::disk::{Disk, FlushPart, Removals};
+use crate::disk::{Disk, FlushPart};
 use crate::fill::Fills;
 use crate::limits::{
     EVICTED_SHARE, LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL,
 };
 use crate::messages::Message;
+use crate::numbered::Numbered;
 use crate::origin::OriginClient;
 use crate::overload::Overload;
 use crate::owner::Owner;
@@ -68,7 +70,8 @@ pub(crate) struct Shard {
     pub(crate) owner: Owner,
     /// What comes back from disk.
     pub(crate) restores: Restores,
-    pub(crate) asks: Asks,
+    /// Requests that wait for the owners of their keys.
+    pub(crate) asks: Numbered<Asking>,
     pub(crate) fills: Fills,
     /// What is in use beside content.
     pub(crate) account: Account,
@@ -95,7 +98,8 @@ pub(crate) struct Shard {
     pub(crate) sharding: Sharding,
     /// What this core owns on disk.
     pub(crate) disk: Option<Rc<Disk>>,
-    pub(crate) removals: Removals,
+    /// Unsafe requests that wait until volumes of other cores know what they removed.
+    pub(crate) removals: Numbered<Notify>,
     outbox: RefCell<VecDeque<(usize, Message)>>,
     pub(crate) draining: Cell<bool>,
     sweep_armed: Cell<bool>,
@@ -150,7 +154,7 @@ impl Shard {
             replicas: RefCell::new(parts.replicas),
             owner: Owner::new(parts.settings.hit_for_miss.as_millis() as u64),
             restores: Restores::new(&parts.budget),
-            asks: Asks::default(),
+            asks: Numbered::default(),
             fills: Fills::default(),
             account: Account::new(&parts.budget, parts.received_len, parts.meters),
             budget: parts.budget,
@@ -173,7 +177,7 @@ impl Shard {
             cores: parts.cores,
             sharding: parts.sharding,
             disk: parts.disk,
-            removals: Removals::default(),
+            removals: Numbered::default(),
             outbox: RefCell::new(VecDeque::new()),
             rules: parts.rules,
             purging: parts.purging,

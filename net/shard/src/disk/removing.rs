@@ -4,8 +4,6 @@
 //! `viewer/exchange.rs` comes here once it has invalidated everywhere; the owner of each key says when its volume has it. Invariants: without
 //! a disk nothing waits; a device that does not answer costs a bounded time; a request that leaves gives up its place.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use aspis_runtime::sync::Notify;
@@ -13,35 +11,6 @@ use aspis_runtime::sync::Notify;
 use crate::limits::DISK_REMOVAL_PATIENCE;
 use crate::messages::Message;
 use crate::shard::Shard;
-
-/// The requests of one core that wait for volumes of others.
-#[derive(Default)]
-pub(crate) struct Removals {
-    waiting: RefCell<HashMap<u64, Rc<Notify>>>,
-    next: Cell<u64>,
-}
-
-/// A request's place among those that wait; leaving it frees it.
-struct Place<'s> {
-    removals: &'s Removals,
-    number: u64,
-    written: Rc<Notify>,
-}
-
-impl<'s> Place<'s> {
-    fn take(removals: &'s Removals) -> Self {
-        let number = removals.next.replace(removals.next.get() + 1);
-        let written = Rc::new(Notify::new());
-        removals.waiting.borrow_mut().insert(number, Rc::clone(&written));
-        Place { removals, number, written }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.removals.waiting.borrow_mut().remove(&self.number);
-    }
-}
 
 impl Shard {
     /// Waits until what was removed so far under these primary keys does not come back with a restart.
@@ -53,8 +22,8 @@ impl Shard {
                 disk.removals_written(*primary).await;
                 continue;
             }
-            let place = Place::take(&self.removals);
-            let written = place.written.notified();
+            let place = self.removals.place(Rc::new(Notify::new()));
+            let written = place.told.notified();
             // Behind the message that removes, in the same mailbox.
             self.post(
                 owner,
@@ -77,7 +46,7 @@ impl Shard {
 
     /// The owner's word came for a request of this core.
     pub(crate) fn removed(&self, number: u64) {
-        if let Some(written) = self.removals.waiting.borrow().get(&number) {
+        if let Some(written) = self.removals.find(number) {
             written.notify_all();
         }
     }

@@ -4,8 +4,6 @@
 //! accepts the rules ([`Purges`]) and says when they took effect. Invariants: nobody else invalidates anything; a
 //! request that waits holds its connection and nothing more; it is answered whether or not the word of it gets through.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -25,6 +23,7 @@ use super::exchange::{parked_head, viewer_gone};
 use crate::limits::{LINGER, PURGE_LOOK_INTERVAL, PURGES_MAX};
 use crate::log::{Answered, Ended};
 use crate::messages::Message;
+use crate::numbered::Numbered;
 use crate::rules::{Purged, Purges};
 use crate::shard::Shard;
 use crate::viewer::{Deadline, Viewer, ViewerState};
@@ -35,13 +34,12 @@ pub(super) const METHOD: &str = "PURGE";
 /// The PURGE requests of one core.
 pub(crate) struct Purging {
     purges: Option<Arc<dyn Purges>>,
-    waiting: RefCell<HashMap<u64, Rc<Notify>>>,
-    next: Cell<u64>,
+    waiting: Numbered<Notify>,
 }
 
 impl Purging {
     pub(crate) fn new(purges: Option<Arc<dyn Purges>>) -> Self {
-        Purging { purges, waiting: RefCell::default(), next: Cell::new(0) }
+        Purging { purges, waiting: Numbered::default() }
     }
 }
 
@@ -68,19 +66,6 @@ impl Drop for Teller {
     }
 }
 
-/// A request's place among those that wait; leaving it frees it.
-struct Place<'s> {
-    shard: &'s Shard,
-    number: u64,
-    changed: Rc<Notify>,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.shard.purging.waiting.borrow_mut().remove(&self.number);
-    }
-}
-
 impl Shard {
     /// Takes a PURGE request: refuses it, or has its rules accepted and answers when they took effect. The connection is busy or ends.
     pub(super) fn purge(
@@ -92,7 +77,7 @@ impl Shard {
     ) {
         let address = viewer.address.get().ip().to_canonical();
         let may_purge = self.settings.purge_from.iter().any(|block| block.contains(&address));
-        let waiting = self.purging.waiting.borrow().len();
+        let waiting = self.purging.waiting.len();
         let (rules, purges) = match (rules_of(head), &self.purging.purges) {
             _ if !may_purge => return self.refuse(viewer, Some(head), 403, started),
             (Err(_), _) => return self.refuse(viewer, Some(head), 400, started),
@@ -110,21 +95,23 @@ impl Shard {
 
     /// The word about a purge came.
     pub(crate) fn purged(&self, number: u64) {
-        if let Some(changed) = self.purging.waiting.borrow().get(&number) {
+        if let Some(changed) = self.purging.waiting.find(number) {
             changed.notify_all();
         }
     }
 
     async fn wait_for_purge(&self, purges: &dyn Purges, rules: Vec<Rule>) -> Purged {
-        let number = self.purging.next.get();
-        self.purging.next.set(number + 1);
-        let place = Place { shard: self, number, changed: Rc::new(Notify::new()) };
-        self.purging.waiting.borrow_mut().insert(number, Rc::clone(&place.changed));
+        let place = self.purging.waiting.place(Rc::new(Notify::new()));
         let outcome = Arc::new(OnceLock::new());
-        let teller = Teller { outcome: Arc::clone(&outcome), post: self.post_box(), core: self.core, number };
+        let teller = Teller {
+            outcome: Arc::clone(&outcome),
+            post: self.post_box(),
+            core: self.core,
+            number: place.number,
+        };
         purges.purge(rules, Box::new(move |purged| teller.tell(purged)));
         loop {
-            let changed = place.changed.notified();
+            let changed = place.told.notified();
             if let Some(purged) = outcome.get() {
                 return purged.clone();
             }
