@@ -20,8 +20,9 @@ use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::{BodyWriter, Tail};
 use aspis_storage::replica::ReplicaTable;
+use aspis_storage::response::StoredResponse;
 use aspis_storage::shards::Sharding;
-use aspis_storage::tier::RamTier;
+use aspis_storage::tier::{RamTier, Refused};
 use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, Timing};
 use aspis_wire::limits::HeadLimits;
 use slab::Slab;
@@ -235,14 +236,7 @@ impl Shard {
 
     /// Space for the next bytes of a fill; stored responses are evicted for it. `None` when memory is short all the same.
     pub(crate) fn reserve_tail(&self, writer: &mut BodyWriter, len_max: usize) -> Option<Tail> {
-        let mut store = self.store.borrow_mut();
-        store.note_time(self.ring.wall_seconds());
-        let before = store.len();
-        let tail = store.tail(writer, len_max);
-        self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
-        drop(store);
-        self.offer_evicted();
-        tail
+        self.evicting(|store| store.tail(writer, len_max))
     }
 
     /// Evicts until the budget has room for so much beside bodies: heads, and what is passed through. Else a cache whose memory is full of
@@ -255,13 +249,28 @@ impl Shard {
 
     /// Evicts for so much beside bodies, whether or not the budget has that.
     pub(crate) fn evict(&self, bytes: u64) {
+        self.evicting(|store| store.make_room_beside(bytes));
+    }
+
+    fn evicting<T>(&self, act: impl FnOnce(&mut RamTier) -> T) -> T {
         let mut store = self.store.borrow_mut();
         store.note_time(self.ring.wall_seconds());
         let before = store.len();
-        store.make_room_beside(bytes);
+        let result = act(&mut store);
         self.counters.add(Counter::CacheEvicted, (before - store.len()) as u64);
         drop(store);
         self.offer_evicted();
+        result
+    }
+
+    /// Takes a response into the tier. What leaves for it is in line for the disk before anything else is offered or removed, which is newer.
+    pub(crate) fn insert(
+        &self,
+        stored: &Arc<StoredResponse>,
+    ) -> Result<Option<Arc<StoredResponse>>, Refused> {
+        let inserted = self.store.borrow_mut().insert(Arc::clone(stored));
+        self.offer_evicted();
+        inserted
     }
 
     /// Sends a message to every other core.

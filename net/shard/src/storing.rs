@@ -69,8 +69,7 @@ impl Shard {
     /// What a rule concerns that came after its request was sent is not wanted (I-22); what is taken in was held against all rules so far.
     pub(crate) fn admit(&self, stored: &Arc<StoredResponse>) {
         let counter = if self.is_wanted(stored) {
-            let inserted = self.store.borrow_mut().insert(Arc::clone(stored));
-            if let Ok(replaced) = inserted {
+            if let Ok(replaced) = self.insert(stored) {
                 self.owner.collapse.borrow_mut().lift_mark(primary_of(stored));
                 let used_before = replaced.is_some_and(|replaced| replaced.was_used());
                 self.offer(stored, Why::Stored { used_before });
@@ -109,7 +108,7 @@ impl Shard {
     /// I-24: a rule that came after the origin was asked ends the one and the other; by its fields or by those that it had.
     pub(crate) fn replace(&self, fresh: Arc<StoredResponse>, old: &StoredResponse) {
         let is_wanted = self.holds(old) && self.holds(&fresh) && old.is_live();
-        let placed = is_wanted && self.store.borrow_mut().insert(Arc::clone(&fresh)).is_ok();
+        let placed = is_wanted && self.insert(&fresh).is_ok();
         if placed {
             self.offer(&fresh, Why::Freshened);
         } else {

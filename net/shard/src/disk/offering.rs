@@ -156,8 +156,6 @@ impl Shard {
         if self.disk.is_none() || stored.meta.part.is_some() {
             return;
         }
-        // What left memory for it is older.
-        self.offer_evicted();
         let primary = primary_of(stored);
         self.restores.outdate(stored.hash);
         if stored.variant.is_none() {
@@ -183,7 +181,6 @@ impl Shard {
     /// Takes care that a response does not come back from disk, nor what it took the place of.
     pub(crate) fn forget_on_disk(&self, stored: &StoredResponse) {
         let Some(disk) = self.disk.as_ref().filter(|_| stored.meta.part.is_none()) else { return };
-        self.offer_evicted();
         let primary = primary_of(stored);
         self.restores.outdate(stored.hash);
         disk.remove(primary, stored.hash);
@@ -200,15 +197,13 @@ impl Shard {
     /// The same for all that is stored under a primary key: without its marker no variant counts.
     pub(crate) fn forget_uri_on_disk(&self, primary: u128) {
         if let Some(disk) = &self.disk {
-            // What left memory in this turn must not be offered afterwards.
-            self.offer_evicted();
             self.restores.outdate(primary);
             self.restores.markers.borrow_mut().forget(primary);
             disk.remove(primary, primary);
         }
     }
 
-    /// Offers what memory let go of.
+    /// Offers what memory let go of; in the step in which it did, so that nothing newer comes before it.
     pub(crate) fn offer_evicted(&self) {
         if self.disk.is_none() {
             return;
@@ -234,8 +229,6 @@ impl Shard {
     /// What is used in memory is never read from disk, so nothing else tells its segment's reclaim that it is to stay. And what was not
     /// taken when it was stored, but was used since, would be lost with the process.
     pub(crate) fn keep_warm(&self) -> bool {
-        // What left since the last turn, for something that was stored.
-        self.offer_evicted();
         let walk = &self.restores.walk;
         let Some(disk) = self.disk.as_ref().filter(|_| walk.is_on.get()) else { return false };
         let mut unwritten = Vec::new();

@@ -178,7 +178,7 @@ impl Shard {
     /// Takes what came from disk into memory. What a rule took, or something in memory is in place of, is gone.
     fn take_back(&self, stored: &Arc<StoredResponse>) -> bool {
         stored.set_on_disk(true);
-        let is_taken = self.is_wanted(stored) && self.store.borrow_mut().insert(Arc::clone(stored)).is_ok();
+        let is_taken = self.is_wanted(stored) && self.insert(stored).is_ok();
         if !is_taken {
             stored.mark_gone();
         }
