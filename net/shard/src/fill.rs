@@ -72,6 +72,25 @@ pub(crate) struct Fill {
 }
 
 impl Fill {
+    fn new(
+        shard: &Rc<Shard>,
+        (stored, writer): (Arc<StoredResponse>, BodyWriter),
+        (source, length): (Source, Option<u64>),
+        flying: Flying,
+        retry: Option<Retry>,
+    ) -> Self {
+        let view = FillView::new(shard, Arc::clone(writer.body()));
+        let task = Task {
+            shard: Rc::clone(shard),
+            view: Rc::clone(&view),
+            stored: Arc::clone(&stored),
+            flying,
+            length,
+            retry,
+        };
+        Fill { view, stored, task, source, writer }
+    }
+
     /// Begins: it grows by itself.
     pub(crate) fn start(self) {
         let shard = Rc::clone(&self.task.shard);
@@ -99,14 +118,34 @@ impl Shard {
     pub(crate) fn copy_body(&self, writer: &mut BodyWriter, from: &Body) -> bool {
         let (start, len) = (writer.published(), from.published());
         while writer.published() - start < len {
-            let piece = from.piece(writer.published() - start);
-            let Some(mut tail) = self.reserve_tail(writer, piece.len()) else { return false };
-            let room: &mut [u8] = tail.as_mut();
-            let count = room.len().min(piece.len());
-            room[..count].copy_from_slice(&piece[..count]);
-            writer.publish(tail, count);
+            if !self.copy_bytes(writer, from.piece(writer.published() - start)) {
+                return false;
+            }
         }
         true
+    }
+
+    /// Copies bytes to the end of a body that is being written; false when memory is short.
+    pub(crate) fn copy_bytes(&self, writer: &mut BodyWriter, bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let Some(mut tail) = self.reserve_tail(writer, rest.len()) else { return false };
+            let room: &mut [u8] = tail.as_mut();
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            writer.publish(tail, count);
+            rest = &rest[count..];
+        }
+        true
+    }
+
+    /// What a fill becomes, as it comes: not to be kept while nothing new is stored. `None` when memory is short.
+    fn stored_as_it_comes(&self, parts: Parts) -> Option<Arc<StoredResponse>> {
+        if self.refuses_fills() {
+            Some(StoredResponse::under_way(parts, &self.budget))
+        } else {
+            self.stored_response(parts)
+        }
     }
 
     fn is_doomed(&self, flying: Flying) -> bool {
@@ -159,31 +198,18 @@ pub(crate) fn prepare(
         tags: tags::of_fields(lines, shard.settings.cache_tag_header.as_deref()),
         variant,
     };
-    let stored = if shard.refuses_fills() {
-        StoredResponse::under_way(parts, &shard.budget)
-    } else {
-        shard.stored_response(parts)?
-    };
+    let stored = shard.stored_as_it_comes(parts)?;
     if let Some(prefix) = filling.prefix
         && !shard.copy_body(&mut writer, prefix)
     {
         return None;
     }
     let origin = origin.take()?;
-    let view = FillView::new(shard, Arc::clone(writer.body()));
     // Where the length is not known its end cannot be told from a break that happens to fall on a chunk.
     let retry = retry
         .filter(|_| length.is_some())
         .and_then(|retry| retry.of(filling.head.status, filling.head.fields, length));
-    let task = Task {
-        shard: Rc::clone(shard),
-        view: Rc::clone(&view),
-        stored: Arc::clone(&stored),
-        flying: filling.flying,
-        length,
-        retry,
-    };
-    Some(Fill { view, stored, task, source: Source::Origin(origin), writer })
+    Some(Fill::new(shard, (stored, writer), (Source::Origin(origin), length), filling.flying, retry))
 }
 
 /// Prepares to bring a large response, or a part of one, back from disk. Where a slice is missing or damaged the origin is asked for the
@@ -195,22 +221,10 @@ pub(crate) fn restored(
     slices: Slices,
     (flight, retry): (FlightId, Option<Retry>),
 ) -> Option<Fill> {
-    let stored = if shard.refuses_fills() {
-        StoredResponse::under_way(parts, &shard.budget)
-    } else {
-        shard.stored_response(parts)?
-    };
+    let stored = shard.stored_as_it_comes(parts)?;
     stored.set_on_disk(true);
-    let view = FillView::new(shard, Arc::clone(writer.body()));
-    let task = Task {
-        shard: Rc::clone(shard),
-        view: Rc::clone(&view),
-        stored: Arc::clone(&stored),
-        flying: Flying::Shared(flight),
-        length: Some(slices.len()),
-        retry,
-    };
-    Some(Fill { view, stored, task, source: Source::Disk(slices), writer })
+    let length = Some(slices.len());
+    Some(Fill::new(shard, (stored, writer), (Source::Disk(slices), length), Flying::Shared(flight), retry))
 }
 
 /// Prepares to pass a response through that is not stored: readers begin at its first byte.

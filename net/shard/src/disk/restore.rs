@@ -259,14 +259,8 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
 /// A body of these bytes in the arena; `None` without memory.
 fn copied(shard: &Shard, bytes: &[u8]) -> Option<Arc<Body>> {
     let mut writer = Body::writer(&shard.arena, Some(bytes.len() as u64));
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let mut tail = shard.reserve_tail(&mut writer, rest.len())?;
-        let room: &mut [u8] = tail.as_mut();
-        let count = room.len().min(rest.len());
-        room[..count].copy_from_slice(&rest[..count]);
-        writer.publish(tail, count);
-        rest = &rest[count..];
+    if !shard.copy_bytes(&mut writer, bytes) {
+        return None;
     }
     let body = Arc::clone(writer.body());
     (writer.complete() == BodyState::Complete).then_some(body)
