@@ -3,8 +3,9 @@
 //! The runtime calls the `Handler` methods, never one inside another; tasks run between them on the same thread, so a
 //! `RefCell` is borrowed for the length of one step only. Nothing here decides about HTTP: that is `core/exchange`.
 
+mod mail;
+
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
@@ -15,7 +16,7 @@ use aspis_config::behavior::Behavior;
 use aspis_exchange::Now;
 use aspis_runtime::mailbox::{Post, Receiver};
 use aspis_runtime::sync::Notify;
-use aspis_runtime::{Close, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId, heap};
+use aspis_runtime::{Close, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::{BodyWriter, Tail};
@@ -29,7 +30,7 @@ use slab::Slab;
 
 use crate::account::{Account, OriginMeters};
 use crate::alone::AloneFlight;
-use crate::asking::{Asking, Waiter};
+use crate::asking::Asking;
 use crate::backlog::Backlog;
 use crate::disk::restore::Restores;
 use crate::disk::{Disk, FlushPart};
@@ -46,6 +47,8 @@ use crate::places::Places;
 use crate::rules::Rules;
 use crate::viewer::purge::Purging;
 use crate::viewer::{Deadline, Viewer, ViewerState};
+
+use mail::Outbox;
 
 /// The token of the only timer that a shard arms.
 const SWEEP: u64 = 1;
@@ -93,7 +96,7 @@ pub(crate) struct Shard {
     places: Arc<Places>,
     listeners: RefCell<Vec<ListenerId>>,
     pub(crate) mail: Receiver<Message>,
-    post: Post<Message>,
+    outbox: Outbox,
     pub(crate) cores: usize,
     /// Which core owns what.
     pub(crate) sharding: Sharding,
@@ -101,7 +104,6 @@ pub(crate) struct Shard {
     pub(crate) disk: Option<Rc<Disk>>,
     /// Unsafe requests that wait until volumes of other cores know what they removed.
     pub(crate) removals: Numbered<Notify>,
-    outbox: RefCell<VecDeque<(usize, Message)>>,
     pub(crate) draining: Cell<bool>,
     sweep_armed: Cell<bool>,
     /// A sweep through the replicas is under way.
@@ -174,12 +176,11 @@ impl Shard {
             places: parts.places,
             listeners: RefCell::new(Vec::new()),
             mail: parts.mail,
-            post: parts.post,
+            outbox: Outbox::new(parts.post),
             cores: parts.cores,
             sharding: parts.sharding,
             disk: parts.disk,
             removals: Numbered::default(),
-            outbox: RefCell::new(VecDeque::new()),
             rules: parts.rules,
             purging: parts.purging,
             draining: Cell::new(false),
@@ -271,79 +272,6 @@ impl Shard {
         let inserted = self.store.borrow_mut().insert(Arc::clone(stored));
         self.offer_evicted();
         inserted
-    }
-
-    /// Sends a message to every other core.
-    pub(crate) fn post_others(&self, message: impl Fn() -> Message) {
-        for core in (0..self.cores).filter(|core| *core != self.core) {
-            self.post(core, message());
-        }
-    }
-
-    /// Sends a message to another core; when its mailbox is full the message waits here and goes with a later turn.
-    pub(crate) fn post(&self, core: usize, message: Message) {
-        let mut outbox = self.outbox.borrow_mut();
-        if outbox.is_empty() {
-            if let Err(message) = self.post.send(core, message) {
-                outbox.push_back((core, message));
-            }
-        } else {
-            outbox.push_back((core, message));
-        }
-    }
-
-    /// The way to all mailboxes, for other threads.
-    pub(crate) fn post_box(&self) -> Post<Message> {
-        self.post.clone()
-    }
-
-    fn flush_outbox(&self) {
-        let mut outbox = self.outbox.borrow_mut();
-        while let Some((core, message)) = outbox.pop_front() {
-            if let Err(message) = self.post.send(core, message) {
-                outbox.push_front((core, message));
-                return;
-            }
-        }
-    }
-
-    pub(crate) fn drain_mail(&self, count_max: usize) {
-        for _ in 0..count_max {
-            let Some(message) = self.backlog.next_mail(&self.mail) else { return };
-            self.counters.add(Counter::CoreMails, 1);
-            match message {
-                Message::Addresses(addresses) => self.origin.set_addresses(addresses),
-                Message::Tls(config) => self.origin.set_tls(config),
-                Message::StopAccepting => self.stop_accepting(),
-                Message::Stop => self.stop(),
-                Message::FlushLog => self.flush_log(),
-                Message::Cap(message) => self.origin.deliver(message),
-                Message::Viewer { descriptor, peer } => self.take_over(descriptor, peer),
-                Message::Invalidate { hash, key } => self.invalidate_here(hash, &key),
-                Message::AskRemoved { core, number, primary } => self.removals_asked(core, number, primary),
-                Message::Removed(number) => self.removed(number),
-                Message::Ask { core, number, ask } => self.asked(*ask, Waiter::There { core, number }),
-                Message::Left { core, number } => self.left(Some((core, number))),
-                Message::Reply { number, reply } => self.replied(number, *reply),
-                Message::Progress(fill) => self.fill_changed(&fill),
-                Message::Room(fill) => self.fill_has_room(&fill),
-                Message::Refresh(refresh) => self.refresh_here(*refresh),
-                Message::Deposit { stored, unsafes } => self.deposit(&stored, unsafes),
-                Message::Replace { fresh, old } => self.replace(fresh, &old),
-                Message::Forget(stored) => self.forget(&stored),
-                Message::Rules(batch) => self.apply_rules(&batch),
-                Message::ForgetRules(up_to) => self.forget_rules(up_to),
-                Message::Explain(question) => self.explain(*question),
-                Message::Purged(number) => self.purged(number),
-                Message::FlushDisk(part) => self.flush_disk(part),
-                Message::SweepReplicas => self.sweep_all_replicas(),
-                Message::Evict => {
-                    heap::give_back();
-                    self.keep_within_limit();
-                }
-                Message::MakeWay => self.keep_within_limit(),
-            }
-        }
     }
 
     fn stop_accepting(&self) {
@@ -488,7 +416,7 @@ impl Shard {
     /// mailbox is full it is served here.
     fn hand_over(&self, core: usize, socket: SocketId, peer: Peer) {
         let descriptor = self.ring.release(socket).expect("nothing was started on a socket just accepted");
-        match self.post.send(core, Message::Viewer { descriptor, peer }) {
+        match self.outbox.send_now(core, Message::Viewer { descriptor, peer }) {
             Ok(()) => self.counters.add(Counter::ViewerConnectionsMoved, 1),
             Err(Message::Viewer { descriptor, peer }) => {
                 self.places.shift(core, self.core);
@@ -590,7 +518,7 @@ impl Handler for Shard {
     fn on_turn(&self) -> bool {
         self.drain_mail(MAIL_PER_TURN);
         self.work_off();
-        self.flush_outbox();
+        self.outbox.flush();
         // What readers on this or other cores dropped goes back to the arena, a little each turn.
         self.arena.drain(RETURNED_BLOCKS_PER_TURN);
         self.sweep_replicas();
@@ -598,7 +526,7 @@ impl Handler for Shard {
         let walks = self.disk.is_some() && self.keep_warm();
         let gives_way = self.look_at_limit();
         // A message for a full mailbox must not wait until something else wakes this core.
-        let mail = !self.mail.is_empty() || !self.outbox.borrow().is_empty();
+        let mail = !self.mail.is_empty() || !self.outbox.is_empty();
         mail || walks || gives_way || !self.replicas_swept.get() || self.backlog.waits()
     }
 
