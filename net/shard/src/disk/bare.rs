@@ -1,15 +1,12 @@
 //! A core that has a disk tier and nothing else, over a small store in real files: for tests of reading, writing, recovery and faults.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use aspis_cache::stored::StoredMeta;
 use aspis_runtime::mailbox::{self, Post};
 use aspis_runtime::{CoreOptions, CoreThread, Handler, ListenerId, Peer, ReceiveEnd, SocketId, spawn_core};
-use aspis_storage::disk::format::{Geometry, StoreId, TableEntry};
+use aspis_storage::disk::format::Geometry;
 use aspis_storage::disk::record::{Content, Facts, NewRecord, RecordKind, Tags};
 use aspis_storage::disk::volume::Refused;
 
@@ -19,88 +16,8 @@ use super::*;
 /// Longer than anything here takes; a test that hangs fails instead.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-const SHARD_BITS: u8 = 1;
-
-/// As the kernel's headers have it.
-const O_DIRECT: i32 = if cfg!(target_arch = "aarch64") { 0o200_000 } else { 0o40_000 };
-
+/// Of its stores.
 pub(super) const GEOMETRY: Geometry = Geometry { segment_shift: 20, segment_count: 8 };
-
-/// A store in a directory that goes with the test.
-pub(super) struct Store {
-    path: PathBuf,
-    pub(super) directory: Arc<Directory>,
-}
-
-impl Store {
-    pub(super) fn format(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("aspis-disk-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("the temporary directory is writable");
-        let store = Store { directory: Directory::new("a disk"), path };
-        for shard in 0..1 << SHARD_BITS {
-            let file = File::create(store.volume_path(shard)).unwrap();
-            file.set_len(GEOMETRY.file_len()).unwrap();
-            let superblock = superblock(shard);
-            file.write_all_at(&superblock.encode(), 0).unwrap();
-            file.write_all_at(&superblock.encode(), 4096).unwrap();
-            for segment in 0..GEOMETRY.segment_count {
-                let entry = TableEntry::FREE.encode(superblock.store, segment);
-                file.write_all_at(&entry, GEOMETRY.table_offset() + GEOMETRY.entry_offset(segment)).unwrap();
-            }
-        }
-        store
-    }
-
-    pub(super) fn volume_path(&self, shard: u16) -> PathBuf {
-        self.path.join(format!("shard-{shard:04}.aspis"))
-    }
-
-    /// Opens the volumes as `options` say.
-    pub(super) fn open_as(&self, options: &OpenOptions) -> DiskBoot {
-        let volumes = (0..1 << SHARD_BITS)
-            .rev()
-            .map(|shard| VolumeFile {
-                file: options.open(self.volume_path(shard)).unwrap().into(),
-                directory: 0,
-                superblock: superblock(shard),
-            })
-            .collect();
-        DiskBoot {
-            volumes,
-            directories: vec![Arc::clone(&self.directory)],
-            shard_bits: SHARD_BITS,
-            index_slots_per_volume: 4096,
-            write_budget: None,
-        }
-    }
-
-    /// Opens the volumes as the daemon does: past the page cache where the file system allows.
-    pub(super) fn open(&self) -> DiskBoot {
-        let mut direct = OpenOptions::new();
-        direct.read(true).write(true).custom_flags(O_DIRECT);
-        match direct.open(self.volume_path(0)) {
-            Ok(_) => self.open_as(&direct),
-            Err(_) => self.open_as(OpenOptions::new().read(true).write(true)),
-        }
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
-
-fn superblock(shard: u16) -> Superblock {
-    Superblock {
-        store: StoreId(*b"a store of tests"),
-        shard,
-        shard_bits: SHARD_BITS,
-        segment_shift: GEOMETRY.segment_shift,
-        segment_count: GEOMETRY.segment_count,
-        created: 1,
-    }
-}
 
 type Job = Box<dyn FnOnce(&Rc<Disk>) + Send>;
 

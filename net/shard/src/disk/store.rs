@@ -1,8 +1,9 @@
 //! A store in files of their own, for tests: opened again and again, looked into, damaged and forged.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ use crate::rules::stage::{CORES, Stage};
 
 const SHARD_BITS: u8 = 1;
 
-/// Segments that slices fit into.
-const GEOMETRY: Geometry = Geometry { segment_shift: 22, segment_count: 32 };
+/// Segments that many slices fit into.
+const LARGE: Geometry = Geometry { segment_shift: 22, segment_count: 32 };
+
+/// As the kernel's headers have it.
+const O_DIRECT: i32 = if cfg!(target_arch = "aarch64") { 0o200_000 } else { 0o40_000 };
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,50 +28,83 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A store with a volume for each core, in a directory that goes with it.
 pub(super) struct Store {
     path: PathBuf,
+    geometry: Geometry,
+    pub(super) directory: Arc<Directory>,
 }
 
 impl Store {
+    /// Makes one in which large objects fit.
     pub(super) fn new() -> Self {
+        Self::of(LARGE)
+    }
+
+    pub(super) fn of(geometry: Geometry) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         assert_eq!(1 << SHARD_BITS, CORES);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("aspis-restore-{}-{number}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("aspis-disk-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).expect("the temporary directory is writable");
-        let store = Store { path };
+        let store = Store { path, geometry, directory: Directory::new("a disk") };
         for shard in 0..1 << SHARD_BITS {
-            let superblock = superblock(shard);
-            let file = File::create(store.volume(shard)).expect("a new file");
-            file.set_len(GEOMETRY.file_len()).expect("room for it");
+            let superblock = store.superblock(shard);
+            let file = File::create(store.volume_path(shard)).expect("a new file");
+            file.set_len(geometry.file_len()).expect("room for it");
             for place in [0, 4096] {
                 file.write_all_at(&superblock.encode(), place).expect("it is written");
             }
-            for segment in 0..GEOMETRY.segment_count {
+            for segment in 0..geometry.segment_count {
                 let entry = TableEntry::FREE.encode(superblock.store, segment);
-                let place = GEOMETRY.table_offset() + GEOMETRY.entry_offset(segment);
+                let place = geometry.table_offset() + geometry.entry_offset(segment);
                 file.write_all_at(&entry, place).expect("it is written");
             }
         }
         store
     }
 
-    fn volume(&self, shard: u16) -> PathBuf {
+    pub(super) fn volume_path(&self, shard: u16) -> PathBuf {
         self.path.join(format!("shard-{shard:04}.aspis"))
     }
 
-    /// Opens it.
-    pub(super) fn boot(&self) -> DiskBoot {
-        let open = |shard| {
-            let file =
-                OpenOptions::new().read(true).write(true).open(self.volume(shard)).expect("it is there");
-            VolumeFile { file: file.into(), directory: 0, superblock: superblock(shard) }
+    fn superblock(&self, shard: u16) -> Superblock {
+        Superblock {
+            store: StoreId(*b"a store of tests"),
+            shard,
+            shard_bits: SHARD_BITS,
+            segment_shift: self.geometry.segment_shift,
+            segment_count: self.geometry.segment_count,
+            created: 1,
+        }
+    }
+
+    /// Opens the volumes as `options` say, the last first: their order is not to matter.
+    pub(super) fn open_as(&self, options: &OpenOptions) -> DiskBoot {
+        let open = |shard| VolumeFile {
+            file: options.open(self.volume_path(shard)).expect("it is there").into(),
+            directory: 0,
+            superblock: self.superblock(shard),
         };
         DiskBoot {
-            volumes: (0..1 << SHARD_BITS).map(open).collect(),
-            directories: vec![Directory::new("a disk")],
+            volumes: (0..1 << SHARD_BITS).rev().map(open).collect(),
+            directories: vec![Arc::clone(&self.directory)],
             shard_bits: SHARD_BITS,
             index_slots_per_volume: 4096,
             write_budget: None,
         }
+    }
+
+    /// Opens it as the daemon does: past the page cache where the file system allows.
+    pub(super) fn open(&self) -> DiskBoot {
+        let mut direct = OpenOptions::new();
+        direct.read(true).write(true).custom_flags(O_DIRECT);
+        match direct.open(self.volume_path(0)) {
+            Ok(_) => self.open_as(&direct),
+            Err(_) => self.boot(),
+        }
+    }
+
+    /// Opens it through the page cache.
+    pub(super) fn boot(&self) -> DiskBoot {
+        self.open_as(OpenOptions::new().read(true).write(true))
     }
 
     /// Opens it, to be written hardly at all.
@@ -117,10 +154,10 @@ impl Store {
         *forged.last_mut().expect("no key is empty") ^= 1;
         let mut count = 0;
         self.change(|shard, volume| {
-            let store = superblock(shard).store;
-            for segment in 0..GEOMETRY.segment_count {
-                let start = GEOMETRY.segment_offset(segment) as usize;
-                let Some(bytes) = volume.get_mut(start..start + GEOMETRY.segment_len() as usize) else {
+            let store = self.superblock(shard).store;
+            for segment in 0..self.geometry.segment_count {
+                let start = self.geometry.segment_offset(segment) as usize;
+                let Some(bytes) = volume.get_mut(start..start + self.geometry.segment_len() as usize) else {
                     return;
                 };
                 let Some(header) = SegmentHeader::decode(&bytes[..4096], store, segment) else { continue };
@@ -157,8 +194,8 @@ impl Store {
     fn change(&self, mut change: impl FnMut(u16, &mut Vec<u8>)) {
         for shard in 0..1 << SHARD_BITS {
             let file =
-                OpenOptions::new().read(true).write(true).open(self.volume(shard)).expect("it is there");
-            let mut volume = vec![0; GEOMETRY.file_len() as usize];
+                OpenOptions::new().read(true).write(true).open(self.volume_path(shard)).expect("it is there");
+            let mut volume = vec![0; self.geometry.file_len() as usize];
             file.read_exact_at(&mut volume, 0).expect("it is as long as it was");
             let zeros = [0; 4096];
             let used = volume.chunks(4096).rposition(|block| *block != zeros[..block.len()]);
@@ -172,16 +209,5 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
-
-fn superblock(shard: u16) -> Superblock {
-    Superblock {
-        store: StoreId(*b"a store of tests"),
-        shard,
-        shard_bits: SHARD_BITS,
-        segment_shift: GEOMETRY.segment_shift,
-        segment_count: GEOMETRY.segment_count,
-        created: 1,
     }
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 use aspis_storage::disk::record::RecordKind;
 
 use super::bare::*;
+use super::store::Store;
 use super::writing::NotTaken;
 use super::*;
 use crate::limits::DISK_QUEUE_SHARE;
 
 #[test]
 fn what_was_offered_is_read_at_once_and_after_a_restart() {
-    let store = Store::format("restart");
+    let store = Store::of(GEOMETRY);
     for flush in [true, false] {
         let core = Core::start(store.open());
         let base = if flush { 0 } else { 100 };
@@ -43,7 +44,7 @@ fn what_was_offered_is_read_at_once_and_after_a_restart() {
 fn some_bytes_of_a_slice_are_read_with_what_checks_them() {
     const LEN: usize = 900_000;
     const BLOCK: u64 = 65_536;
-    let store = Store::format("slices");
+    let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     let read = |key: Vec<u8>, range: std::ops::Range<usize>| {
         core.block(move |disk| async move {
@@ -85,7 +86,7 @@ fn some_bytes_of_a_slice_are_read_with_what_checks_them() {
 
 #[test]
 fn what_was_removed_does_not_come_back() {
-    let store = Store::format("removed");
+    let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     core.offer(plain(0..10, 5000));
     core.wait_settled();
@@ -108,7 +109,7 @@ fn what_was_removed_does_not_come_back() {
 
 #[test]
 fn who_waits_for_a_removal_knows_that_it_outlives_the_process() {
-    let store = Store::format("durable");
+    let store = Store::of(GEOMETRY);
     for round in 0..10 {
         let core = Core::start(store.open());
         core.offer(plain(0..10, 5000));
@@ -135,7 +136,7 @@ fn who_waits_for_a_removal_knows_that_it_outlives_the_process() {
 #[test]
 fn a_full_store_makes_room_and_keeps_what_is_used() {
     const LEN: usize = 60_000;
-    let store = Store::format("full");
+    let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     for base in (10..610).step_by(10) {
         if base == 10 {
@@ -170,7 +171,7 @@ fn a_full_store_makes_room_and_keeps_what_is_used() {
 
 #[test]
 fn the_line_is_bounded_and_gives_way_when_memory_is_short() {
-    let store = Store::format("line");
+    let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     let (sender, given_up) = mpsc::channel();
     let (taken, after) = core.call(move |disk| {
@@ -192,7 +193,7 @@ fn the_line_is_bounded_and_gives_way_when_memory_is_short() {
 
 #[test]
 fn a_file_that_lost_its_end_is_off_line_until_it_has_it_again() {
-    let store = Store::format("short");
+    let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     core.offer(plain(0..40, 5000));
     assert!(core.flush());
@@ -219,7 +220,7 @@ fn a_file_that_lost_its_end_is_off_line_until_it_has_it_again() {
 
 #[test]
 fn a_file_that_cannot_be_written_is_off_line_and_nothing_waits_for_it() {
-    let store = Store::format("read-only");
+    let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     core.offer(plain(0..40, 5000));
     assert!(core.flush());
@@ -240,7 +241,7 @@ fn a_file_that_cannot_be_written_is_off_line_and_nothing_waits_for_it() {
 /// A device that does not answer: the reading end of a pipe.
 #[test]
 fn a_core_stops_over_a_disk_that_does_not_answer() {
-    let store = Store::format("silent");
+    let store = Store::of(GEOMETRY);
     let mut boot = store.open();
     let mut writers = Vec::new();
     for volume in &mut boot.volumes {
@@ -259,7 +260,7 @@ fn a_core_stops_over_a_disk_that_does_not_answer() {
 
 #[test]
 fn damage_is_a_miss_and_the_rest_is_found() {
-    let store = Store::format("damage");
+    let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     assert!(core.offer(plain(0..20, 40_000)).iter().all(Result::is_ok));
     assert!(core.flush());
@@ -278,7 +279,7 @@ fn damage_is_a_miss_and_the_rest_is_found() {
 
 #[test]
 fn many_readers_at_once_wait_for_each_other() {
-    let store = Store::format("readers");
+    let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     core.offer(plain(0..10, 15_000));
     assert!(core.flush());
@@ -308,7 +309,7 @@ fn many_readers_at_once_wait_for_each_other() {
 
 #[test]
 fn a_store_that_is_not_whole_or_too_large_for_the_memory_is_refused() {
-    let store = Store::format("refused");
+    let store = Store::of(GEOMETRY);
     let budget = Budget::new(64 << 20);
     let mut boot = store.open();
     boot.volumes.pop();
