@@ -1,5 +1,7 @@
 //! What comes back from disk, tried out with whole shards and files: after a restart, after an eviction, and what must not come back.
 
+mod large;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,8 +12,6 @@ use aspis_telemetry::Counter;
 use super::store::Store;
 use crate::rules::stage::{Reply, Stage, Viewer, rule, soft};
 use crate::{Invalidations, RuleBatch, Why};
-
-const LARGE_LEN: usize = 5 << 20;
 
 /// Content in which every place can be told from every other.
 fn pattern(len: usize) -> String {
@@ -270,97 +270,6 @@ fn rules_are_kept_for_what_lies_on_disk() {
     assert_eq!(stage.viewer().get("/a").body, "v2");
 }
 
-/// Of a large object all of it comes back, in slices, and who reads it early has its beginning early.
-#[test]
-fn a_large_object_comes_back_whole() {
-    let store = Store::new();
-    let content = pattern(LARGE_LEN);
-    let mut stage = stage(&store, move |reply| {
-        reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content);
-    });
-    let expected = pattern(LARGE_LEN);
-    assert_eq!(stage.viewer().get("/a").body, expected);
-    restart(&mut stage, &store, Invalidations::default());
-    let answers: Vec<_> = (0..10).map(|_| stage.ask("/a")).collect();
-    for answer in answers {
-        let answer = answer.recv().unwrap();
-        assert!(answer.body == expected && answer.result() == "hit", "{}", answer.head);
-    }
-    assert_eq!(stage.count("/a"), 1);
-    // It is in memory now.
-    stage.wait(|| matches!(stage.explain("/a").why, Why::Fresh { .. }));
-    let read = store.read_len(&stage);
-    assert!(stage.viewer().get("/a").body == expected && store.read_len(&stage) == read);
-}
-
-/// of a large object nothing is read but what a range touches; parts of it answer the next ranges from memory.
-#[test]
-fn a_range_of_a_large_object_reads_what_it_touches() {
-    let store = Store::new();
-    let content = pattern(LARGE_LEN);
-    let mut stage = stage(&store, move |reply| {
-        reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content);
-    });
-    let expected = pattern(LARGE_LEN);
-    stage.viewer().get("/a");
-    restart(&mut stage, &store, Invalidations::default());
-    let mut viewer = stage.viewer();
-    let before = store.read_len(&stage);
-    for (first, last) in
-        [(3_000_000, 3_000_099), (3_000_100, 3_000_199), (0, 9), (LARGE_LEN - 8, LARGE_LEN - 1)]
-    {
-        let fields = format!("Range: bytes={first}-{last}\r\n");
-        expect_hit(&mut viewer, "/a", &fields, &expected[first..=last]);
-    }
-    // Two whole slices, the short one at the end, and heads.
-    let read = store.read_len(&stage) - before;
-    assert!(read < 2_300_000, "{read}");
-    // Across slices, and of a suffix.
-    expect_hit(&mut viewer, "/a", "Range: bytes=1000000-2100000\r\n", &expected[1_000_000..=2_100_000]);
-    expect_hit(&mut viewer, "/a", "Range: bytes=-10\r\n", &expected[LARGE_LEN - 10..]);
-    let read = store.read_len(&stage) - before;
-    assert!(read < 5_400_000, "{read}");
-    assert_eq!(stage.count("/a"), 1);
-    assert_eq!(viewer.send("GET", "/a", &format!("Range: bytes={LARGE_LEN}-\r\n")).status, 416);
-    assert!(viewer.get("/a").body == expected);
-    assert_eq!(stage.count("/a"), 1);
-}
-
-/// where the disk breaks off the origin is asked for the rest, under the same strong ETag; of a part, too.
-#[test]
-fn what_the_disk_does_not_have_any_more_comes_from_the_origin() {
-    let expected = pattern(LARGE_LEN);
-    // All of it, and bytes of the slice that is damaged.
-    for (fields, bytes) in [("", 0..LARGE_LEN), ("Range: bytes=3200000-3200099\r\n", 3_200_000..3_200_100)] {
-        let store = Store::new();
-        let content = expected.clone();
-        let seen = Arc::new(AtomicUsize::new(0));
-        let resumed = Arc::clone(&seen);
-        let mut stage = stage(&store, move |reply| {
-            let range = reply.head.lines().find_map(|line| line.strip_prefix("range: bytes="));
-            let start: Option<usize> = range.map(|range| range.trim_end_matches('-').parse().unwrap());
-            let fields = "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n";
-            match start {
-                None => reply.answer("200 OK", fields, &content),
-                Some(start) => {
-                    resumed.store(start, Ordering::Relaxed);
-                    let range = format!("Content-Range: bytes {start}-{}/{LARGE_LEN}\r\n", LARGE_LEN - 1);
-                    reply.answer("206 Partial Content", &format!("{fields}{range}"), &content[start..]);
-                }
-            }
-        });
-        stage.viewer().get("/a");
-        store.settle(&stage);
-        store.damage(b"00395577");
-        stage.restart(Invalidations::default(), Some(store.boot()));
-        store.wait_recovered(&stage);
-        let answer = stage.viewer().send("GET", "/a", fields);
-        assert!(answer.body == expected[bytes], "{}", answer.head);
-        assert_eq!((stage.count("/a"), stage.sum(Counter::DiskCheckFailures)), (2, 1));
-        assert_eq!(seen.load(Ordering::Relaxed), 3_121_152, "the slices before it were of use");
-    }
-}
-
 /// What is damaged is fetched, and nobody sees a wrong byte.
 #[test]
 fn what_is_damaged_is_a_miss() {
@@ -396,38 +305,6 @@ fn what_was_replaced_does_not_come_back() {
     expect_hit(&mut stage.viewer(), "/a", "", "v2");
 }
 
-/// A slow reader of a large object has it whole though an unsafe request or a rule ended it meanwhile; nobody after that gets any of it, nor
-/// after a restart (I-22).
-#[test]
-fn what_is_ended_while_it_comes_back_is_not_kept() {
-    for by_rule in [false, true] {
-        let store = Store::new();
-        let content = pattern(4 * LARGE_LEN);
-        let mut stage = stage(&store, move |reply| match reply.before {
-            0 => reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content),
-            _ => version(reply),
-        });
-        stage.viewer().get("/a");
-        restart(&mut stage, &store, Invalidations::default());
-        let (mut slow, mut other) = (stage.viewer(), stage.viewer());
-        slow.ask("GET", "/a", "");
-        stage.wait(|| !matches!(stage.explain("/a").why, Why::OnDisk));
-        let (invalidations, expected) = if by_rule {
-            stage.purge("/a");
-            (rules(1, vec![rule("/a")]), "v2")
-        } else {
-            assert_eq!(other.send("POST", "/a", "Content-Length: 0\r\n").status, 200);
-            (Invalidations::default(), "v3")
-        };
-        assert_eq!(other.get("/a").body, expected);
-        assert!(slow.answer().body == pattern(4 * LARGE_LEN));
-        stage.wait(|| !stage.explain("/a").in_flight);
-        assert_eq!(other.get("/a").result(), "hit");
-        restart(&mut stage, &store, invalidations);
-        expect_hit(&mut stage.viewer(), "/a", "", expected);
-    }
-}
-
 /// The index knows a hash, the record its key: who asks for another key of the same hash is not answered with it.
 #[test]
 fn a_stranger_of_the_same_hash_is_not_served() {
@@ -452,66 +329,6 @@ fn a_store_that_is_gone_is_a_miss() {
     store.settle(&stage);
     stage.restart(Invalidations::default(), None);
     assert_eq!(stage.viewer().get("/a").body, "v2");
-}
-
-/// RFC 9111 §5.2.1.7: what lies on disk is stored, on whatever core it is asked for.
-#[test]
-fn who_wants_what_is_stored_gets_it_from_disk() {
-    let store = Store::new();
-    let content = pattern(LARGE_LEN);
-    let script = move |reply: &mut Reply<'_>| match &*reply.target {
-        "/large" => reply.answer("200 OK", "Cache-Control: max-age=3600\r\nETag: \"a\"\r\n", &content),
-        _ => version(reply),
-    };
-    let flags = [("request-directives", "on")];
-    let mut stage = Stage::with_disk(&flags, Invalidations::default(), Some(store.boot()), script);
-    for target in ["/a", "/b", "/c", "/large"] {
-        stage.viewer().get(target);
-    }
-    restart(&mut stage, &store, Invalidations::default());
-    let mut viewers = stage.viewers();
-    let only = "Cache-Control: only-if-cached\r\n";
-    for (number, target) in ["/a", "/b", "/c"].into_iter().enumerate() {
-        expect_hit(&mut viewers[number % 2], target, only, "v1");
-    }
-    expect_hit(&mut viewers[0], "/large", only, &pattern(LARGE_LEN));
-    assert_eq!(viewers[1].send("GET", "/never", only).status, 504);
-    assert_eq!((stage.count("/a"), stage.count("/large"), stage.count("/never")), (1, 1, 0));
-}
-
-/// Of a large object that is stale on disk the origin sends a range; all of it is validated, and then there again.
-#[test]
-fn a_stale_large_object_is_validated_whole() {
-    let store = Store::new();
-    let content = pattern(LARGE_LEN);
-    let mut stage = stage(&store, move |reply| {
-        let fields = |age: u32| format!("Cache-Control: max-age={age}\r\nETag: \"a\"\r\n");
-        if reply.has("if-none-match") {
-            reply.answer("304 Not Modified", &fields(3600), "");
-        } else if reply.has("range") {
-            let fields = format!("{}Content-Range: bytes 8-15/{LARGE_LEN}\r\n", fields(0));
-            reply.answer("206 Partial Content", &fields, &content[8..16]);
-        } else {
-            reply.answer("200 OK", &fields(0), &content);
-        }
-    });
-    let expected = pattern(LARGE_LEN);
-    stage.viewer().get("/a");
-    restart(&mut stage, &store, Invalidations::default());
-    let before = store.read_len(&stage);
-    let mut viewer = stage.viewer();
-    assert_eq!(viewer.send("GET", "/a", "Range: bytes=8-15\r\n").body, expected[8..16]);
-    assert!(store.read_len(&stage) - before < 1 << 18, "no slice is read for what is not of use");
-    let answer = viewer.get("/a");
-    assert!(answer.body == expected && answer.result() == "refreshhit", "{}", answer.head);
-    assert_eq!(stage.count("/a"), 3);
-    // The slices are as they were; only the head was written anew.
-    let written = stage.sum(Counter::DiskWrittenBytes);
-    restart(&mut stage, &store, Invalidations::default());
-    expect_hit(&mut stage.viewer(), "/a", "Range: bytes=8-15\r\n", &expected[8..16]);
-    assert!(stage.viewer().get("/a").body == expected);
-    assert_eq!(stage.count("/a"), 3);
-    assert!(written < 7 << 20, "{written}");
 }
 
 /// A crash loses nothing but what was stored last: what was removed stays removed, without an orderly end.
