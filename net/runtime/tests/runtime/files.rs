@@ -33,30 +33,6 @@ impl Drop for Temporary {
     }
 }
 
-/// A buffer that tells when it is dropped.
-struct Watched {
-    bytes: Box<[u8]>,
-    dropped: Rc<Cell<bool>>,
-}
-
-impl AsMut<[u8]> for Watched {
-    fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-}
-
-impl AsRef<[u8]> for Watched {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.dropped.set(true);
-    }
-}
-
 #[test]
 fn what_was_written_is_read_from_its_place() {
     let core = TestCore::start(Hooks::default);

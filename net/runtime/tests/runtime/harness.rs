@@ -1,6 +1,6 @@
 //! A core under test: its handler is a set of closures, and jobs are run on it from the test's thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -232,4 +232,28 @@ pub(crate) fn thread_cpu() -> Duration {
 pub(crate) fn pause(duration: Duration) {
     let (_keep, never) = mpsc::channel::<()>();
     assert!(never.recv_timeout(duration).is_err());
+}
+
+/// A buffer that tells when it is dropped.
+pub(crate) struct Watched {
+    pub(crate) bytes: Box<[u8]>,
+    pub(crate) dropped: Rc<Cell<bool>>,
+}
+
+impl AsMut<[u8]> for Watched {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.dropped.set(true);
+    }
 }

@@ -11,24 +11,6 @@ use aspis_runtime::{Close, Elapsed, Peer, Ring, SocketId};
 
 use crate::harness::*;
 
-/// A buffer that tells when it is dropped, and whether its bytes were written after that is up to the kernel.
-struct Watched {
-    bytes: Box<[u8]>,
-    dropped: Rc<Cell<bool>>,
-}
-
-impl AsMut<[u8]> for Watched {
-    fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.dropped.set(true);
-    }
-}
-
 #[test]
 fn abandoned_receive_keeps_its_buffer() {
     let core = TestCore::start(Hooks::default);
