@@ -7,7 +7,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bytes::{seed, u16_at, u32_at, u64_at};
-use super::format::{BLOCK_LEN, Class, RECORD_LEN_MAX, StoreId, UNIT_LEN};
+use super::format::{BLOCK_LEN, Class, RECORD_LEN_MAX, SegmentState, StoreId, TableEntry, UNIT_LEN};
 use super::length_class;
 use super::record::{Front, RecordKind};
 
@@ -105,6 +105,21 @@ impl Trailer {
     /// Returns the bytes of the footer that it ends.
     pub fn footer_len(&self) -> u64 {
         footer_len(self.count)
+    }
+
+    /// Returns what the table says about the segment that it ends, of which nothing failed.
+    pub fn table_entry(&self) -> TableEntry {
+        TableEntry {
+            sequence: self.sequence,
+            oldest: self.oldest,
+            newest: self.newest,
+            records: self.count,
+            created: self.created,
+            expires: self.expires,
+            state: SegmentState::Sealed,
+            class: self.class,
+            errors: 0,
+        }
     }
 }
 

@@ -16,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use super::footer::{self, Entries, FooterEntry, Trailer};
+use super::footer::{self, Entries, FooterEntry};
 use super::format::{
     BLOCK_LEN, Geometry, READ_LEN_MAX, SegmentHeader, SegmentState, StoreId, TABLE_ENTRY_LEN, TableEntry,
 };
@@ -303,14 +303,14 @@ impl Recovery {
         let (before, last_block) = (self.entries[segment as usize], bytes.unwrap_or_default());
         let entry = match self.header.take() {
             Some(header) => match footer::read_trailer(last_block, self.store, header.sequence) {
-                Some(trailer) => sealed_entry(&trailer),
+                Some(trailer) => trailer.table_entry(),
                 None => open_entry(&header),
             },
             None => match (before, footer::read_any_trailer(last_block, self.store)) {
                 // The table knows which use of the segment it is; another one's trailer is a leftover.
-                (Some(entry), Some(trailer)) if trailer.sequence == entry.sequence => sealed_entry(&trailer),
+                (Some(entry), Some(trailer)) if trailer.sequence == entry.sequence => trailer.table_entry(),
                 (Some(entry), _) => TableEntry { state: SegmentState::Open, ..entry },
-                (None, Some(trailer)) => sealed_entry(&trailer),
+                (None, Some(trailer)) => trailer.table_entry(),
                 (None, None) => {
                     if self.is_header_unread || bytes.is_none() {
                         rebuild.unread(u64::MAX);
@@ -511,20 +511,6 @@ fn is_possible(entry: &TableEntry, geometry: Geometry) -> bool {
     entry.state != SegmentState::Sealed
         || entry.records <= footer::ENTRY_COUNT_MAX
             && footer::footer_len(entry.records) <= geometry.segment_len() - BLOCK_LEN
-}
-
-fn sealed_entry(trailer: &Trailer) -> TableEntry {
-    TableEntry {
-        sequence: trailer.sequence,
-        oldest: trailer.oldest,
-        newest: trailer.newest,
-        records: trailer.count,
-        created: trailer.created,
-        expires: trailer.expires,
-        state: SegmentState::Sealed,
-        class: trailer.class,
-        errors: 0,
-    }
 }
 
 fn open_entry(header: &SegmentHeader) -> TableEntry {

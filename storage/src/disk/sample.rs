@@ -93,9 +93,7 @@ impl Disk {
         let mut footer = Vec::new();
         footer::write_footer(&records, &trailer, STORE, &mut footer);
         self.put(self.geometry.segment_offset(segment + 1) - footer.len() as u64, &footer);
-        let (oldest, newest, expires) = (trailer.oldest, trailer.newest, trailer.expires);
-        let entry = TableEntry { oldest, newest, expires, records: trailer.count, ..entry };
-        self.table(segment, &TableEntry { state: SegmentState::Sealed, ..entry });
+        self.table(segment, &trailer.table_entry());
         records
     }
 

@@ -5,7 +5,7 @@
 //! disk does not have of it is not found any more and gets a tombstone, and its footer lists the rest.
 
 use super::{OpenSegment, Phase, Role, Volume};
-use crate::disk::format::{Class, SegmentState, TableEntry};
+use crate::disk::format::{Class, TableEntry};
 use crate::disk::record::RecordKind;
 use crate::mapping::aligned::SharedBuf;
 
@@ -210,14 +210,7 @@ impl Volume {
         open.release(&self.config.pool);
         let trailer = open.trailer();
         self.segments.change(segment, Role::Sealed, |entry| {
-            *entry = TableEntry {
-                oldest: trailer.oldest,
-                newest: trailer.newest,
-                records: trailer.count,
-                expires: trailer.expires,
-                state: SegmentState::Sealed,
-                ..*entry
-            };
+            *entry = TableEntry { errors: entry.errors, ..trailer.table_entry() };
         });
     }
 
