@@ -406,19 +406,7 @@ impl OpenSegment {
         if self.chunks.len() >= CHUNK_COUNT_MAX {
             return None;
         }
-        let start = self.covered / BLOCK_LEN * BLOCK_LEN;
-        let carried = (self.position - start) as usize;
-        let mut buffer = SharedBuf::new(pool.take()?);
-        let bytes = buffer.get_mut().expect("it was made just now");
-        bytes[..carried].copy_from_slice(&self.tail[..carried]);
-        self.chunks.push_back(Chunk {
-            start,
-            end: self.position,
-            write_end: start,
-            state: ChunkState::Filling,
-            buffer,
-            is_pooled: true,
-        });
+        self.fill(pool.take()?, true);
         Some(())
     }
 
@@ -427,13 +415,19 @@ impl OpenSegment {
     /// Not with a buffer of the pool's: those of chunks whose last record ends in this block are free only once it is written, so that all of
     /// them could be waiting for one more.
     fn begin_last_block(&mut self, budget: &Arc<Budget>) -> Option<()> {
-        let start = self.covered / BLOCK_LEN * BLOCK_LEN;
+        let start = self.uncovered_block();
         if self.chunks.back().is_some_and(|last| last.state != ChunkState::Written && last.write_end > start)
         {
             return None;
         }
+        self.fill(AlignedBuf::new(BLOCK_LEN as usize, budget)?, false);
+        Some(())
+    }
+
+    /// Begins a chunk in this buffer with what was carried over.
+    fn fill(&mut self, mut buffer: AlignedBuf, is_pooled: bool) {
+        let start = self.uncovered_block();
         let carried = (self.position - start) as usize;
-        let mut buffer = AlignedBuf::new(BLOCK_LEN as usize, budget)?;
         buffer.as_mut()[..carried].copy_from_slice(&self.tail[..carried]);
         self.chunks.push_back(Chunk {
             start,
@@ -441,9 +435,13 @@ impl OpenSegment {
             write_end: start,
             state: ChunkState::Filling,
             buffer: SharedBuf::new(buffer),
-            is_pooled: false,
+            is_pooled,
         });
-        Some(())
+    }
+
+    /// Where the block begins from which on not all is in chunks that take no more.
+    fn uncovered_block(&self) -> u64 {
+        self.covered / BLOCK_LEN * BLOCK_LEN
     }
 
     /// Ends the chunk that is filling: at a block, or where the records end, padded to a block.
