@@ -126,7 +126,7 @@ impl Volume {
     }
 
     fn choose_victim(&mut self) -> Reclaim {
-        if self.segments.count(Role::Free) + self.segments.count(Role::Freeing) >= CLEAN_SEGMENTS {
+        if self.segments.count(&[Role::Free, Role::Freeing]) >= CLEAN_SEGMENTS {
             return Reclaim::Idle;
         }
         let Some(victim) = self.victim() else { return Reclaim::Wait };

@@ -206,9 +206,9 @@ impl Segments {
         Some((segment, sequence))
     }
 
-    /// Returns how many segments have this role.
-    pub(super) fn count(&self, role: Role) -> u32 {
-        self.list.iter().filter(|segment| segment.role == role).count() as u32
+    /// Returns how many segments have one of these roles.
+    pub(super) fn count(&self, roles: &[Role]) -> u32 {
+        self.list.iter().filter(|segment| roles.contains(&segment.role)).count() as u32
     }
 
     /// Makes a reclaimed segment free if the disk knows and nobody reads it.

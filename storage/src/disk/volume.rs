@@ -320,13 +320,12 @@ impl Volume {
 
     /// Returns the volume's figures.
     pub fn stats(&self) -> VolumeStats {
-        let roles = |roles: &[Role]| roles.iter().map(|role| self.segments.count(*role)).sum();
         VolumeStats {
             records: self.index.len(),
             live_bytes: self.segments.iter().map(|(_, segment)| segment.live_len).sum(),
-            used_segments: roles(&[Role::Open, Role::Closing, Role::Sealed, Role::Victim]),
-            free_segments: roles(&[Role::Free, Role::Freeing]),
-            bad_segments: roles(&[Role::Bad]),
+            used_segments: self.segments.count(&[Role::Open, Role::Closing, Role::Sealed, Role::Victim]),
+            free_segments: self.segments.count(&[Role::Free, Role::Freeing]),
+            bad_segments: self.segments.count(&[Role::Bad]),
             pending_tombstones: self.pending.len() as u64,
             ..self.stats
         }
