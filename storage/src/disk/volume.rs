@@ -293,8 +293,12 @@ impl Volume {
 
     /// Counts a read of a segment that failed; one with several is not used again once it is reclaimed.
     pub fn note_error(&mut self, segment: u32) {
+        self.note_errors(segment, 1);
+    }
+
+    fn note_errors(&mut self, segment: u32, count: u16) {
         let role = self.segments.at(segment).role;
-        self.segments.change(segment, role, |entry| entry.errors = entry.errors.saturating_add(1));
+        self.segments.change(segment, role, |entry| entry.errors = entry.errors.saturating_add(count));
     }
 
     /// Returns the smallest invalidation number of anything that may be found, now or after a crash: 0 while the volume recovers, or if
@@ -414,10 +418,8 @@ impl Volume {
         if open.as_ref().is_some_and(|open| open.has_room(len)) {
             return Ok(());
         }
-        if let Some(mut full) = open.take() {
-            full.seal();
-            self.segments.at_mut(full.segment).role = Role::Closing;
-            self.closing.push(full);
+        if let Some(full) = open.take() {
+            self.close(full);
         }
         let (segment, sequence) = self.segments.open(class, self.now).ok_or(Refused::NoSegment)?;
         let header = SegmentHeader { sequence, class, created: self.now };
@@ -430,6 +432,13 @@ impl Volume {
             }
         }
         Ok(())
+    }
+
+    /// Has an open segment take no more records.
+    fn close(&mut self, mut open: OpenSegment) {
+        open.seal();
+        self.segments.at_mut(open.segment).role = Role::Closing;
+        self.closing.push(open);
     }
 
     /// Lists a record that was appended last in its segment, and has its hash lead to it.

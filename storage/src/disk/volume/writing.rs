@@ -142,9 +142,7 @@ impl Volume {
                 self.free(open.segment);
                 continue;
             }
-            open.seal();
-            self.segments.at_mut(open.segment).role = Role::Closing;
-            self.closing.push(open);
+            self.close(open);
         }
     }
 
@@ -218,14 +216,12 @@ impl Volume {
     fn fail(&mut self, segment: u32, sequence: u64) {
         for number in 0..self.open.len() {
             if let Some(open) = self.open[number].take_if(|open| open.segment == segment) {
-                self.segments.at_mut(segment).role = Role::Closing;
-                self.closing.push(open);
+                self.close(open);
             }
         }
         let Some(open) = find(&mut self.open, &mut self.closing, segment, sequence) else { return };
         let lost = open.fail(&self.config.pool);
-        let role = self.segments.at(segment).role;
-        self.segments.change(segment, role, |entry| entry.errors = entry.errors.saturating_add(ERRORS_MAX));
+        self.note_errors(segment, ERRORS_MAX);
         for entry in lost {
             if let Some(slot) = self.index.remove_at(entry.hash, segment, entry.unit) {
                 self.forget(slot);
