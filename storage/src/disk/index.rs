@@ -192,6 +192,11 @@ impl Index {
         self.peek(hash).filter(|slot| slot.kind != SlotKind::Hidden)
     }
 
+    /// Returns the record of this hash if it lies in this very place.
+    pub fn find_at(&self, hash: u64, segment: u32, unit: u32) -> Option<Slot> {
+        self.find(hash).filter(|slot| (slot.segment, slot.unit) == (segment, unit))
+    }
+
     /// Returns what stands for this hash, hidden or not.
     #[inline]
     pub fn peek(&self, hash: u64) -> Option<Slot> {
@@ -261,10 +266,7 @@ impl Index {
 
     /// Takes the record of a hash out if it lies in this very place.
     pub fn remove_at(&mut self, hash: u64, segment: u32, unit: u32) -> Option<Slot> {
-        let found = self.find(hash)?;
-        if (found.segment, found.unit) != (segment, unit) {
-            return None;
-        }
+        self.find_at(hash, segment, unit)?;
         self.remove(hash)
     }
 

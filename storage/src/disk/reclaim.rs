@@ -202,10 +202,9 @@ impl Volume {
         let end = (self.reclaim.at + WALKED_PER_STEP).min(self.reclaim.entries.len());
         for at in self.reclaim.at..end {
             let entry = self.reclaim.entries[at];
-            let Some(slot) = self.index.find(entry.hash) else { continue };
-            if (slot.segment, slot.unit) != (self.reclaim.segment, entry.unit) {
+            let Some(slot) = self.index.find_at(entry.hash, self.reclaim.segment, entry.unit) else {
                 continue;
-            }
+            };
             if slot.hits >= least_hits && entry.expires > self.now {
                 let (count, hits) = (self.reclaim.used_count, slot.hits as usize);
                 self.reclaim.entries[count] = entry;
@@ -301,10 +300,8 @@ impl Volume {
 
     /// Tells whether a record is still found here, and within what is kept of its hits.
     fn is_kept(&self, entry: &FooterEntry) -> bool {
-        self.index.find(entry.hash).is_some_and(|slot| {
-            (slot.segment, slot.unit) == (self.reclaim.segment, entry.unit)
-                && self.reclaim.used_len[slot.hits as usize] >= length_class::len(entry.class)
-        })
+        let slot = self.index.find_at(entry.hash, self.reclaim.segment, entry.unit);
+        slot.is_some_and(|slot| self.reclaim.used_len[slot.hits as usize] >= length_class::len(entry.class))
     }
 
     /// Appends the copy of a record, which takes the place of the one in the victim.
