@@ -13,6 +13,7 @@ use super::format::{
 use super::length_class;
 use super::record::{Content, Front, Place, scan_record};
 use super::recovery::{Fed, ReadFailed, Rebuild, Recovery, Step};
+use crate::shards::Sharding;
 
 mod report;
 #[cfg(test)]
@@ -251,16 +252,17 @@ impl<V: ReadAt> Walk<'_, V> {
 
 /// Tells whether a record belongs to the volume's shard, as far as it says.
 fn belongs(front: &Front<'_>, superblock: &Superblock) -> bool {
+    // A shard is named by top bits, and the top half is what a record has.
+    let hash = u128::from(front.hash) << 64;
     let primary = match &front.content {
         Content::Whole(facts) | Content::Head { facts, .. } => {
-            facts.variant.map_or(front.hash, |variant| (variant.primary >> 64) as u64)
+            facts.variant.map_or(hash, |variant| variant.primary)
         }
-        Content::Marker { .. } => front.hash,
+        Content::Marker { .. } => hash,
         // They stand under hashes of their own, or of variants.
         Content::Slice { .. } | Content::Tombstone => return true,
     };
-    let shard = primary.checked_shr(u64::BITS - u32::from(superblock.shard_bits)).unwrap_or(0);
-    shard == u64::from(superblock.shard)
+    Sharding::of_bits(superblock.shard_bits).shard(primary) == usize::from(superblock.shard)
 }
 
 /// Fills the buffer or fails.

@@ -13,6 +13,7 @@
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::bytes::{seed, u16_at, u32_at, u64_at};
+use crate::shards::Sharding;
 
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,8 @@ const BLOCK_CHECKED: usize = BLOCK_LEN as usize - 8;
 const _: () = assert!(SLICE_LEN + BLOCK_LEN <= RECORD_LEN_MAX);
 // The longest table ends before the first segment.
 const _: () = assert!(TABLE_OFFSET + RECORD_LEN_MAX <= SEGMENTS_OFFSET);
+// Every superblock names shards that can be counted.
+const _: () = assert!(SHARD_BITS_MAX <= Sharding::BITS_MAX);
 // Places in a segment have 18 bits in footers and index slots.
 const _: () = assert!((1 << *SEGMENT_SHIFTS.end()) / UNIT_LEN <= 1 << 18);
 
