@@ -18,7 +18,8 @@ use std::collections::VecDeque;
 
 use super::footer::{self, Entries, FooterEntry};
 use super::format::{
-    BLOCK_LEN, Geometry, READ_LEN_MAX, SegmentHeader, SegmentState, StoreId, TABLE_ENTRY_LEN, TableEntry,
+    BLOCK_LEN, Geometry, READ_LEN_MAX, SEGMENT_COUNT_MAX, SegmentHeader, SegmentState, StoreId,
+    TABLE_ENTRIES_PER_BLOCK, TableEntry,
 };
 use scan::Scan;
 
@@ -191,11 +192,6 @@ impl Recovery {
         u64::from(geometry.segment_count) * of_segment as u64 + Scan::MEMORY_MAX
     }
 
-    /// Returns how many segments are known completely, and how many there are to know, as far as that is known.
-    pub fn told_segments(&self) -> (usize, usize) {
-        (self.told, if self.order.is_empty() { self.entries.len() } else { self.order.len() })
-    }
-
     /// Tells whether the volume was told of all segments, so that it may append.
     pub fn is_located(&self) -> bool {
         match self.stage {
@@ -206,8 +202,10 @@ impl Recovery {
     }
 
     /// Says what to do next; reads may run side by side.
-    // Not an iterator's: what comes next depends on what is fed.
-    #[allow(clippy::should_implement_trait)]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "not an iterator's: what comes next depends on what is fed"
+    )]
     pub fn next(&mut self) -> Step {
         match self.stage {
             Stage::Done => Step::Done,
@@ -519,5 +517,6 @@ fn open_entry(header: &SegmentHeader) -> TableEntry {
 }
 
 // The table and every footer are one read.
+const _: () =
+    assert!((SEGMENT_COUNT_MAX as u64).div_ceil(TABLE_ENTRIES_PER_BLOCK) * BLOCK_LEN <= READ_LEN_MAX);
 const _: () = assert!(footer::footer_len(footer::ENTRY_COUNT_MAX) <= READ_LEN_MAX);
-const _: () = assert!(TABLE_ENTRY_LEN <= BLOCK_LEN as usize);

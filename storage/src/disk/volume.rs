@@ -200,11 +200,6 @@ impl Volume {
         })
     }
 
-    /// Returns what the volume was made of.
-    pub fn config(&self) -> &VolumeConfig {
-        &self.config
-    }
-
     /// Asks the processor for what [`Volume::find`] looks at.
     #[inline]
     pub fn prefetch(&self, hash: u128) {

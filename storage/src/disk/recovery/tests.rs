@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
 
-use super::super::format::{Class, SLICE_LEN};
+use super::super::format::{Class, SLICE_LEN, TABLE_ENTRY_LEN};
 use super::super::record::RecordKind;
 use super::super::sample::{Disk, Item, SMALL, STORE, gone, put};
 use super::*;
