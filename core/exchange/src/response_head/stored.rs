@@ -25,8 +25,9 @@ pub fn stored_fields(head: &[u8]) -> impl Iterator<Item = Field<'_>> {
 pub fn part_head(head: &[u8]) -> Vec<u8> {
     let mut part = Vec::with_capacity(head.len() + 16);
     HeadWriter::new(&mut part).status_line(206);
-    let line_len = head.windows(2).position(|pair| pair == b"\r\n").map_or(head.len(), |at| at + 2);
-    part.extend_from_slice(&head[line_len..]);
+    let mut lines = Lines { rest: head };
+    lines.next();
+    part.extend_from_slice(lines.rest);
     part
 }
 
