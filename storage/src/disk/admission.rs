@@ -49,12 +49,15 @@ impl Admission {
             return true;
         }
         let after = self.tokens - i128::from(len) * PER_BYTE;
-        let full = i128::from(self.burst) * PER_BYTE;
+        let full = self.full();
         if after < -full {
             return false;
         }
-        let ratio = if used_before { RATIO_ONE } else { self.shortness(len) };
-        if used_before || self.tokens > full / 2 {
+        if used_before {
+            return true;
+        }
+        let ratio = self.shortness(len);
+        if self.tokens > full / 2 {
             return true;
         }
         // Twice the level as a probability, for a record of the mean length: at an empty bucket none, at half a bucket all.
@@ -75,20 +78,18 @@ impl Admission {
     /// Notes that `len` bytes were written, whether they were asked for or not.
     pub fn spend(&mut self, len: u64) {
         if self.bytes_per_second.is_some() {
-            let full = i128::from(self.burst) * PER_BYTE;
             // What cannot be refused (tombstones, footers) may overdraw, but never by so much that nothing is written for long.
-            self.tokens = (self.tokens - i128::from(len) * PER_BYTE).max(-2 * full);
+            self.tokens = (self.tokens - i128::from(len) * PER_BYTE).max(-2 * self.full());
         }
     }
 
     /// Returns how many hits a record needs to be written anew when its segment is reclaimed at `now_millis`.
     pub fn reinsertion_hits(&mut self, now_millis: u64) -> u8 {
         self.fill(now_millis);
-        let full = i128::from(self.burst) * PER_BYTE;
         match self.tokens {
             _ if self.bytes_per_second.is_none() => 1,
             tokens if tokens > 0 => 1,
-            tokens if tokens > -full => 2,
+            tokens if tokens > -self.full() => 2,
             _ => REINSERT_NEVER,
         }
     }
@@ -98,12 +99,16 @@ impl Admission {
         self.tokens as f64 / (self.burst as f64 * PER_BYTE as f64)
     }
 
+    /// What a full bucket has, in thousandths of a byte.
+    fn full(&self) -> i128 {
+        i128::from(self.burst) * PER_BYTE
+    }
+
     fn fill(&mut self, now_millis: u64) {
         let passed = now_millis.saturating_sub(self.filled_at);
         self.filled_at = self.filled_at.max(now_millis);
         if let Some(rate) = self.bytes_per_second {
-            let full = i128::from(self.burst) * PER_BYTE;
-            self.tokens = (self.tokens + i128::from(rate) * i128::from(passed)).min(full);
+            self.tokens = (self.tokens + i128::from(rate) * i128::from(passed)).min(self.full());
         }
     }
 }
