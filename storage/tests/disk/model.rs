@@ -260,7 +260,6 @@ fn play_many(first: u64, usual: u64, write_errors: u64, read_errors: u64) {
     let (mut found, mut crashes) = (0, 0);
     for seed in first..first + seeds(usual) {
         println!("seed {seed}");
-        println!("seed {seed}");
         let model = play(seed, 2500, write_errors, read_errors);
         found += model.found;
         crashes += model.crashes;
