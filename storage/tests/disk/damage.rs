@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use aspis_storage::disk::format::{BLOCK_LEN, Geometry, SegmentState, TABLE_ENTRY_LEN, TableEntry};
+use aspis_storage::disk::format::{BLOCK_LEN, Geometry, SegmentState, TableEntry};
 use aspis_storage::disk::volume::{Found, Refused};
 
 use crate::simulated::*;
@@ -68,10 +68,8 @@ impl Store {
         let before = disk.bytes.clone();
         // All that was is forgotten, and its segments are used again with larger sequences.
         for segment in 0..SMALL.segment_count {
-            let at = (SMALL.table_offset() + SMALL.entry_offset(segment)) as usize;
             let entry = entry_of(&disk, segment);
-            let free = TableEntry { sequence: entry.sequence, ..TableEntry::FREE };
-            disk.bytes[at..at + TABLE_ENTRY_LEN].copy_from_slice(&free.encode(STORE, segment));
+            disk.put_entry(segment, &TableEntry { sequence: entry.sequence, ..TableEntry::FREE });
         }
         latest.clear();
         let mut rig = Rig::recovered(disk, SLOTS, 12);
@@ -192,8 +190,7 @@ enum MayBe {
 }
 
 fn entry_of(disk: &Disk, segment: u32) -> TableEntry {
-    let table = &disk.bytes[SMALL.table_offset() as usize..];
-    TableEntry::of_table(table, SMALL, STORE, segment).expect("the table is whole")
+    disk.entry(segment).expect("the table is whole")
 }
 
 fn bytes_of(block: u64) -> Range<usize> {

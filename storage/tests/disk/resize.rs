@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use aspis_storage::disk::format::{BLOCK_LEN, Geometry, SegmentHeader, TABLE_ENTRY_LEN, TableEntry};
+use aspis_storage::disk::format::{BLOCK_LEN, Geometry, SegmentHeader, TableEntry};
 use aspis_storage::disk::shrink;
 use aspis_storage::disk::volume::Refused;
 
@@ -15,33 +15,27 @@ fn geometry(segment_count: u32) -> Geometry {
 }
 
 /// Makes the disk one of `segment_count` segments, as the daemon does with a volume that nobody uses.
-fn resize(disk: Disk, segment_count: u32) -> Disk {
+fn resize(mut disk: Disk, segment_count: u32) -> Disk {
     let (before, after) = (disk.geometry, geometry(segment_count));
-    let mut bytes = disk.bytes;
     if segment_count < before.segment_count {
-        let table = &bytes[before.table_offset() as usize..][..before.table_len() as usize];
-        let entry = |segment| TableEntry::of_table(table, before, STORE, segment).unwrap_or(TableEntry::FREE);
+        let entry = |segment| disk.entry(segment).unwrap_or(TableEntry::FREE);
         let entries: Vec<TableEntry> = (0..before.segment_count).map(entry).collect();
         let plan = shrink::plan(&entries, segment_count);
-        let put = |bytes: &mut Vec<u8>, segment, entry: TableEntry| {
-            let at = (before.table_offset() + before.entry_offset(segment)) as usize;
-            bytes[at..at + TABLE_ENTRY_LEN].copy_from_slice(&entry.encode(STORE, segment));
-        };
-        plan.freed.iter().for_each(|segment| put(&mut bytes, *segment, TableEntry::FREE));
+        plan.freed.iter().for_each(|segment| disk.put_entry(*segment, &TableEntry::FREE));
         for moved in plan.moves {
             let from = before.segment_offset(moved.from) as usize;
             let (to, len) = (before.segment_offset(moved.to) as usize, before.segment_len() as usize);
-            bytes.copy_within(from..from + len, to);
-            let block = &bytes[from..from + BLOCK_LEN as usize];
+            disk.bytes.copy_within(from..from + len, to);
+            let block = &disk.bytes[from..from + BLOCK_LEN as usize];
             let header =
                 SegmentHeader::decode(block, STORE, moved.from).expect("a segment in use has a header");
-            bytes[to..to + BLOCK_LEN as usize].copy_from_slice(&header.encode(STORE, moved.to));
-            put(&mut bytes, moved.to, entries[moved.from as usize]);
+            disk.bytes[to..to + BLOCK_LEN as usize].copy_from_slice(&header.encode(STORE, moved.to));
+            disk.put_entry(moved.to, &entries[moved.from as usize]);
         }
     }
     assert_eq!(before.segment_offset(0), after.segment_offset(0), "the table has room for more");
-    bytes.resize(after.file_len() as usize, 0);
-    Disk { bytes, geometry: after, ..disk }
+    disk.bytes.resize(after.file_len() as usize, 0);
+    Disk { geometry: after, ..disk }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use aspis_storage::budget::Budget;
-use aspis_storage::disk::format::{BLOCK_LEN, Geometry, StoreId, TableEntry};
+use aspis_storage::disk::format::{BLOCK_LEN, Geometry, StoreId, TABLE_ENTRY_LEN, TableEntry};
 use aspis_storage::disk::reclaim::Reclaim;
 use aspis_storage::disk::record::{Content, Mismatch, NewRecord, Place, decode_record};
 use aspis_storage::disk::recovery::{Fed, Read, ReadFailed, Recovery, Step};
@@ -64,13 +64,22 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn formatted(geometry: Geometry) -> Disk {
-        let mut bytes = vec![0; geometry.file_len() as usize];
-        for segment in 0..geometry.segment_count {
-            let at = (geometry.table_offset() + geometry.entry_offset(segment)) as usize;
-            let entry = TableEntry::FREE.encode(STORE, segment);
-            bytes[at..at + entry.len()].copy_from_slice(&entry);
-        }
-        Disk { bytes, geometry, read_errors: 0, write_errors: 0 }
+        let bytes = vec![0; geometry.file_len() as usize];
+        let mut disk = Disk { bytes, geometry, read_errors: 0, write_errors: 0 };
+        (0..geometry.segment_count).for_each(|segment| disk.put_entry(segment, &TableEntry::FREE));
+        disk
+    }
+
+    /// Returns what the table says about a segment, if that verifies.
+    pub(crate) fn entry(&self, segment: u32) -> Option<TableEntry> {
+        let table = &self.bytes[self.geometry.table_offset() as usize..];
+        TableEntry::of_table(table, self.geometry, STORE, segment)
+    }
+
+    /// Has the table say this about a segment.
+    pub(crate) fn put_entry(&mut self, segment: u32, entry: &TableEntry) {
+        let at = (self.geometry.table_offset() + self.geometry.entry_offset(segment)) as usize;
+        self.bytes[at..at + TABLE_ENTRY_LEN].copy_from_slice(&entry.encode(STORE, segment));
     }
 
     fn read(&self, offset: u64, len: usize, dice: &mut Dice) -> Result<&[u8], ReadFailed> {
