@@ -398,7 +398,7 @@ impl<P: Policy> RamTier<P> {
             return None;
         }
         response.note_use();
-        if self.policy.is_sampled(response.hash) {
+        if self.policy.is_sampled(response.place()) {
             self.note_sample(response);
         }
         Some(response)

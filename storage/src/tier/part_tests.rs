@@ -272,6 +272,25 @@ fn an_expired_part_is_reclaimed_as_any_other() {
     assert!(!tier.has_parts());
 }
 
+/// The small caches that a share is chosen by hold each key of a sample or none of its uses: a part's key is its place.
+#[test]
+fn uses_of_a_part_are_sampled_by_its_place() {
+    let (mut tier, _budget) = tier(16 * MIB, 32 * MIB);
+    let parts = PART_COUNT_MAX as u64;
+    for number in 0..parts {
+        put(&mut tier, number * 10..number * 10 + 10, 10_000, 100, ETAG);
+    }
+    tier.tell_samples();
+    for number in 0..parts {
+        assert!(found(&tier, number * 10..number * 10 + 10).is_some());
+    }
+    let key = part_key();
+    let places: Vec<u128> = tier.parts.places(hash(&key), &key).collect();
+    let sampled: Vec<u128> = places.iter().copied().filter(|place| tier.policy.is_sampled(*place)).collect();
+    assert!(!sampled.is_empty() && sampled.len() < places.len(), "{} of {}", sampled.len(), places.len());
+    assert_eq!(tier.samples.borrow().iter().map(|(place, _)| *place).collect::<Vec<_>>(), sampled);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
