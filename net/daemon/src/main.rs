@@ -13,6 +13,7 @@ mod cores;
 mod demo;
 mod dns;
 mod explain;
+mod files;
 mod invalidations;
 mod listeners;
 mod log_writer;

@@ -3,7 +3,7 @@
 //! A store is the folders of `--disk`. In each lie a label (`store.aspis`) and the volumes that fall to it: a volume is the file of one shard of the
 //! key space, `shard-NNNN.aspis`, in the format of `aspis_storage::disk`. [`open()`] takes a store for serving and makes one of empty folders,
 //! [`commands`] are `aspis store format|check|stat`; [`size`] has the numbers, [`find`] looks at what is there, [`mod@format`] makes files,
-//! [`mod@file`] has the system calls. Invariants:
+//! [`mod@file`] and [`crate::files`] have the system calls. Invariants:
 //!
 //! - nothing is written into a folder before its lock is held, and nothing that is not empty becomes a store but by `aspis store format`;
 //! - what is wrong is refused with the file, what is wrong with it and what mends it, and nothing was changed then;
@@ -20,7 +20,7 @@ mod shrink;
 mod size;
 mod temporary;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
 
 pub(crate) use open::{Store, Wanted, foresee, open};

@@ -9,25 +9,22 @@
 //! - after a failed write or sync the file is not trusted any more and takes nothing: the kernel may have dropped what it could not write, so
 //!   only a replacement mends it.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tokio::sync::mpsc;
 
 use super::record::Header;
+use crate::files;
 
 /// The log's name in its folder.
 pub(crate) const FILE_NAME: &str = "rules.log";
 /// Its replacement while that is written.
 pub(crate) const NEW_NAME: &str = "rules.log.new";
 const LOCK_NAME: &str = "lock";
-/// How long another process may keep the folder: one that was killed a moment ago still ends.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
 /// The most bytes that are written before one sync.
 const GROUP_LEN_MAX: usize = 4 << 20;
 
@@ -191,29 +188,18 @@ impl Folder {
     /// Makes the folder if it is not there and takes its lock. The error names the flag.
     pub(crate) fn lock(path: &Path) -> Result<Arc<File>, String> {
         let fail = |error: &dyn std::fmt::Display| format!("--state {}: {error}", path.display());
-        let mut builder = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(path).map_err(|error| fail(&error))?;
+        files::make_folder(path).map_err(|error| fail(&error))?;
         let name = path.join(LOCK_NAME);
-        let file = private().create(true).truncate(false).open(name).map_err(|error| fail(&error))?;
-        let end = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Arc::new(file)),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => {
-                    std::thread::park_timeout(LOCK_RETRY_AFTER)
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(fail(&"another process uses this folder; give each its own"));
-                }
-                Err(TryLockError::Error(error)) => return Err(fail(&error)),
-            }
+        let file = files::private().create(true).truncate(false).open(name).map_err(|error| fail(&error))?;
+        match files::lock(&file).map_err(|error| fail(&error))? {
+            true => Ok(Arc::new(file)),
+            false => Err(fail(&"another process uses this folder; give each its own")),
         }
     }
 
     /// Opens the file that is there, to be appended to behind `len`.
     pub(crate) fn open(path: &Path, lock: Arc<File>, len: u64) -> io::Result<Self> {
-        let file = private().open(path.join(FILE_NAME))?;
+        let file = files::private().open(path.join(FILE_NAME))?;
         if file.metadata()?.len() != len {
             // What was begun and not synced when the process before was killed.
             file.set_len(len)?;
@@ -249,35 +235,15 @@ impl Disk for Folder {
     }
 }
 
-/// Writes a file beside the log, syncs it, gives it the log's name and syncs the name.
+/// Puts these parts in the place of the log; their length comes back.
 fn replace(path: &Path, header: &[u8], parts: &[Arc<[u8]>]) -> io::Result<u64> {
-    let beside = path.join(NEW_NAME);
-    let file = private().create(true).truncate(true).open(&beside)?;
-    let mut out = io::BufWriter::with_capacity(1 << 16, &file);
-    out.write_all(header)?;
-    let mut len = header.len() as u64;
-    for part in parts {
-        out.write_all(part)?;
-        len += part.len() as u64;
-    }
-    out.flush()?;
-    drop(out);
-    file.sync_all()?;
-    std::fs::rename(&beside, path.join(FILE_NAME))?;
-    File::open(path)?.sync_all()?;
-    Ok(len)
+    let all = || std::iter::once(header).chain(parts.iter().map(|part| &**part));
+    files::replace(path, FILE_NAME, NEW_NAME, all())?;
+    Ok(all().map(|part| part.len() as u64).sum())
 }
 
 fn append_only(path: &Path) -> io::Result<File> {
     File::options().append(true).open(path.join(FILE_NAME))
-}
-
-/// Files of which nobody else is to know.
-fn private() -> std::fs::OpenOptions {
-    let mut options = File::options();
-    options.read(true).write(true);
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::size::Plan;
 use super::volume_path;
 use crate::cli::StoreCommand;
 use crate::invalidations::time;
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, cores, stdout};
+use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, cores, files, stdout};
 
 /// So many places of damage are told for each volume.
 const FINDINGS_TOLD: usize = 10;
@@ -93,7 +93,7 @@ fn allocated(folder: &Folder) -> Result<u64, String> {
     let mut sum = 0;
     for &shard in &folder.shards {
         let path = volume_path(&folder.path, shard);
-        let len = File::open(&path).and_then(|file| match file::lock(&file)? {
+        let len = File::open(&path).and_then(|file| match files::lock(&file)? {
             true => file::allocated(&file),
             false => Err(io::Error::other("another process uses it")),
         });

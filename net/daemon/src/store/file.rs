@@ -1,8 +1,8 @@
-//! What the daemon asks of files, folders and file systems: locks, space, allocation, direct I/O. The system calls of `store/` are here.
+//! What the store asks of files and file systems: space, allocation, direct I/O. The system calls of `store/` are here and in [`crate::files`].
 //!
 //! All of it blocks, so it runs on the control thread before anybody is served, or in a command.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -13,9 +13,8 @@ use aspis_storage::disk::check::ReadAt;
 use aspis_storage::disk::format::BLOCK_LEN;
 use rustix::fs::{FallocateFlags, OFlags};
 
-/// How long another process may keep a lock: one that was killed a moment ago still ends.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
+use crate::files::private;
+
 /// What is allocated with one call, so that progress can be told.
 const ALLOCATED_LEN: u64 = 1 << 30;
 /// How often progress is told.
@@ -24,21 +23,6 @@ pub(super) const TELL_AFTER: Duration = Duration::from_secs(1);
 /// File systems that write elsewhere when something is overwritten, by the magic that they have in `statfs(2)`.
 const COPY_ON_WRITE: &[(u64, &str)] =
     &[(0x9123_683e, "btrfs"), (0x2fc1_2fc1, "ZFS"), (0xca45_1a4e, "bcachefs")];
-
-/// Takes the lock of a file or folder; `Ok(false)` if another process has it and keeps it.
-pub(super) fn lock(file: &File) -> io::Result<bool> {
-    let end = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) if Instant::now() < end => {
-                std::thread::park_timeout(LOCK_RETRY_AFTER)
-            }
-            Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-    }
-}
 
 /// Returns the name of the file system of a folder if it is one that copies on writing.
 pub(super) fn copy_on_write(folder: &File) -> io::Result<Option<&'static str>> {
@@ -70,13 +54,6 @@ pub(super) fn space(folder: &File) -> io::Result<Space> {
 /// Returns the bytes that a file has on its device.
 pub(super) fn allocated(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.blocks().saturating_mul(512))
-}
-
-/// A file that only its owner reads.
-pub(super) fn private() -> OpenOptions {
-    let mut options = File::options();
-    options.read(true).write(true).mode(0o600);
-    options
 }
 
 /// Opens a file for the data plane: past the page cache where the file system can, which the flag tells.
@@ -232,16 +209,6 @@ mod tests {
         assert_eq!(&read, b"content");
         let space = space(&File::open(scratch.path()).unwrap()).unwrap();
         assert!(space.free > 0);
-    }
-
-    #[test]
-    fn a_lock_is_taken_once() {
-        let scratch = Scratch::new("lock");
-        let first = File::open(scratch.path()).unwrap();
-        assert!(lock(&first).unwrap());
-        assert!(!lock(&File::open(scratch.path()).unwrap()).unwrap());
-        drop(first);
-        assert!(lock(&File::open(scratch.path()).unwrap()).unwrap());
     }
 
     /// What a file system cannot do directly is done through the page cache; either way the content comes.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use aspis_storage::disk::format::{BLOCK_LEN, FormatError, StoreId, Superblock};
 
 use super::label::{self, Label};
-use super::{begin_anew, file, shard_of, volume_path};
+use super::{begin_anew, shard_of, volume_path};
+use crate::files;
 
 /// What may lie in a folder beside a store, and in one that becomes a store: what `--state` keeps, and what file systems make.
 const NEUTRAL: &[&str] = &["rules.log", "rules.log.new", "rules.log.damaged", "lock", "lost+found"];
@@ -52,9 +53,7 @@ pub(super) fn folders(paths: &[String], missing: Missing, labels: Labels) -> Res
     for path in all() {
         let fail = |error: io::Error| format!("{}: {error}", path.display());
         if missing == Missing::Make {
-            let mut builder = std::fs::DirBuilder::new();
-            std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-            builder.recursive(true).create(path).map_err(fail)?;
+            files::make_folder(path).map_err(fail)?;
         }
         let file = File::open(path).map_err(fail)?;
         let identity = |file: &File| file.metadata().map(|found| (found.dev(), found.ino()));
@@ -63,7 +62,7 @@ pub(super) fn folders(paths: &[String], missing: Missing, labels: Labels) -> Res
                 return Err(format!("{} and {} are the same folder", other.path.display(), path.display()));
             }
         }
-        if !file::lock(&file).map_err(fail)? {
+        if !files::lock(&file).map_err(fail)? {
             return Err(format!("{}: another process uses this folder", path.display()));
         }
         let label = match (labels, Label::read(path).map_err(fail)?) {
@@ -142,10 +141,10 @@ pub(super) fn volumes(folders: &[Folder], access: Access) -> Result<(Label, Vec<
             let refuse = |what: &str| format!("{} {what}. {}", path.display(), anew());
             let opened = match access {
                 Access::Read => File::open(&path),
-                Access::Write => file::private().open(&path),
+                Access::Write => files::private().open(&path),
             };
             let file = opened.map_err(|error| format!("{}: {error}", path.display()))?;
-            match file::lock(&file) {
+            match files::lock(&file) {
                 Ok(true) => {}
                 Ok(false) => return Err(format!("{}: another process uses it", path.display())),
                 Err(error) => return Err(format!("{}: {error}", path.display())),

@@ -17,6 +17,7 @@ use super::find::{Folder, shown, write_superblocks};
 use super::label::{self, Label};
 use super::size::Plan;
 use super::volume_path;
+use crate::files;
 
 /// The part of the free space that a store may take.
 const FREE_SHARE: (u64, u64) = (9, 10);
@@ -90,7 +91,7 @@ fn make_volume(
         segment_count: plan.segment_count,
         created,
     };
-    let file = file::private().create_new(true).open(path)?;
+    let file = files::private().create_new(true).open(path)?;
     if file::allocate(&file, plan.geometry().file_len(), progress)? == Allocation::LengthOnly {
         tracing::warn!(
             "{}: this file system cannot allocate; writes may fail when it is full",

@@ -4,14 +4,14 @@
 //! the same of the store, but nothing of the folders, and it is not rewritten at each start as `numbers` is.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use aspis_storage::disk::format::{FormatError, StoreId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::size::VOLUME_COUNT_MAX;
+use crate::files;
 
 /// Its name in the folder.
 pub(super) const FILE_NAME: &str = "store.aspis";
@@ -105,14 +105,7 @@ impl Label {
 
     /// Makes it the label of a folder.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
-        let beside = folder.join(NEW_NAME);
-        let mut options = File::options();
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.write(true).create(true).truncate(true).open(&beside)?;
-        file.write_all(self.encode().as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, folder.join(FILE_NAME))?;
-        File::open(folder)?.sync_all()
+        files::replace(folder, FILE_NAME, NEW_NAME, [self.encode().as_bytes()])
     }
 }
 

@@ -19,6 +19,7 @@ use super::label::Label;
 use super::shrink;
 use super::size::{self, Plan};
 use super::{Folders, name_of, volume_path};
+use crate::files;
 
 /// What the operator wants.
 #[derive(Clone, Copy, Debug)]
@@ -289,7 +290,7 @@ fn ready(found: FoundVolume) -> Result<Volume, String> {
     let fail = |error: io::Error| format!("{}: {error}", path.display());
     let (direct, is_direct) = file::open_direct(&path).map_err(fail)?;
     drop(file);
-    if !file::lock(&direct).map_err(fail)? {
+    if !files::lock(&direct).map_err(fail)? {
         return Err(format!("{}: another process uses it", path.display()));
     }
     Ok(Volume { folder, file: direct, is_direct, superblock })

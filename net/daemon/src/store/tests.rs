@@ -13,17 +13,17 @@ use super::*;
 const MIB: u64 = 1 << 20;
 
 /// A folder of one test, removed with everything in it.
-pub(super) struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("aspis-store-{}-{name}", std::process::id()));
         drop(std::fs::remove_dir_all(&path));
         std::fs::create_dir_all(&path).expect("the temporary folder is writable");
         Scratch(path)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
@@ -62,7 +62,7 @@ fn refused(folders: &[String], parts: &[&str]) {
 }
 
 fn file(folder: &str, shard: u16) -> File {
-    file::private().open(volume_path(Path::new(folder), shard)).expect("a volume")
+    crate::files::private().open(volume_path(Path::new(folder), shard)).expect("a volume")
 }
 
 /// Every file in a folder with its content but for the segments.
