@@ -63,14 +63,20 @@ async fn accept(invalidations: &Invalidations, batch: Batch, wait: Duration) -> 
         Ok(Err(cause)) => return Err(not_kept(&cause)),
         Err(Elapsed { .. }) => return Err(not_kept("rules.log: the disk did not answer in time")),
     };
+    // It is kept, whatever becomes of the wait.
+    Ok(completed(invalidations, view.clone(), wait).await.unwrap_or(view))
+}
+
+/// Waits until it is completed; if that takes longer, the state is told as it is.
+async fn completed(invalidations: &Invalidations, view: View, wait: Duration) -> Outcome {
     if view.is_completed || wait.is_zero() {
         return Ok(view);
     }
     // Who finds too many waiting before learns the state as it is, and may ask again.
     let Ok(_place) = invalidations.waiting.try_acquire() else { return Ok(view) };
-    match timeout(wait, until(invalidations, number, Until::Completed)).await {
-        Ok(Ok(completed)) => Ok(completed),
-        _ => Ok(invalidations.view(number).unwrap_or(view)),
+    match timeout(wait, until(invalidations, view.number, Until::Completed)).await {
+        Ok(outcome) => outcome,
+        Err(Elapsed { .. }) => Ok(invalidations.view(view.number).unwrap_or(view)),
     }
 }
 
@@ -128,17 +134,9 @@ pub(crate) async fn read(invalidations: &Invalidations, id: &str, query: &Query)
         Ok(wait) => wait.unwrap_or_default(),
         Err(problem) => return problem.reply(),
     };
-    if view.is_completed || wait.is_zero() {
-        return reply::json(StatusCode::OK, &document(&view));
-    }
-    let Ok(_place) = invalidations.waiting.try_acquire() else {
-        return reply::json(StatusCode::OK, &document(&view));
-    };
-    let number = view.number;
-    match timeout(wait, until(invalidations, number, Until::Completed)).await {
-        Ok(Err(cause)) => not_kept(&cause).reply(),
-        Ok(Ok(completed)) => reply::json(StatusCode::OK, &document(&completed)),
-        Err(Elapsed { .. }) => reply::json(StatusCode::OK, &document(&view)),
+    match completed(invalidations, view, wait).await {
+        Ok(view) => reply::json(StatusCode::OK, &document(&view)),
+        Err(cause) => not_kept(&cause).reply(),
     }
 }
 
