@@ -15,6 +15,7 @@ use tokio::time::{error::Elapsed, timeout};
 
 use super::batch::{Batch, Item, ItemKind, Parsed, parse};
 use super::limits::{BODY_LEN_MAX, BODY_TIMEOUT, LOG_WAIT_MAX, PAGE_LEN, PAGE_LEN_MAX, WAIT_MAX};
+use super::record::Invalidation;
 use super::registry::{Outcome, Refusal, Until, View};
 use super::{Invalidations, time};
 use crate::admin::{Problem, Query, Reply, reply};
@@ -156,7 +157,7 @@ pub(crate) fn list(invalidations: &Invalidations, query: &Query) -> Reply {
     let Some((page, is_truncated)) = invalidations.registry().list(query.value("marker"), count) else {
         return Problem::bad("marker", "no invalidation has the id in marker; begin without it").reply();
     };
-    let items: Vec<Value> = page.iter().map(summary).collect();
+    let items: Vec<Value> = page.iter().map(|view| summary(view, &view.read())).collect();
     let next = items.last().filter(|_| is_truncated).map(|last| last["id"].clone());
     let mut list = json!({
         "quantity": items.len(),
@@ -225,8 +226,7 @@ fn status(view: &View) -> &'static str {
 }
 
 /// What a list tells of one.
-fn summary(view: &View) -> Value {
-    let invalidation = view.read();
+fn summary(view: &View, invalidation: &Invalidation) -> Value {
     let mut summary = json!({
         "id": invalidation.id,
         "number": view.number,
@@ -243,8 +243,9 @@ fn summary(view: &View) -> Value {
 
 /// The whole of one.
 fn document(view: &View) -> Value {
-    let mut document = summary(view);
-    let items = view.read().batch.items;
+    let invalidation = view.read();
+    let mut document = summary(view, &invalidation);
+    let items = &invalidation.batch.items;
     let of = |kind: ItemKind| {
         let texts = items.iter().filter(|item| item.kind == kind).map(|Item { text, .. }| json!(text));
         texts.collect::<Vec<Value>>()
