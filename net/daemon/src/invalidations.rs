@@ -157,9 +157,10 @@ pub(crate) fn open(
                     beginning.rules.len()
                 );
             }
+            let log_len = recovered.folder.log_len();
             let log = LogThread::start(recovered.folder, tell)
                 .map_err(|error| format!("the writer of rules.log cannot start: {error}"))?;
-            let registry = Registry::new(recovered.header, recovered.records, recovered.log_len);
+            let registry = Registry::new(recovered.header, recovered.records, log_len);
             (registry, Log::File(log), beginning)
         }
     };

@@ -56,8 +56,6 @@ pub(crate) struct Recovered {
     pub(crate) records: Vec<(Invalidation, Arc<[u8]>)>,
     /// The folder, ready to be appended to.
     pub(crate) folder: Folder,
-    /// The length of the log.
-    pub(crate) log_len: u64,
 }
 
 /// What a file says.
@@ -85,7 +83,7 @@ pub(crate) fn recover(path: &Path, bound: Bound) -> Result<Recovered, String> {
                 invalidate_all(&mut header, bound, "is missing");
             }
             let folder = Folder::create(path, lock, &header.encode(), &[]).map_err(|error| fail(&error))?;
-            return Ok(Recovered { header, records: Vec::new(), folder, log_len: HEADER_LEN as u64 });
+            return Ok(Recovered { header, records: Vec::new(), folder });
         }
         Err(error) => return Err(fail(&error)),
     };
@@ -114,14 +112,13 @@ pub(crate) fn recover(path: &Path, bound: Bound) -> Result<Recovered, String> {
     if header.folded != content.header.folded || header.store != content.header.store {
         let records: Vec<Arc<[u8]>> = content.records.iter().map(|(_, record)| Arc::clone(record)).collect();
         let folder = Folder::create(path, lock, &header.encode(), &records).map_err(|error| fail(&error))?;
-        let log_len = (HEADER_LEN + records.iter().map(|record| record.len()).sum::<usize>()) as u64;
-        return Ok(Recovered { header, records: content.records, folder, log_len });
+        return Ok(Recovered { header, records: content.records, folder });
     }
     let mut folder = Folder::open(path, lock, content.sound_len as u64).map_err(|error| fail(&error))?;
     // Numbers that this process gives must not be given again by the next, whether they reach the log or not.
     let started = Entry::Numbers(header.numbers).encode(header.file);
-    let log_len = super::rules_log::Disk::append(&mut folder, &started).map_err(|error| fail(&error))?;
-    Ok(Recovered { header, records: content.records, folder, log_len })
+    super::rules_log::Disk::append(&mut folder, &started).map_err(|error| fail(&error))?;
+    Ok(Recovered { header, records: content.records, folder })
 }
 
 /// Has everything that is stored on disk count as invalidated, and numbers go on above any that it may have.

@@ -185,6 +185,11 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// The length of the log.
+    pub(crate) fn log_len(&self) -> u64 {
+        self.len
+    }
+
     /// Makes the folder if it is not there and takes its lock. The error names the flag.
     pub(crate) fn lock(path: &Path) -> Result<Arc<File>, String> {
         let fail = |error: &dyn std::fmt::Display| format!("--state {}: {error}", path.display());

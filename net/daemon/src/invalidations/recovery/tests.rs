@@ -66,7 +66,7 @@ fn a_new_folder_gets_an_empty_log() {
     let scratch = Scratch::new("new");
     let recovered = scratch.recover();
     assert_eq!((recovered.header.numbers, numbers(&recovered).len()), (0, 0));
-    assert_eq!(recovered.log_len, scratch.bytes().len() as u64);
+    assert_eq!(recovered.folder.log_len(), scratch.bytes().len() as u64);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn what_was_synced_is_there_and_numbers_go_on_above_it() {
     let recovered = scratch.recover();
     assert_eq!(numbers(&recovered), [1, 2, 5]);
     assert_eq!((recovered.header.numbers, recovered.header.folded), (5 + NUMBER_MARGIN, 0));
-    assert_eq!(recovered.log_len, scratch.bytes().len() as u64);
+    assert_eq!(recovered.folder.log_len(), scratch.bytes().len() as u64);
     drop(recovered);
     // A process that accepted something and could not sync it may have given numbers: they are not given again.
     assert_eq!(scratch.recover().header.numbers, 5 + 2 * NUMBER_MARGIN);
@@ -91,7 +91,7 @@ fn a_torn_tail_is_cut_off_wherever_it_is_torn() {
         std::fs::write(scratch.log(), &whole[..whole.len() - cut]).expect("our own file");
         let recovered = scratch.recover();
         assert_eq!((numbers(&recovered), recovered.header.folded), (vec![1], 0), "cut by {cut}");
-        assert_eq!(recovered.log_len, scratch.bytes().len() as u64);
+        assert_eq!(recovered.folder.log_len(), scratch.bytes().len() as u64);
     }
     // A block of zeroes in the place of the last record, as a file system may leave it.
     let mut zeroed = whole.clone();
@@ -119,7 +119,7 @@ fn damage_in_the_middle_invalidates_everything_before() {
         assert_eq!(rules[0].number, 3 + NUMBER_MARGIN);
         assert!(rules[0].number <= recovered.header.numbers, "what is fetched from now on is newer");
         assert_eq!(std::fs::read(scratch.0.join(DAMAGED_NAME)).expect("kept for a look"), bytes);
-        assert_eq!(recovered.log_len, scratch.bytes().len() as u64);
+        assert_eq!(recovered.folder.log_len(), scratch.bytes().len() as u64);
         drop(recovered);
         // The next start finds a whole log, which still says so.
         let again = scratch.recover();
