@@ -11,7 +11,7 @@ use std::time::Duration;
 use aspis_config::{AdminAddress, Raw, settings::REQUESTS};
 use serde_json::{Value, json};
 
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, stdout};
+use crate::failure::{Failure, failed, finish, usage};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server answers within the time that it waits for its disk and for completion.
@@ -21,21 +21,6 @@ const WAIT_SECONDS: u64 = 60;
 /// The longest answer that is read.
 const ANSWER_LEN_MAX: u64 = 64 << 20;
 
-/// What went wrong, and the exit code.
-#[derive(Debug, PartialEq, Eq)]
-struct Failure {
-    code: u8,
-    text: String,
-}
-
-fn failed(text: impl Into<String>) -> Failure {
-    Failure { code: EXIT_FAILED, text: text.into() }
-}
-
-fn usage(text: impl Into<String>) -> Failure {
-    Failure { code: EXIT_USAGE, text: text.into() }
-}
-
 /// Runs `aspis invalidate`.
 pub(crate) fn invalidate(raw: &Raw, paths: &[String]) -> u8 {
     finish(invalidated(raw, paths))
@@ -44,19 +29,6 @@ pub(crate) fn invalidate(raw: &Raw, paths: &[String]) -> u8 {
 /// Runs `aspis explain`.
 pub(crate) fn explain(raw: &Raw, url: &str) -> u8 {
     finish(explained(raw, url))
-}
-
-fn finish(outcome: Result<String, Failure>) -> u8 {
-    match outcome {
-        Ok(text) => {
-            stdout::print(&text);
-            EXIT_DONE
-        }
-        Err(failure) => {
-            stdout::complain(&format!("error: {}\n", failure.text));
-            failure.code
-        }
-    }
 }
 
 fn invalidated(raw: &Raw, paths: &[String]) -> Result<String, Failure> {
@@ -274,6 +246,7 @@ fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{EXIT_FAILED, EXIT_USAGE};
 
     #[test]
     fn answers_are_split() {

@@ -18,6 +18,7 @@ use crate::admin::{self, Admin, AdminListener, Guard, Readiness};
 use crate::control::{self, Control};
 use crate::dns::{Follower, OriginName};
 use crate::explain;
+use crate::failure::{Failure, failed, usage};
 use crate::invalidations::{self, Bound};
 use crate::listeners::{self, Listeners, Wanted};
 use crate::log_writer::{self, LogWriter, Sink};
@@ -26,7 +27,7 @@ use crate::memory::page::MemoryPage;
 use crate::memory::watch::Watch;
 use crate::metrics::{Metrics, Sources};
 use crate::store::{self, Store, StorePage};
-use crate::{EXIT_FAILED, EXIT_USAGE, cores, notify, origin_tls, signals, stdout};
+use crate::{cores, notify, origin_tls, signals, stdout};
 
 /// How long the start waits for the origin's name; what takes longer goes on beside the serving.
 const FIRST_LOOKUP_WAIT: Duration = Duration::from_secs(2);
@@ -47,16 +48,6 @@ pub(crate) struct Announced {
     pub(crate) admin: Option<SocketAddr>,
 }
 
-/// An exit code and what to say before exiting with it.
-struct Failure {
-    code: u8,
-    text: String,
-}
-
-fn failed(text: impl ToString) -> Failure {
-    Failure { code: EXIT_FAILED, text: text.to_string() }
-}
-
 /// Serves with these settings. `announced` is called when viewers can come.
 pub(crate) fn run(settings: Settings, announced: impl FnOnce(Announced)) -> u8 {
     match start(Arc::new(settings)) {
@@ -72,10 +63,7 @@ pub(crate) fn run(settings: Settings, announced: impl FnOnce(Announced)) -> u8 {
             announced(Announced { viewers: started.first, admin: started.admin_address });
             control::run(started.control, started.runtime)
         }
-        Err(failure) => {
-            stdout::complain(&format!("error: {}\n", failure.text));
-            failure.code
-        }
+        Err(failure) => failure.tell(),
     }
 }
 
@@ -93,8 +81,7 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     aspis_runtime::heap::keep_little();
     let inherited = ListenFd::from_env();
     probe_kernel()?;
-    let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus())
-        .map_err(|text| Failure { code: EXIT_USAGE, text })?;
+    let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus()).map_err(usage)?;
     let memory = memory_limit(&settings)?;
     let origin_tls = origin_tls::config(&settings).map_err(failed)?;
     let sink = log_sink(&settings.access_log)?;

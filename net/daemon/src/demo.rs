@@ -11,16 +11,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use aspis_config::{Cores, Raw};
 
+use crate::failure::failed;
 use crate::store::Temporary;
-use crate::{EXIT_FAILED, boot, cores, stdout};
+use crate::{boot, cores, stdout};
 
 /// Runs the demo until a signal ends it; returns the exit code.
 pub(crate) fn run(mut raw: Raw) -> u8 {
     let origin = match origin::start() {
         Ok(address) => address,
         Err(error) => {
-            stdout::complain(&format!("error: the demo's origin cannot start: {error}\n"));
-            return EXIT_FAILED;
+            return failed(format!("the demo's origin cannot start: {error}")).tell();
         }
     };
     raw.push("origin", format!("http://{origin}"));

@@ -13,6 +13,7 @@ mod cores;
 mod demo;
 mod dns;
 mod explain;
+mod failure;
 mod files;
 mod invalidations;
 mod listeners;
@@ -75,8 +76,5 @@ fn start_operator_messages() {
 
 /// Turns a command line's settings into checked ones, or says on standard error what is wrong with which flag.
 fn settings(raw: &aspis_config::Raw) -> Result<aspis_config::Settings, u8> {
-    aspis_config::check(raw).map_err(|error| {
-        stdout::complain(&format!("error: {error}\n"));
-        EXIT_USAGE
-    })
+    aspis_config::check(raw).map_err(|error| failure::usage(error).tell())
 }

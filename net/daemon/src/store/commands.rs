@@ -20,42 +20,25 @@ use super::open::refused_file_system;
 use super::size::Plan;
 use super::volume_path;
 use crate::cli::StoreCommand;
+use crate::failure::{Failure, failed, finish, usage};
 use crate::invalidations::time;
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, cores, files, stdout};
+use crate::{cores, files, stdout};
 
 /// So many places of damage are told for each volume.
 const FINDINGS_TOLD: usize = 10;
 
-/// An exit code and what to say before exiting with it.
-type Failed = (u8, String);
-
 /// Runs a command; returns the exit code.
 pub(crate) fn run(command: StoreCommand, raw: &Raw, paths: &[String]) -> u8 {
-    let outcome = match command {
+    finish(match command {
         StoreCommand::Format => format(raw, paths),
         StoreCommand::Check => look(paths, check),
         StoreCommand::Stat => look(paths, stat),
-    };
-    match outcome {
-        Ok(text) => {
-            stdout::print(&text);
-            EXIT_DONE
-        }
-        Err((code, text)) => {
-            stdout::complain(&format!("error: {text}\n"));
-            code
-        }
-    }
-}
-
-fn failed(text: String) -> Failed {
-    (EXIT_FAILED, text)
+    })
 }
 
 /// Makes a store of the folders, in place of what is there only when told so.
-fn format(raw: &Raw, paths: &[String]) -> Result<String, Failed> {
-    let usage = |text: String| (EXIT_USAGE, text);
-    let settings = aspis_config::check_format(raw).map_err(|error| usage(error.to_string()))?;
+fn format(raw: &Raw, paths: &[String]) -> Result<String, Failure> {
+    let settings = aspis_config::check_format(raw).map_err(usage)?;
     let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus()).map_err(usage)?;
     let plan = Plan::new(settings.size, cpus.len(), paths.len()).map_err(usage)?;
     let is_forced = raw.contains("force");
@@ -105,21 +88,21 @@ fn allocated(folder: &Folder) -> Result<u64, String> {
 /// Opens the store in the folders for reading, and has `tell` look at it.
 fn look(
     paths: &[String],
-    tell: impl Fn(&Label, &[FoundVolume]) -> Result<String, Failed>,
-) -> Result<String, Failed> {
+    tell: impl Fn(&Label, &[FoundVolume]) -> Result<String, Failure>,
+) -> Result<String, Failure> {
     let folders = find::folders(paths, Missing::Refuse, Labels::Read).map_err(failed)?;
     let (label, volumes) = find::volumes(&folders, Access::Read).map_err(failed)?;
     tell(&label, &volumes)
 }
 
 /// Says what a store is and what it holds, as its next server will find it.
-fn stat(label: &Label, volumes: &[FoundVolume]) -> Result<String, Failed> {
+fn stat(label: &Label, volumes: &[FoundVolume]) -> Result<String, Failure> {
     let reports = reports(volumes, Depth::Footers)?;
     Ok(described(label, &reports))
 }
 
 /// Reads and verifies every record of a store.
-fn check(label: &Label, volumes: &[FoundVolume]) -> Result<String, Failed> {
+fn check(label: &Label, volumes: &[FoundVolume]) -> Result<String, Failure> {
     let reports = reports(volumes, Depth::Records)?;
     let mut text = described(label, &reports);
     let verified: u64 = reports.iter().map(|report| report.verified).sum();
@@ -149,7 +132,7 @@ fn check(label: &Label, volumes: &[FoundVolume]) -> Result<String, Failed> {
 }
 
 /// Looks at every volume, and tells people how far that is when it takes long.
-fn reports(volumes: &[FoundVolume], depth: Depth) -> Result<Vec<Report>, Failed> {
+fn reports(volumes: &[FoundVolume], depth: Depth) -> Result<Vec<Report>, Failure> {
     let mut told_at = Instant::now();
     let mut report = |volume: &FoundVolume| {
         let tell = |done: u32, of: u32| {
