@@ -92,7 +92,8 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let admin_name = admin_listener.as_ref().map(AdminListener::name);
     let admin_address = admin_listener.as_ref().and_then(AdminListener::address);
     let guard = guard(&settings, admin_listener.as_ref())?;
-    let mut store = open_store(&settings, cpus.len(), memory).map_err(failed)?;
+    let wanted = store::Wanted::of(&settings, cpus.len(), memory);
+    let mut store = wanted.map(|wanted| store::open(&wanted)).transpose().map_err(failed)?;
     // Before the cores start: they must have every rule that still counts before they serve (I-26).
     let state = settings.state.as_deref().map(Path::new);
     let (invalidations, incoming, beginning) =
@@ -204,21 +205,6 @@ fn memory_limit(settings: &Settings) -> Result<u64, Failure> {
         (None, Some(available)) => Ok(memory::default_limit(&available)),
         (None, None) => Err(failed("the machine's memory cannot be read from /proc; give --memory")),
     }
-}
-
-/// Takes the store of `--disk`, or makes it.
-fn open_store(settings: &Settings, cores: usize, memory: u64) -> Result<Option<Store>, String> {
-    if settings.disk.is_empty() {
-        return Ok(None);
-    }
-    let wanted = store::Wanted {
-        folders: &settings.disk,
-        size: settings.disk_size,
-        cores,
-        memory,
-        mean_object: settings.disk_mean_object,
-    };
-    store::open(&wanted).map(Some)
 }
 
 /// What the log of invalidations is told of the store.

@@ -122,9 +122,6 @@ fn check_machine(settings: &Settings, report: &mut Report) {
 
 /// Looks at the store of `--disk` as far as that can be done without making or changing it.
 fn check_disk(settings: &Settings, report: &mut Report) {
-    if settings.disk.is_empty() {
-        return;
-    }
     let cpus = cores::choose(&settings.cores, &aspis_runtime::bind::available_cpus());
     let found = memory::available(&memory::read_file);
     // What cannot be known of cores and memory was told above.
@@ -132,13 +129,7 @@ fn check_disk(settings: &Settings, report: &mut Report) {
     else {
         return;
     };
-    let wanted = store::Wanted {
-        folders: &settings.disk,
-        size: settings.disk_size,
-        cores: cpus.len(),
-        memory,
-        mean_object: settings.disk_mean_object,
-    };
+    let Some(wanted) = store::Wanted::of(settings, cpus.len(), memory) else { return };
     match store::foresee(&wanted) {
         Ok(text) => report.add(Verdict::Good, "disk", text),
         Err(text) => report.add(Verdict::Bad, "disk", text),

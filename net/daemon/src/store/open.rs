@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use aspis_config::Settings;
 use aspis_config::values::write_size;
 use aspis_shard::{Directory, DiskBoot, VolumeFile};
 use aspis_storage::disk::format::{Geometry, SegmentState, Superblock, TableEntry};
@@ -36,7 +37,14 @@ pub(crate) struct Wanted<'w> {
     pub(crate) mean_object: u64,
 }
 
-impl Wanted<'_> {
+impl<'w> Wanted<'w> {
+    /// Returns what these settings want of so many cores and so much memory; `None` without `--disk`.
+    pub(crate) fn of(settings: &'w Settings, cores: usize, memory: u64) -> Option<Self> {
+        let Settings { disk, disk_size: size, disk_mean_object: mean_object, .. } = settings;
+        let wanted = Wanted { folders: disk, size: *size, cores, memory, mean_object: *mean_object };
+        (!disk.is_empty()).then_some(wanted)
+    }
+
     /// Returns the length of the index of each of so many volumes, or says that memory has no room for it.
     fn index_slots(&self, geometry: Geometry, volumes: u64) -> Result<u64, String> {
         size::fitting_index(geometry, volumes, self.memory, self.mean_object)
