@@ -112,7 +112,6 @@ impl Folder {
 /// A volume whose superblock was read.
 #[derive(Debug)]
 pub(super) struct FoundVolume {
-    pub(super) shard: u16,
     /// The folder in which it lies, by its place among those that were named.
     pub(super) folder: usize,
     pub(super) path: PathBuf,
@@ -162,16 +161,15 @@ pub(super) fn volumes(folders: &[Folder], access: Access) -> Result<(Label, Vec<
                     1 << superblock.shard_bits
                 )));
             }
-            if let Some(other) = volumes.iter().find(|other| other.shard == shard) {
+            if let Some(other) = volumes.iter().find(|other| other.superblock.shard == shard) {
                 return Err(refuse(&format!("is there twice, as {} too", other.path.display())));
             }
-            volumes.push(FoundVolume { shard, folder: at, path, file, superblock, mend_at });
+            volumes.push(FoundVolume { folder: at, path, file, superblock, mend_at });
         }
     }
-    volumes.sort_unstable_by_key(|volume| volume.shard);
-    if let Some(missing) =
-        (0..label.volumes).find(|&shard| volumes.iter().all(|volume| volume.shard != shard))
-    {
+    volumes.sort_unstable_by_key(|volume| volume.superblock.shard);
+    let is_there = |shard| volumes.iter().any(|volume| volume.superblock.shard == shard);
+    if let Some(missing) = (0..label.volumes).find(|&shard| !is_there(shard)) {
         // Where it was put when the store was made.
         let folder = folders
             .iter()
