@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io;
 use std::time::Instant;
 
 use aspis_config::Raw;
@@ -22,7 +21,7 @@ use super::volume_path;
 use crate::cli::StoreCommand;
 use crate::failure::{Failure, failed, finish, usage};
 use crate::invalidations::time;
-use crate::{cores, files, stdout};
+use crate::{cores, stdout};
 
 /// So many places of damage are told for each volume.
 const FINDINGS_TOLD: usize = 10;
@@ -76,9 +75,9 @@ fn allocated(folder: &Folder) -> Result<u64, String> {
     let mut sum = 0;
     for &shard in &folder.shards {
         let path = volume_path(&folder.path, shard);
-        let len = File::open(&path).and_then(|file| match files::lock(&file)? {
-            true => file::allocated(&file),
-            false => Err(io::Error::other("another process uses it")),
+        let len = File::open(&path).and_then(|file| {
+            file::take(&file)?;
+            file::allocated(&file)
         });
         sum += len.map_err(|error| format!("{}: {error}", path.display()))?;
     }

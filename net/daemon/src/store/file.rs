@@ -13,7 +13,7 @@ use aspis_storage::disk::check::ReadAt;
 use aspis_storage::disk::format::BLOCK_LEN;
 use rustix::fs::{FallocateFlags, OFlags};
 
-use crate::files::private;
+use crate::files::{self, private};
 
 /// What is allocated with one call, so that progress can be told.
 const ALLOCATED_LEN: u64 = 1 << 30;
@@ -23,6 +23,14 @@ pub(super) const TELL_AFTER: Duration = Duration::from_secs(1);
 /// File systems that write elsewhere when something is overwritten, by the magic that they have in `statfs(2)`.
 const COPY_ON_WRITE: &[(u64, &str)] =
     &[(0x9123_683e, "btrfs"), (0x2fc1_2fc1, "ZFS"), (0xca45_1a4e, "bcachefs")];
+
+/// Takes the lock of a volume.
+pub(super) fn take(volume: &File) -> io::Result<()> {
+    match files::lock(volume)? {
+        true => Ok(()),
+        false => Err(io::Error::other("another process uses it")),
+    }
+}
 
 /// Returns the name of the file system of a folder if it is one that copies on writing.
 pub(super) fn copy_on_write(folder: &File) -> io::Result<Option<&'static str>> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use aspis_storage::disk::format::{BLOCK_LEN, FormatError, StoreId, Superblock};
 
 use super::label::{self, Label};
-use super::{begin_anew, shard_of, volume_path};
+use super::{begin_anew, file, shard_of, volume_path};
 use crate::files;
 
 /// What may lie in a folder beside a store, and in one that becomes a store: what `--state` keeps, and what file systems make.
@@ -137,19 +137,15 @@ pub(super) fn volumes(folders: &[Folder], access: Access) -> Result<(Label, Vec<
     for (at, folder) in folders.iter().enumerate() {
         for &shard in &folder.shards {
             let path = volume_path(&folder.path, shard);
+            let fail = |error: io::Error| format!("{}: {error}", path.display());
             let refuse = |what: &str| format!("{} {what}. {}", path.display(), anew());
             let opened = match access {
                 Access::Read => File::open(&path),
                 Access::Write => files::private().open(&path),
             };
-            let file = opened.map_err(|error| format!("{}: {error}", path.display()))?;
-            match files::lock(&file) {
-                Ok(true) => {}
-                Ok(false) => return Err(format!("{}: another process uses it", path.display())),
-                Err(error) => return Err(format!("{}: {error}", path.display())),
-            }
-            let (superblock, mend_at) =
-                superblock(&file).map_err(|error| format!("{}: {error}", path.display()))?;
+            let file = opened.map_err(fail)?;
+            file::take(&file).map_err(fail)?;
+            let (superblock, mend_at) = superblock(&file).map_err(fail)?;
             let superblock = superblock.map_err(|error| refuse(&wrong(error)))?;
             if superblock.store != label.store {
                 return Err(refuse("belongs to another store"));

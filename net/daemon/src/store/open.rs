@@ -20,7 +20,6 @@ use super::label::Label;
 use super::shrink;
 use super::size::{self, Plan};
 use super::{Folders, name_of, volume_path};
-use crate::files;
 
 /// What the operator wants.
 #[derive(Clone, Copy, Debug)]
@@ -298,9 +297,7 @@ fn ready(found: FoundVolume) -> Result<Volume, String> {
     let fail = |error: io::Error| format!("{}: {error}", path.display());
     let (direct, is_direct) = file::open_direct(&path).map_err(fail)?;
     drop(file);
-    if !files::lock(&direct).map_err(fail)? {
-        return Err(format!("{}: another process uses it", path.display()));
-    }
+    file::take(&direct).map_err(fail)?;
     Ok(Volume { folder, file: direct, is_direct, superblock })
 }
 
