@@ -126,7 +126,8 @@ impl Progress {
     pub(super) fn end(self) {
         if self.told_at.is_some() {
             tracing::info!(
-                "allocated {} MiB in {:.1} s",
+                "{}: done, {} MiB in {:.1} s",
+                self.what,
                 self.total >> 20,
                 self.began.elapsed().as_secs_f64()
             );
