@@ -222,6 +222,11 @@ impl Geometry {
         1 << self.segment_shift
     }
 
+    /// Returns the bytes of all segments.
+    pub fn segments_len(&self) -> u64 {
+        u64::from(self.segment_count) << self.segment_shift
+    }
+
     /// Returns where the segment table begins.
     pub fn table_offset(&self) -> u64 {
         TABLE_OFFSET

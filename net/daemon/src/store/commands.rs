@@ -161,7 +161,7 @@ fn described(label: &Label, reports: &[Report]) -> String {
             write_size(report.superblock.geometry().segment_len())
         );
     }
-    let len = sum(&|report| u64::from(report.superblock.segment_count) << report.superblock.segment_shift);
+    let len = sum(&|report| report.superblock.geometry().segments_len());
     let _ = writeln!(text, "size      {}", write_size(len));
     let segments = |of: fn(&SegmentCounts) -> u32| sum(&|report| u64::from(of(&report.segments)));
     let _ = writeln!(

@@ -152,7 +152,7 @@ pub(crate) fn foresee(wanted: &Wanted<'_>) -> Result<String, String> {
     }
     let (label, found) = find::volumes(&folders, Access::Read)?;
     targets(&found, wanted)?;
-    let len: u64 = found.iter().map(|volume| len_of(volume.superblock.geometry())).sum();
+    let len: u64 = found.iter().map(|volume| volume.superblock.geometry().segments_len()).sum();
     Ok(format!("store {}: {} in {} volume(s)", shown(&label.store), write_size(len), found.len()))
 }
 
@@ -223,7 +223,7 @@ fn resize(folders: &[Folder], volumes: &mut [FoundVolume], wanted: &Wanted<'_>) 
         return Ok(slots);
     }
     check_space(folders, &needed, &vec![0; folders.len()])?;
-    let before: u64 = volumes.iter().map(|volume| len_of(volume.superblock.geometry())).sum();
+    let before: u64 = volumes.iter().map(|volume| volume.superblock.geometry().segments_len()).sum();
     let mut progress = Progress::new("making the store larger", needed.iter().sum());
     for (volume, target) in volumes.iter_mut().zip(&targets) {
         resize_volume(volume, *target, &mut progress).map_err(|error| {
@@ -231,7 +231,7 @@ fn resize(folders: &[Folder], volumes: &mut [FoundVolume], wanted: &Wanted<'_>) 
         })?;
     }
     progress.end();
-    let after: u64 = targets.iter().map(|geometry| len_of(*geometry)).sum();
+    let after: u64 = targets.iter().map(Geometry::segments_len).sum();
     tracing::info!("the store has {} now, {} before", write_size(after), write_size(before));
     Ok(slots)
 }
@@ -301,14 +301,10 @@ fn ready(found: FoundVolume) -> Result<Volume, String> {
     Ok(Volume { folder, file: direct, is_direct, superblock })
 }
 
-fn len_of(geometry: Geometry) -> u64 {
-    u64::from(geometry.segment_count) << geometry.segment_shift
-}
-
 impl Store {
     /// Returns how many bytes of it can hold something.
     pub(crate) fn len(&self) -> u64 {
-        self.volumes.iter().map(|volume| len_of(volume.superblock.geometry())).sum()
+        self.volumes.iter().map(|volume| volume.superblock.geometry().segments_len()).sum()
     }
 
     /// What the log of invalidations calls it by; never 0.

@@ -95,7 +95,7 @@ impl Plan {
 
     /// Returns how many bytes of the store can hold something.
     pub(super) fn len(&self) -> u64 {
-        (u64::from(self.segment_count) << self.segment_shift) << self.shard_bits
+        self.geometry().segments_len() << self.shard_bits
     }
 }
 
@@ -118,8 +118,7 @@ pub(super) fn resized(geometry: Geometry, volumes: u64, size: u64) -> Result<Geo
 
 /// Returns how many slots the index of a volume has, for records of this mean length.
 fn index_slots(geometry: Geometry, mean_object: u64) -> u64 {
-    let len = u64::from(geometry.segment_count) << geometry.segment_shift;
-    (len / mean_object.max(1) * SLOTS_FOR_100).div_ceil(100).next_multiple_of(8).max(1024)
+    (geometry.segments_len() / mean_object.max(1) * SLOTS_FOR_100).div_ceil(100).next_multiple_of(8).max(1024)
 }
 
 /// Returns how many slots the index of each of `volumes` volumes has, or a text that names the flags that help if `--memory` has no room for them.
