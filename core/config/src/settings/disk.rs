@@ -28,7 +28,7 @@ pub(super) const ROWS: &[Setting] = &[
         commands: FORMATS,
         summary: "The size of the store, all folders of --disk together",
         detail: "At most 90 % of the space that is free for it. A start with another size makes the store larger or smaller and keeps what lies in the part \
-                 that stays. Each core needs a volume of at least 128 MiB of it. Rounded down to whole segments of 2 to 16 MiB; 1 MiB for each volume \
+                 that stays. Each core needs a volume of at least 128 MiB of it. Rounded down to whole segments of 2 to 16 MiB; 2 MiB for each volume \
                  comes on top.",
         ..PLAIN
     },
