@@ -5,14 +5,14 @@
 //! costs a small part of what is kept.
 
 use aspis_config::values::write_size;
-use aspis_storage::disk::format::Geometry;
+use aspis_storage::disk::format::{self, Geometry};
 
 /// The least segments of a volume that is made.
 const SEGMENT_COUNT_MIN: u64 = 64;
 /// The least segments of a volume that is made smaller: what is being written, what is kept clean ahead, and something to keep.
 const SEGMENT_COUNT_LEFT_MIN: u64 = 16;
-/// The longest segments, 16 MiB.
-const SEGMENT_SHIFT_MAX: u8 = 24;
+/// The longest segments, 16 MiB: the format has no longer ones.
+const SEGMENT_SHIFT_MAX: u8 = *format::SEGMENT_SHIFTS.end();
 /// The shortest that are made, 2 MiB: a slice of a large object with its head, and the segment's own header and footer, need more than one.
 const SEGMENT_SHIFT_MIN: u8 = 21;
 /// Volumes are about so long where the store is large enough.
@@ -20,7 +20,7 @@ const VOLUME_LEN: u64 = 4 << 30;
 /// The most volumes of a store.
 pub(super) const VOLUME_COUNT_MAX: u64 = 64;
 /// The most segments of a volume: with any count up to this the first lies at the same place, so that a change of size moves none.
-const SEGMENT_COUNT_MAX: u64 = 20_480;
+const SEGMENT_COUNT_MAX: u64 = format::SEGMENT_COUNT_MAX as u64;
 /// Index slots for each hundred records: it is filled to 85 %.
 const SLOTS_FOR_100: u64 = 118;
 /// What a slot takes.
