@@ -378,9 +378,7 @@ impl OpenSegment {
             .count();
         self.position = kept.checked_sub(1).map_or(BLOCK_LEN, |last| self.record_end(last));
         (self.covered, self.durable) = (self.position, self.position);
-        while !self.chunks.is_empty() {
-            self.release_first(pool);
-        }
+        self.release(pool);
         self.footer = match self.footer {
             Footer::InFlight | Footer::Outdated => Footer::Outdated,
             Footer::Failed => Footer::Failed,
