@@ -267,6 +267,13 @@ pub enum SegmentState {
     Bad,
 }
 
+impl SegmentState {
+    /// Tells whether such a segment may have records that count.
+    pub(super) fn may_have_records(self) -> bool {
+        matches!(self, SegmentState::Open | SegmentState::Sealed)
+    }
+}
+
 /// What kind of records a segment has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {

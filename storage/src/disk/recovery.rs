@@ -338,7 +338,7 @@ impl Recovery {
         let known = self.entries.iter().zip(0u32..);
         let mut order: Vec<(u64, u32)> = known
             .filter_map(|(entry, segment)| entry.as_ref().map(|entry| (entry, segment)))
-            .filter(|(entry, _)| matches!(entry.state, SegmentState::Open | SegmentState::Sealed))
+            .filter(|(entry, _)| entry.state.may_have_records())
             .map(|(entry, segment)| (entry.sequence, segment))
             .collect();
         order.sort_unstable_by(|a, b| b.cmp(a));

@@ -31,7 +31,7 @@ pub struct Plan {
 
 /// Returns how a volume with these segments becomes one of `kept` segments.
 pub fn plan(segments: &[TableEntry], kept: u32) -> Plan {
-    let is_used = |entry: &TableEntry| matches!(entry.state, SegmentState::Open | SegmentState::Sealed);
+    let is_used = |entry: &TableEntry| entry.state.may_have_records();
     let mut used: Vec<(u64, u32)> = (0..)
         .zip(segments)
         .filter(|(_, entry)| is_used(entry))
