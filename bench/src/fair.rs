@@ -11,9 +11,10 @@ pub(crate) use disturb::Way;
 
 use crate::aspis::{Aspis, sum};
 use crate::collapse::script::{Answer, Script};
+use crate::flags::{aspis_flag, assert_flag, number_flag};
 use crate::process::{self, Server, find_program, pinned};
 use crate::stats::Spread;
-use crate::{aspis_flag, assert_flag, number_flag, wait};
+use crate::wait;
 use base::Seen;
 use clap::{Arg, ArgAction, Command};
 use std::io::{self, Read, Write};

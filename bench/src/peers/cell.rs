@@ -80,7 +80,7 @@ impl Cell {
             )
         };
         let mut parts = text.split('/');
-        let size = crate::parse_size(parts.next().unwrap_or_default())?;
+        let size = crate::flags::parse_size(parts.next().unwrap_or_default())?;
         let connections = parts.next().and_then(|digits| digits.parse().ok());
         let connections = connections.filter(|count| (1..=10_000).contains(count)).ok_or_else(wrong)?;
         let mut cell = Self::plain(size, connections);

@@ -3,8 +3,8 @@
 use super::Options;
 use super::arms::Arm;
 use super::cell::Cell;
+use crate::flags::{aspis_flag, assert_flag, number, number_flag, size, size_flag, text};
 use crate::pace::Order;
-use crate::{aspis_flag, assert_flag, number, number_flag, size, size_flag, text};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::io;
 use std::path::PathBuf;
