@@ -1,9 +1,9 @@
 //! A real `aspis serve` for the drivers: started before an origin, with its listener, its admin port and its gauges.
 
-use crate::http::{Flow, Framing, Reader};
+use crate::http::Reader;
 use crate::process::Server;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,25 +48,12 @@ impl Aspis {
 
     /// Returns all samples of `/metrics` as pairs of name with labels and value.
     pub(crate) fn metrics(&self) -> io::Result<Vec<(String, f64)>> {
-        let mut stream = TcpStream::connect(self.admin)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
-        let mut reader = Reader::new(stream);
-        let mut text = Vec::new();
-        let head = reader.head().map_err(unreadable)?;
-        let framing = head.framing().map_err(unreadable)?.unwrap_or(Framing::UntilClose);
-        reader
-            .body(framing, |_, piece| {
-                text.extend_from_slice(piece);
-                Flow::Continue
-            })
-            .map_err(unreadable)?;
+        let mut reader = Reader::connect(self.admin, Duration::from_secs(10))?;
+        reader.stream().write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
+        let unreadable = |fault| io::Error::other(format!("the admin port's answer: {fault:?}"));
+        let (_, text) = reader.answer().map_err(unreadable)?;
         Ok(parse(&String::from_utf8_lossy(&text)))
     }
-}
-
-fn unreadable(fault: crate::http::Fault) -> io::Error {
-    io::Error::other(format!("the admin port's answer: {fault:?}"))
 }
 
 /// Reads Prometheus text.

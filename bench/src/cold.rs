@@ -7,7 +7,7 @@
 
 use crate::aspis::{Aspis, sample, sum};
 use crate::fair::{self, Base};
-use crate::http::{Flow, Framing, Reader};
+use crate::http::{Flow, Reader};
 use crate::origin::Origin;
 use crate::peers::arms::{self, Arm, Program, Site};
 use crate::peers::cell::Cell;
@@ -17,7 +17,7 @@ use crate::process::{self, Scratch, Server, find_program};
 use crate::stats::Spread;
 use crate::wait;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -287,18 +287,13 @@ pub(crate) fn part(words: &[String]) -> io::Result<()> {
 /// Asks for one object after the other, and looks at none of the bytes.
 fn scan(address: SocketAddr, objects: u32, first: u32, end: Instant) -> io::Result<()> {
     let cell = Cell::plain(SIZE, 1);
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::connect(address, Duration::from_secs(30))?;
     let mut object = first;
     while Instant::now() < end {
         let request = format!("GET {} HTTP/1.1\r\nHost: {address}\r\n\r\n", cell.plan(object));
         reader.stream().write_all(request.as_bytes())?;
-        let failed = |fault| io::Error::other(format!("{fault:?}"));
-        let head = reader.head().map_err(failed)?;
-        let framing = head.framing().map_err(failed)?.unwrap_or(Framing::UntilClose);
-        reader.body(framing, |_, _| Flow::Continue).map_err(failed)?;
+        let head = reader.head()?;
+        reader.content(&head, |_, _| Flow::Continue)?;
         object = (object + 1) % objects.max(1);
     }
     Ok(())

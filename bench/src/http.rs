@@ -3,8 +3,9 @@
 //! It shares no code with the product on purpose: a framing mistake of ours must not be judged by the code that made it. It is strict about
 //! what it reads and tells apart what matters to a judge: a message that ended, one that was cut, one that never came.
 
-use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::io::{self, ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 /// Longest head that the reader takes.
 const HEAD_LEN_MAX: usize = 64 * 1024;
@@ -24,6 +25,12 @@ pub(crate) enum Fault {
     Silent,
     /// The bytes are no HTTP/1.1 message.
     Malformed(String),
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        Self::other(format!("{fault:?}"))
+    }
 }
 
 /// How the end of a message's content is found.
@@ -118,6 +125,15 @@ impl Reader {
         Self { stream, buffer: Vec::new(), taken: 0 }
     }
 
+    /// Connects. A peer that says nothing for as long as `silence` is silent.
+    pub(crate) fn connect(address: SocketAddr, silence: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(silence))?;
+        stream.set_write_timeout(Some(silence))?;
+        Ok(Self::new(stream))
+    }
+
     /// Returns the connection, to write to it or to end it.
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
@@ -142,6 +158,26 @@ impl Reader {
                 Err(fault) => return Err(fault),
             }
         }
+    }
+
+    /// Reads an answer, head and content.
+    pub(crate) fn answer(&mut self) -> Result<(Head, Vec<u8>), Fault> {
+        let head = self.head()?;
+        let mut content = Vec::new();
+        self.content(&head, |_, piece| {
+            content.extend_from_slice(piece);
+            Flow::Continue
+        })?;
+        Ok((head, content))
+    }
+
+    /// Reads the content of an answer that has this head, as [`body`](Self::body) does.
+    pub(crate) fn content(
+        &mut self,
+        head: &Head,
+        sink: impl FnMut(u64, &[u8]) -> Flow,
+    ) -> Result<u64, Fault> {
+        self.body(head.framing()?.unwrap_or(Framing::UntilClose), sink)
     }
 
     /// Reads a body, handing each piece with its offset to `sink`; returns the length. Only a body that ended as its framing demands is `Ok`.
@@ -285,14 +321,7 @@ mod tests {
         let (far, _) = listener.accept().unwrap();
         near.write_all(bytes).unwrap();
         drop(near);
-        let mut reader = Reader::new(far);
-        let head = reader.head()?;
-        let mut body = Vec::new();
-        reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, piece| {
-            body.extend_from_slice(piece);
-            Flow::Continue
-        })?;
-        Ok(body)
+        Reader::new(far).answer().map(|(_, content)| content)
     }
 
     #[test]

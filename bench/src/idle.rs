@@ -1,14 +1,13 @@
 //! What a server costs that nobody asks anything: CPU, and memory for connections that are only kept open.
 
 use crate::aspis::Aspis;
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Flow, Reader};
 use crate::memory;
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
 use crate::process::{self, raise_open_files};
 use crate::wait;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// A server has so long to come to rest after its start.
@@ -21,6 +20,8 @@ const CONNECTION_MAX: f64 = 1024.0;
 const SMALL_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
 /// Requests on one connection before memory is measured, so that every receive buffer was touched once.
 const WARM_COUNT: usize = 4096;
+/// A server that says nothing for so long is stuck.
+const SILENCE: Duration = Duration::from_secs(10);
 /// One core, so that all connections are its.
 const FLAGS: [&str; 4] = ["--cores", "1", "--memory", "64MiB"];
 
@@ -68,24 +69,17 @@ fn keep(product: &Aspis, count: usize) -> io::Result<Option<Kept>> {
         return Ok(None);
     }
     let failed = |fault: Fault| io::Error::other(format!("no hit: {fault:?}"));
-    let mut first = connect(product.address)?;
+    let mut first = Reader::connect(product.address, SILENCE)?;
     (0..WARM_COUNT).try_for_each(|_| ask(&mut first)).map_err(failed)?;
     wait::pause(SETTLE);
     let before = memory::private(&product.server);
     let mut streams = vec![first];
     for _ in 0..count {
-        let mut reader = connect(product.address)?;
+        let mut reader = Reader::connect(product.address, SILENCE)?;
         ask(&mut reader).map_err(failed)?;
         streams.push(reader);
     }
     Ok(Some(Kept { streams, before }))
-}
-
-fn connect(address: SocketAddr) -> io::Result<Reader> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    Ok(Reader::new(stream))
 }
 
 fn ask(reader: &mut Reader) -> Result<(), Fault> {
@@ -93,7 +87,7 @@ fn ask(reader: &mut Reader) -> Result<(), Fault> {
     let request = format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n\r\n");
     reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
     let head = reader.head()?;
-    let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, _| Flow::Continue)?;
+    let length = reader.content(&head, |_, _| Flow::Continue)?;
     if head.status()? == 200 && length == plan.size {
         return Ok(());
     }

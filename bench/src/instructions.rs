@@ -11,7 +11,7 @@
 //! thread, which is the start and the end of the server, is helped along by connections that wake the core.
 
 use crate::aspis::{Aspis, sum};
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Flow, Reader};
 use crate::invalidation::Viewer;
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
@@ -196,7 +196,7 @@ fn count(
     let admin = pulsing(address, || server.announced("admin listening on "))?;
     let mut aspis = Aspis { server, address, admin };
     let fetch = if are_pending { Some(pulsing(address, || begin_pending(&aspis))?) } else { None };
-    play(address, counted).map_err(|fault| io::Error::other(format!("{fault:?}")))?;
+    play(address, counted)?;
     if let Some(fetch) = fetch {
         let metrics = pulsing(address, || aspis.metrics())?;
         if sum(&metrics, "aspis_invalidation_rules_pending") != Some((PENDING.0 * PENDING.1) as f64) {
@@ -232,7 +232,7 @@ fn begin_pending(aspis: &Aspis) -> io::Result<TcpStream> {
     fetch.write_all(format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
     // The core takes requests in their order: what comes later is answered later.
     let mut reader = Reader::new(TcpStream::connect(aspis.address)?);
-    ask(&mut reader, &WORKLOADS[0], 1).map_err(|fault| io::Error::other(format!("{fault:?}")))?;
+    ask(&mut reader, &WORKLOADS[0], 1)?;
     let mut admin = Viewer::connect(aspis.admin)?;
     for batch in 0..PENDING.0 {
         // Half of them name all that begins so, as long as what is stored and not.
@@ -244,10 +244,7 @@ fn begin_pending(aspis: &Aspis) -> io::Result<TcpStream> {
 
 /// Warms every workload and plays the hits of one.
 fn play(address: SocketAddr, counted: Option<&Workload>) -> Result<(), Fault> {
-    let stream = TcpStream::connect(address).map_err(|_| Fault::Reset)?;
-    stream.set_nodelay(true).map_err(|_| Fault::Reset)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(|_| Fault::Reset)?;
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::connect(address, Duration::from_secs(20)).map_err(|_| Fault::Reset)?;
     for workload in &WORKLOADS {
         ask(&mut reader, workload, 1)?;
         // What was just stored is a hit from the next request on.
@@ -265,7 +262,7 @@ fn ask(reader: &mut Reader, workload: &Workload, count: usize) -> Result<(), Fau
     reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
     for _ in 0..count {
         let head = reader.head()?;
-        let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, _| Flow::Continue)?;
+        let length = reader.content(&head, |_, _| Flow::Continue)?;
         if head.status()? != 200 || length != plan.size {
             return Err(Fault::Malformed(format!("{}, {length} bytes", head.start_line)));
         }

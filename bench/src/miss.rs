@@ -1,7 +1,7 @@
 //! How long a miss takes on a server that was asleep: one viewer, one request at a time, with pauses in which every tick runs out.
 
 use crate::aspis::Aspis;
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Flow, Reader};
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
 use crate::process;
@@ -9,7 +9,7 @@ use crate::random::Random;
 use crate::stats::quantile;
 use crate::wait;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Most that the median of the misses may take.
@@ -38,10 +38,7 @@ pub(crate) fn run(count: usize, aspis: Option<&str>) -> io::Result<bool> {
 /// Returns the sorted times of `count` distinct requests in microseconds.
 fn measure(address: SocketAddr, count: usize, seed: u64) -> io::Result<Vec<f64>> {
     let mut random = Random::new(seed);
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::connect(address, Duration::from_secs(10))?;
     let mut times = Vec::with_capacity(count);
     // The first request opens the connection to the origin and is not counted.
     for id in 0..=count as u64 {
@@ -62,7 +59,7 @@ fn exchange(reader: &mut Reader, plan: Plan) -> Result<(), Fault> {
     reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
     let head = reader.head()?;
     let mut wrong = None;
-    let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |at, piece| {
+    let length = reader.content(&head, |at, piece| {
         wrong = wrong.or_else(|| plan.content().first_difference(at, piece));
         Flow::Continue
     })?;

@@ -9,12 +9,12 @@ mod generate;
 
 use crate::aspis::{Aspis, sample, sum};
 use crate::content::Content;
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Reader};
 use crate::process;
 use crate::random::Random;
 use crate::wait;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -253,10 +253,7 @@ struct Viewer {
 
 impl Viewer {
     fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE))?;
-        Ok(Self { reader: Reader::new(stream) })
+        Ok(Self { reader: Reader::connect(address, SILENCE)? })
     }
 
     fn ask(&mut self, number: u64) -> io::Result<Answer> {
@@ -267,12 +264,7 @@ impl Viewer {
     }
 
     fn answer(&mut self, path: &str) -> Result<Answer, Fault> {
-        let head = self.reader.head()?;
-        let mut body = Vec::new();
-        self.reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, piece| {
-            body.extend_from_slice(piece);
-            Flow::Continue
-        })?;
+        let (head, body) = self.reader.answer()?;
         Ok(match head.status()? {
             404 => Answer::Miss,
             200 if is_right(path, &body) => Answer::Hit,

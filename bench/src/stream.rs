@@ -1,7 +1,7 @@
 //! Bodies larger than the memory limit through a server, both ways, each byte checked, with the growth of its memory.
 
 use crate::aspis::Aspis;
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Flow, Reader};
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
 use crate::process;
@@ -101,7 +101,7 @@ fn pass(product: &Aspis, plan: Plan, passage: Passage) -> Result<(), Fault> {
     let head = reader.head()?;
     let content = plan.content();
     let mut wrong = None;
-    let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |at, piece| {
+    let length = reader.content(&head, |at, piece| {
         wrong = wrong.or_else(|| content.first_difference(at, piece));
         if wrong.is_some() { Flow::Stop } else { Flow::Continue }
     })?;

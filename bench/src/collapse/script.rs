@@ -176,7 +176,7 @@ fn send(mut stream: &TcpStream, answer: &Answer, shared: &Shared, number: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Flow, Framing};
+    use crate::http::Flow;
 
     #[test]
     fn a_trickle_takes_its_time_and_is_noted() {
@@ -194,7 +194,7 @@ mod tests {
         let mut reader = Reader::new(stream);
         let head = reader.head().unwrap();
         let mut read = Vec::new();
-        let length = reader.body(head.framing().unwrap().unwrap_or(Framing::UntilClose), |_, piece| {
+        let length = reader.content(&head, |_, piece| {
             read.extend_from_slice(piece);
             Flow::Continue
         });

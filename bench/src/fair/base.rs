@@ -115,8 +115,7 @@ fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
         }
         filled += count;
         let Some(end) = buffer[..filled].windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let head = crate::http::Head::parse(&buffer[..end + 4])
-            .map_err(|fault| io::Error::other(format!("{fault:?}")))?;
+        let head = crate::http::Head::parse(&buffer[..end + 4])?;
         let length = head.field("content-length").and_then(|text| text.parse::<usize>().ok());
         let (Ok(200), Some(length)) = (head.status(), length) else {
             return Err(io::Error::other(format!("an ordinary viewer got {:?}", head.start_line)));

@@ -1,10 +1,10 @@
 //! One connection of the driver: asks for objects and reads which version it got; or asks the admin server to invalidate.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Reader};
 
 use super::origin::VERSION_LEN;
 
@@ -18,10 +18,7 @@ pub(crate) struct Viewer {
 
 impl Viewer {
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Viewer> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE))?;
-        Ok(Viewer { reader: Reader::new(stream) })
+        Ok(Viewer { reader: Reader::connect(address, SILENCE)? })
     }
 
     /// Asks for one object; returns its version.
@@ -67,15 +64,7 @@ impl Viewer {
 
     fn answer(&mut self) -> io::Result<(u16, Vec<u8>)> {
         let failed = |fault: Fault| io::Error::other(format!("no answer: {fault:?}"));
-        let head = self.reader.head().map_err(failed)?;
-        let mut body = Vec::new();
-        let framing = head.framing().map_err(failed)?.unwrap_or(Framing::UntilClose);
-        self.reader
-            .body(framing, |_, piece| {
-                body.extend_from_slice(piece);
-                Flow::Continue
-            })
-            .map_err(failed)?;
+        let (head, body) = self.reader.answer().map_err(failed)?;
         Ok((head.status().map_err(failed)?, body))
     }
 }

@@ -1,12 +1,12 @@
 //! The admin side of a server, asked in JSON over one kept connection.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Reader};
 
 /// Longer than the server lets anybody wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
@@ -21,10 +21,7 @@ pub(crate) struct Admin {
 impl Admin {
     /// Connects.
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.set_nodelay(true)?;
-        Ok(Self { reader: Reader::new(stream), host: address })
+        Ok(Self { reader: Reader::connect(address, ANSWER_TIMEOUT)?, host: address })
     }
 
     /// Sends a request, and returns the answer's status and document.
@@ -45,12 +42,7 @@ impl Admin {
     }
 
     fn answer(&mut self) -> Result<(u16, Value), Fault> {
-        let head = self.reader.head()?;
-        let mut body = Vec::new();
-        self.reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, piece| {
-            body.extend_from_slice(piece);
-            Flow::Continue
-        })?;
+        let (head, body) = self.reader.answer()?;
         let document = serde_json::from_slice(&body).map_err(|error| Fault::Malformed(error.to_string()))?;
         Ok((head.status()?, document))
     }

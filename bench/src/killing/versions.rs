@@ -11,10 +11,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::admin::Admin;
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::Reader;
 
 /// The page that each round of kills invalidates.
 const PAGE: &str = "/versioned";
+/// A server that says nothing for so long is stuck.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// A running origin.
 #[derive(Debug)]
@@ -75,20 +77,11 @@ impl Versions {
 
 /// Returns the version of a page that a viewer gets.
 pub(crate) fn fetch(viewers: SocketAddr, page: &str) -> io::Result<u64> {
-    let mut stream = TcpStream::connect(viewers)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    write!(stream, "GET {page} HTTP/1.1\r\nHost: killing.example\r\nConnection: close\r\n\r\n")?;
-    let mut reader = Reader::new(stream);
-    let mut read = || -> Result<String, Fault> {
-        let head = reader.head()?;
-        let mut body = Vec::new();
-        reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |_, piece| {
-            body.extend_from_slice(piece);
-            Flow::Continue
-        })?;
-        Ok(String::from_utf8_lossy(&body).into_owned())
-    };
-    let body = read().map_err(|fault| io::Error::other(format!("{page}: {fault:?}")))?;
+    let mut reader = Reader::connect(viewers, SILENCE)?;
+    let request = format!("GET {page} HTTP/1.1\r\nHost: killing.example\r\nConnection: close\r\n\r\n");
+    reader.stream().write_all(request.as_bytes())?;
+    let (_, body) = reader.answer().map_err(|fault| io::Error::other(format!("{page}: {fault:?}")))?;
+    let body = String::from_utf8_lossy(&body);
     body.parse().map_err(|_| io::Error::other(format!("{page}: no version in {body:?}")))
 }
 

@@ -4,10 +4,10 @@ use super::origin::{FastOrigin, byte};
 use super::sizes::Sizes;
 use super::{Options, USE_MIN, judge, mib, private, samples, tell_purposes};
 use crate::aspis::{Aspis, sum};
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Flow, Reader};
 use crate::{process, wait};
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -108,22 +108,17 @@ fn view(
     (asked, sent): (&AtomicU64, &AtomicU64),
 ) -> Result<(), String> {
     let lost = |error: io::Error| error.to_string();
-    let stream = TcpStream::connect(address).map_err(lost)?;
-    stream.set_nodelay(true).map_err(lost)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(lost)?;
-    let mut writer = stream.try_clone().map_err(lost)?;
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::connect(address, Duration::from_secs(30)).map_err(lost)?;
     while sent.load(Ordering::Relaxed) < total {
         let number = asked.fetch_add(1, Ordering::Relaxed);
         let length = sizes.length(SEED, number);
         let request = format!("GET /{length}/{number} HTTP/1.1\r\nHost: bench\r\nAccept: image/webp\r\n\r\n");
-        writer.write_all(request.as_bytes()).map_err(lost)?;
+        reader.stream().write_all(request.as_bytes()).map_err(lost)?;
         let named = |fault: Fault| format!("object {number} of {length} B: {fault:?}");
         let head = reader.head().map_err(named)?;
         let mut wrong = None;
-        let framing = head.framing().map_err(named)?.unwrap_or(Framing::UntilClose);
         let got = reader
-            .body(framing, |at, piece| {
+            .content(&head, |at, piece| {
                 // The edges of each piece: a block in the wrong place shows there, and the driver must not cost more than the server.
                 let last = at + piece.len() as u64 - 1;
                 if piece.first() != Some(&byte(at)) || piece.last() != Some(&byte(last)) {

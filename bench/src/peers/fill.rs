@@ -4,17 +4,19 @@
 
 use super::arms::{Arm, Running};
 use super::cell::Cell;
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Flow, Reader};
 use crate::origin::Origin;
 use crate::plan::Plan;
 use crate::random::Random;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 /// Connections over which a large hot set is fetched.
 const STREAMS: usize = 8;
+/// A server that says nothing for so long is stuck.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Objects that are asked for again to see whether they are kept.
 const SAMPLE: usize = 1000;
 /// Passes over the sample; some servers store an object only when it is asked for again.
@@ -70,7 +72,7 @@ pub(crate) fn fetch_all(
     let plan = &plan;
     let results: Vec<Result<(), String>> = thread::scope(|scope| {
         let fetch = |part: &[u32]| {
-            let mut reader = connect(address).map_err(|error| error.to_string())?;
+            let mut reader = Reader::connect(address, SILENCE).map_err(|error| error.to_string())?;
             part.iter().map(|object| plan(*object)).try_for_each(|plan| {
                 fetch(&mut reader, body, address, plan).map_err(|fault| format!("{plan}: {fault:?}"))
             })
@@ -82,20 +84,13 @@ pub(crate) fn fetch_all(
     results.into_iter().collect::<Result<(), _>>().map_err(io::Error::other)
 }
 
-fn connect(address: SocketAddr) -> io::Result<Reader> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    Ok(Reader::new(stream))
-}
-
 /// Fetches one object as the generators do and checks it.
 fn fetch(reader: &mut Reader, body: Body, address: SocketAddr, plan: Plan) -> Result<(), Fault> {
     let request = format!("GET {plan} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
     let head = reader.head()?;
     let mut wrong = None;
-    let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |at, piece| {
+    let length = reader.content(&head, |at, piece| {
         if body == Body::Planned {
             wrong = wrong.or_else(|| plan.content().first_difference(at, piece));
         }

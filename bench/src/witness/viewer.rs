@@ -3,11 +3,10 @@
 use super::Meeting;
 use super::ledger::{Answer, Asked};
 use super::site::{Edition, VARIANTS};
-use crate::http::{Fault, Flow, Framing, Reader};
+use crate::http::{Fault, Flow, Reader};
 use crate::random::Random;
 use std::cell::Cell;
 use std::io::Write;
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// A server that says nothing for so long is stuck.
@@ -129,8 +128,7 @@ impl<'m> Viewer<'m> {
         let result = self.exchange(&request, &|| false, |reader| {
             let head = reader.head()?;
             let version = head.field("x-version").and_then(|text| text.parse::<u64>().ok());
-            let framing = head.framing()?.unwrap_or(Framing::UntilClose);
-            reader.body(framing, |_, _| Flow::Continue)?;
+            reader.content(&head, |_, _| Flow::Continue)?;
             Ok((head.status()?, version))
         });
         match result {
@@ -192,7 +190,7 @@ impl<'m> Viewer<'m> {
             named.set(answer.etag.as_deref().and_then(Edition::parse));
             let content = named.get().map(|named| object.content(named));
             let mut wrong_at = None;
-            let length = reader.body(head.framing()?.unwrap_or(Framing::UntilClose), |at, piece| {
+            let length = reader.content(&head, |at, piece| {
                 if let (Some(content), None) = (content, wrong_at) {
                     wrong_at = content.first_difference(from + at, piece);
                 }
@@ -233,7 +231,7 @@ impl<'m> Viewer<'m> {
     ) -> Option<T> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => match connect(self.meeting) {
+            None => match Reader::connect(self.meeting.address, SILENCE) {
                 Ok(connection) => connection,
                 Err(error) => {
                     self.meeting.broke(format!("cannot connect: {error}"));
@@ -262,12 +260,4 @@ impl<'m> Viewer<'m> {
             }
         }
     }
-}
-
-fn connect(meeting: &Meeting<'_>) -> std::io::Result<Reader> {
-    let stream = TcpStream::connect(meeting.address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(SILENCE))?;
-    stream.set_write_timeout(Some(SILENCE))?;
-    Ok(Reader::new(stream))
 }
