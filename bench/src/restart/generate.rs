@@ -18,6 +18,7 @@ use aspis_storage::disk::format::{
 };
 use aspis_storage::disk::length_class;
 use aspis_storage::disk::record::{self, Facts, NewRecord, Place, RecordKind, Tags};
+use aspis_storage::shards::Sharding;
 use aspis_wire::response::parse_response;
 use aspis_wire::{FieldSlots, HeadLimits, Method, Scheme};
 use std::fs::{File, OpenOptions};
@@ -109,11 +110,9 @@ pub(super) fn fill(folder: &Path, count: u64) -> io::Result<u64> {
     if volumes.len() != 1 << shard_bits {
         return Err(io::Error::other(format!("{} of {} volumes", volumes.len(), 1_u64 << shard_bits)));
     }
+    let sharding = Sharding::of_bits(shard_bits);
     for number in 0..count {
-        common.with(number, |new| {
-            let shard = (new.hash >> 64 >> 32 >> (32 - u32::from(shard_bits))) as usize;
-            volumes[shard].append(new)
-        })?;
+        common.with(number, |new| volumes[sharding.shard(new.hash)].append(new))?;
     }
     let mut written = 0;
     for volume in volumes {
