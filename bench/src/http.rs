@@ -3,6 +3,10 @@
 //! It shares no code with the product on purpose: a framing mistake of ours must not be judged by the code that made it. It is strict about
 //! what it reads and tells apart what matters to a judge: a message that ended, one that was cut, one that never came.
 
+mod serve;
+
+pub(crate) use serve::{listen, serve};
+
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;

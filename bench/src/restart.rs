@@ -9,14 +9,13 @@ mod generate;
 
 use crate::aspis::{Aspis, sample, sum};
 use crate::content::Content;
-use crate::http::{Fault, Reader};
+use crate::http::{self, Fault, Reader};
 use crate::process;
 use crate::random::Random;
 use crate::wait;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// The host of all records.
@@ -284,22 +283,7 @@ struct Nothing {
 
 impl Nothing {
     fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                thread::spawn(move || {
-                    let mut reader = Reader::new(stream);
-                    while reader.head().is_ok() {
-                        let answer =
-                            b"HTTP/1.1 404 Not Found\r\nCache-Control: no-store\r\nContent-Length: 0\r\n\r\n";
-                        if reader.stream().write_all(answer).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        Ok(Self { address })
+        let answer = b"HTTP/1.1 404 Not Found\r\nCache-Control: no-store\r\nContent-Length: 0\r\n\r\n";
+        Ok(Self { address: http::serve(|mut stream, _| stream.write_all(answer))? })
     }
 }

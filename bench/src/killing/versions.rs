@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::admin::Admin;
-use crate::http::Reader;
+use crate::http::{self, Head, Reader};
 
 /// The page that each round of kills invalidates.
 const PAGE: &str = "/versioned";
@@ -29,16 +28,9 @@ pub(crate) struct Versions {
 impl Versions {
     /// Starts it; it ends with the driver.
     pub(crate) fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
         // Answers so far.
-        let given = Arc::new(AtomicU64::new(0));
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let given = Arc::clone(&given);
-                thread::spawn(move || answer(stream, &given));
-            }
-        });
+        let given = AtomicU64::new(0);
+        let address = http::serve(move |stream, head| answer(stream, head, &given))?;
         Ok(Self { address, purged: Mutex::default() })
     }
 
@@ -85,20 +77,15 @@ pub(crate) fn fetch(viewers: SocketAddr, page: &str) -> io::Result<u64> {
     body.parse().map_err(|_| io::Error::other(format!("{page}: no version in {body:?}")))
 }
 
-/// Answers each request on a connection with a page of its own version, tagged with its path.
-fn answer(stream: TcpStream, given: &AtomicU64) {
-    let mut reader = Reader::new(stream);
-    while let Ok(head) = reader.head() {
-        let Some((_, target)) = head.request_line() else { return };
-        let version = given.fetch_add(1, Ordering::SeqCst) + 1;
-        let body = version.to_string();
-        let tag = target.trim_start_matches('/').replace('/', "-");
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nCache-Control: max-age=36000\r\nETag: \"{version}\"\r\nSurrogate-Key: page-{tag}\r\n\r\n{body}",
-            body.len()
-        );
-        if reader.stream().write_all(answer.as_bytes()).is_err() {
-            return;
-        }
-    }
+/// Answers a request with a page of its own version, tagged with its path.
+fn answer(mut stream: &TcpStream, head: &Head, given: &AtomicU64) -> io::Result<()> {
+    let (_, target) = head.request_line().ok_or(io::ErrorKind::InvalidData)?;
+    let version = given.fetch_add(1, Ordering::SeqCst) + 1;
+    let body = version.to_string();
+    let tag = target.trim_start_matches('/').replace('/', "-");
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nCache-Control: max-age=36000\r\nETag: \"{version}\"\r\nSurrogate-Key: page-{tag}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes())
 }

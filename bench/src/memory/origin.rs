@@ -3,11 +3,12 @@
 //! One thread per connection, blocking; requests have no bodies.
 
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::http;
 use crate::wait;
 
 /// A path that begins so is answered once the gate is open.
@@ -39,18 +40,11 @@ pub(crate) fn byte(at: u64) -> u8 {
 impl FastOrigin {
     /// Starts one whose longest answer has so many bytes.
     pub(crate) fn start(longest: u64) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
         let bytes = (0..longest).map(byte).collect();
         let shared = Arc::new(Shared { bytes, requests: AtomicU64::new(0), is_open: AtomicBool::new(false) });
-        let of_thread = Arc::clone(&shared);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = Arc::clone(&of_thread);
-                // A connection that breaks is the viewer's or the product's business; both are watched elsewhere.
-                std::thread::spawn(move || drop(serve(&stream, &shared)));
-            }
-        });
+        let of_threads = Arc::clone(&shared);
+        // A connection that breaks is the viewer's or the product's business; both are watched elsewhere.
+        let address = http::listen(move |stream| drop(serve(&stream, &of_threads)))?;
         Ok(Self { address, shared })
     }
 

@@ -5,13 +5,12 @@
 
 use super::ledger::Ledger;
 use super::site::{Edition, VARIANTS};
-use crate::http::{Flow, Framing, Head, Reader};
+use crate::http::{self, Head};
 use crate::wait;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 /// One request in so many for what lives shortly finds it changed.
@@ -31,17 +30,11 @@ pub(crate) struct Origin {
 impl Origin {
     /// Serves the ledger's site on a port of the kernel's choice.
     pub(crate) fn start(ledger: &Arc<Ledger>) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
         let requests = Arc::new(AtomicU64::new(0));
         let (ledger, counted) = (Arc::clone(ledger), Arc::clone(&requests));
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (ledger, counted) = (Arc::clone(&ledger), Arc::clone(&counted));
-                // A connection that breaks belongs to a server that was killed, or shows at the viewer.
-                thread::spawn(move || drop(serve(stream, &ledger, &counted)));
-            }
-        });
+        let address = http::serve(move |stream, head| {
+            answer(stream, &ledger, head, counted.fetch_add(1, Ordering::SeqCst))
+        })?;
         Ok(Self { address, requests })
     }
 
@@ -53,22 +46,6 @@ impl Origin {
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::SeqCst)
     }
-}
-
-fn serve(stream: TcpStream, ledger: &Ledger, counted: &AtomicU64) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut reader = Reader::new(stream);
-    while let Ok(head) = reader.head() {
-        if let Ok(Some(framing)) = head.framing()
-            && framing != Framing::UntilClose
-            && reader.body(framing, |_, _| Flow::Continue).is_err()
-        {
-            break;
-        }
-        let number = counted.fetch_add(1, Ordering::SeqCst);
-        answer(reader.stream(), ledger, &head, number)?;
-    }
-    Ok(())
 }
 
 fn answer(mut stream: &TcpStream, ledger: &Ledger, head: &Head, number: u64) -> io::Result<()> {

@@ -6,10 +6,10 @@ use super::origin::Origin;
 use super::site::{Edition, Site};
 use super::viewer::Viewer;
 use super::{Meeting, Tally};
-use crate::http::Reader;
+use crate::http::{self, Head};
 use crate::wait;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -143,33 +143,21 @@ fn an_honest_server_is_without_fault() {
 
 /// Serves the first version of whatever is asked for, with its byte number `flipped` flipped.
 fn liar(ledger: &Arc<Ledger>, flipped: Option<usize>) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
     let ledger = Arc::clone(ledger);
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let mut reader = Reader::new(stream);
-            while let Ok(head) = reader.head() {
-                let (_, path) = head.request_line().unwrap();
-                let object = ledger.object(ledger.site.find(path).unwrap());
-                let edition = Edition { version: 1, variant: 0 };
-                let mut body = vec![0; object.content_len(edition) as usize];
-                object.content(edition).fill(0, &mut body);
-                if let Some(byte) = flipped.and_then(|at| body.get_mut(at)) {
-                    *byte ^= 0x10;
-                }
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\nETag: {}\r\nContent-Length: {}\r\n\r\n",
-                    edition.tag(),
-                    body.len()
-                );
-                if reader.stream().write_all(&[head.into_bytes(), body].concat()).is_err() {
-                    break;
-                }
-            }
+    let answer = move |mut stream: &TcpStream, head: &Head| {
+        let (_, path) = head.request_line().unwrap();
+        let object = ledger.object(ledger.site.find(path).unwrap());
+        let edition = Edition { version: 1, variant: 0 };
+        let mut body = vec![0; object.content_len(edition) as usize];
+        object.content(edition).fill(0, &mut body);
+        if let Some(byte) = flipped.and_then(|at| body.get_mut(at)) {
+            *byte ^= 0x10;
         }
-    });
-    address
+        let (tag, len) = (edition.tag(), body.len());
+        let head = format!("HTTP/1.1 200 OK\r\nETag: {tag}\r\nContent-Length: {len}\r\n\r\n");
+        stream.write_all(&[head.into_bytes(), body].concat())
+    };
+    http::serve(answer).unwrap()
 }
 
 #[test]
