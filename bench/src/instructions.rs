@@ -10,13 +10,14 @@
 //! Valgrind lets one thread run at a time and does not let go of that right while the core sleeps in its ring. So whatever needs another
 //! thread, which is the start and the end of the server, is helped along by connections that wake the core.
 
+use crate::admin::Admin;
 use crate::aspis::{Aspis, sum};
 use crate::http::{Fault, Flow, Reader};
-use crate::invalidation::Viewer;
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
 use crate::process::{Scratch, Server, find_aspis, find_program, free_port};
 use crate::wait;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
@@ -233,11 +234,11 @@ fn begin_pending(aspis: &Aspis) -> io::Result<TcpStream> {
     // The core takes requests in their order: what comes later is answered later.
     let mut reader = Reader::new(TcpStream::connect(aspis.address)?);
     ask(&mut reader, &WORKLOADS[0], 1)?;
-    let mut admin = Viewer::connect(aspis.admin)?;
+    let mut admin = Admin::connect(aspis.admin)?;
     for batch in 0..PENDING.0 {
         // Half of them name all that begins so, as long as what is stored and not.
-        let paths = (0..PENDING.1).map(|at| format!("\"/fresh/none-{batch}/{at}{}\"", ["", "/*"][at % 2]));
-        admin.invalidate(&format!("{{\"paths\":[{}]}}", paths.collect::<Vec<_>>().join(",")), true)?;
+        let paths = (0..PENDING.1).map(|at| format!("/fresh/none-{batch}/{at}{}", ["", "/*"][at % 2]));
+        admin.invalidate(&json!({ "paths": paths.collect::<Vec<_>>() }), true)?;
     }
     Ok(fetch)
 }

@@ -17,7 +17,6 @@ use crate::aspis::Aspis;
 use crate::process;
 use fill::fill;
 use origin::VersionOrigin;
-pub(crate) use viewer::Viewer;
 
 /// What the command line asks for.
 #[derive(Debug)]

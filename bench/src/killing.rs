@@ -5,7 +5,6 @@
 //! with its number, content and reference, in the list and by its id; its numbers must never be given again; and what a viewer was served before
 //! an acknowledged invalidation must not be served after it. What got no answer may be there or not, but once only.
 
-pub(crate) mod admin;
 pub(crate) mod versions;
 
 use std::collections::BTreeMap;
@@ -18,11 +17,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::admin::Admin;
 use crate::aspis::Aspis;
 use crate::process;
 use crate::random::Random;
 use crate::wait;
-use admin::Admin;
 use versions::Versions;
 
 /// Callers that post at the same time.

@@ -3,6 +3,7 @@
 //! `aspis-bench COMMAND` starts the servers that it measures itself, on ports of the kernel's choice, and ends them. Nothing here shares
 //! code with what it judges, but for the floor responder, which is the product's own runtime with nothing on it.
 
+mod admin;
 mod aspis;
 mod cold;
 mod collapse;

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::admin::Admin;
 use crate::aspis::{Aspis, sum};
-use crate::killing::admin::Admin;
 use crate::killing::versions::{Versions, fetch};
 use crate::peers::wrk::{Script, Wrk};
 use crate::process;

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
+use crate::admin::Admin;
 use crate::aspis::{Aspis, sum};
 use crate::stats::quantile;
 use crate::wait::{self, Canary};
@@ -19,17 +22,14 @@ use super::viewer::Viewer;
 use super::{Options, figure, object};
 
 /// What is invalidated in the rounds, as the API has it.
-const KINDS: [(&str, &str); 3] = [
-    ("/*", "\"paths\":[\"/*\"]"),
-    ("a prefix", "\"paths\":[\"/o/*\"]"),
-    ("a tag of half", "\"tags\":[\"half\"]"),
-];
-/// And with a sweep of its own: together the hard ones take all, so that one fill is enough.
-const SWEPT: [(&str, &str); 4] = [
-    ("/*, soft", "\"paths\":[\"/*\"],\"soft\":true"),
-    ("a tag of half", "\"tags\":[\"half\"]"),
-    ("a prefix", "\"paths\":[\"/o/1*\"]"),
-    ("/*", "\"paths\":[\"/*\"]"),
+const KINDS: [(&str, &str, &str); 3] =
+    [("/*", "paths", "/*"), ("a prefix", "paths", "/o/*"), ("a tag of half", "tags", "half")];
+/// And with a sweep of its own, softly or not: together the hard ones take all, so that one fill is enough.
+const SWEPT: [(&str, &str, &str, bool); 4] = [
+    ("/*, soft", "paths", "/*", true),
+    ("a tag of half", "tags", "half", false),
+    ("a prefix", "paths", "/o/1*", false),
+    ("/*", "paths", "/*", false),
 ];
 /// What is asked for to see an invalidation: all of them concern it.
 const PROBED: u64 = 10;
@@ -64,14 +64,14 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     println!("\neffect: {} rounds of each kind over {} objects", options.rounds, options.objects);
     println!("| figure | measured | at most | |\n|---|---|---|---|");
     let mut held = true;
-    for (name, rule) in KINDS {
+    for (name, field, rule) in KINDS {
         // A connection of its own: the admin server ends those that say nothing for ten seconds.
-        let mut admin = Viewer::connect(server.admin)?;
+        let mut admin = Admin::connect(server.admin)?;
         let canary = Canary::start();
         let (mut completed, mut effective) = (Vec::new(), Vec::new());
         for _ in 0..options.rounds {
-            let json = format!("{{{rule},\"soft\":true}}");
-            let (done, seen) = round(origin, &mut admin, &mut probes, &json)?;
+            let document = json!({ field: [rule], "soft": true });
+            let (done, seen) = round(origin, &mut admin, &mut probes, &document)?;
             completed.push(done);
             effective.push(seen);
         }
@@ -91,14 +91,15 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     let began = Instant::now();
     swept(server, sweep_max)?;
     let mut took = began.elapsed();
-    for (name, rule) in SWEPT {
+    for (name, field, rule, is_soft) in SWEPT {
         wait::pause((took * REST_FACTOR).clamp(GAUGE_AGE, REST_MAX));
         let before = stored(server)?;
         // Beside each, since neighbours come and go.
         let quiet = quiet(server)?;
         let hits = hot(server, || {
             let began = Instant::now();
-            round(origin, &mut Viewer::connect(server.admin)?, &mut probes, &format!("{{{rule}}}"))?;
+            let document = json!({ field: [rule], "soft": is_soft });
+            round(origin, &mut Admin::connect(server.admin)?, &mut probes, &document)?;
             swept(server, sweep_max)?;
             took = began.elapsed();
             Ok(())
@@ -140,9 +141,9 @@ fn swept(server: &Aspis, limit: Duration) -> io::Result<()> {
 /// One invalidation: milliseconds until it is completed, and until every probe has the new version.
 fn round(
     origin: &VersionOrigin,
-    admin: &mut Viewer,
+    admin: &mut Admin,
     probes: &mut [Viewer],
-    json: &str,
+    document: &Value,
 ) -> io::Result<(f64, f64)> {
     // All have it before, so that old bytes are there to be served.
     let path = object(PROBED);
@@ -151,7 +152,7 @@ fn round(
     }
     let version = origin.change();
     let began = Instant::now();
-    admin.invalidate(json, true)?;
+    admin.invalidate(document, true)?;
     let completed = began.elapsed();
     for probe in probes.iter_mut() {
         probe.send(std::slice::from_ref(&path))?;
@@ -159,7 +160,9 @@ fn round(
     for probe in probes {
         let got = probe.version()?;
         if got < version {
-            return Err(io::Error::other(format!("version {got} after {json}, which {version} came before")));
+            return Err(io::Error::other(format!(
+                "version {got} after {document}, which {version} came before"
+            )));
         }
     }
     Ok((completed.as_secs_f64() * 1e3, began.elapsed().as_secs_f64() * 1e3))

@@ -8,7 +8,11 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
+use crate::admin::Admin;
 use crate::aspis::Aspis;
+use crate::memory;
 use crate::random::Random;
 use crate::wait;
 
@@ -42,7 +46,7 @@ pub(super) fn run(
         return Err(io::Error::other("rules of before are still pending"));
     }
     let quiet = quiet(server)?;
-    let memory = || server.server.status_bytes("RssAnon") + server.server.status_bytes("RssShmem");
+    let memory = || memory::private(&server.server);
     let (before, version) = (memory(), origin.change());
     let (mut named, mut most, mut late) = (HashSet::new(), 0_u64, Duration::ZERO);
     let hits = hot(server, || {
@@ -109,7 +113,7 @@ fn is_named(number: u64, named: &HashSet<u64>) -> bool {
 
 fn send(server: &Aspis, options: &Options, objects: u64, sender: u64, version: u64) -> io::Result<Sent> {
     let mut random = Random::new(sender);
-    let mut admin = Viewer::connect(server.admin)?;
+    let mut admin = Admin::connect(server.admin)?;
     let mut viewer = Viewer::connect(server.address)?;
     let (began, mut sent) = (Instant::now(), Sent { named: Vec::new(), late: Duration::ZERO });
     let count = options.rate * options.seconds / SENDERS;
@@ -121,14 +125,14 @@ fn send(server: &Aspis, options: &Options, objects: u64, sender: u64, version: u
         }
         let number = random.between(0, objects - 1);
         let (path, waits) = (object(number), at % WAITED == 0);
-        let json = match random.between(0, 3) {
-            _ if waits => format!("{{\"paths\":[\"{path}\"]}}"),
-            0 => format!("{{\"tags\":[\"none-{number}\",\"none-{at}\"]}}"),
-            1 => format!("{{\"paths\":[\"{path}*\"]}}"),
-            _ => format!("{{\"paths\":[\"{path}\",\"/none/{number}\"]}}"),
+        let document = match random.between(0, 3) {
+            _ if waits => json!({ "paths": [path] }),
+            0 => json!({ "tags": [format!("none-{number}"), format!("none-{at}")] }),
+            1 => json!({ "paths": [format!("{path}*")] }),
+            _ => json!({ "paths": [path, format!("/none/{number}")] }),
         };
-        admin.invalidate(&json, waits)?;
-        if json.contains(&path) {
+        admin.invalidate(&document, waits)?;
+        if document.get("paths").is_some() {
             sent.named.push(number);
         }
         if waits && viewer.ask(&path)? < version {

@@ -1,4 +1,4 @@
-//! One connection of the driver: asks for objects and reads which version it got; or asks the admin server to invalidate.
+//! One connection of the driver: asks for objects and reads which version it got.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -47,19 +47,6 @@ impl Viewer {
         let version =
             body.get(..VERSION_LEN).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
         version.filter(|_| status == 200).ok_or_else(|| unexpected(status, &body))
-    }
-
-    /// Asks for an invalidation, and waits until it is accepted, or completed where `wait` says so.
-    pub(crate) fn invalidate(&mut self, json: &str, wait: bool) -> io::Result<()> {
-        let query = if wait { "?wait=true" } else { "" };
-        let head = format!(
-            "POST /v1/invalidations{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        );
-        let request = format!("{head}Content-Length: {}\r\n\r\n{json}", json.len());
-        self.reader.stream().write_all(request.as_bytes())?;
-        let (status, body) = self.answer()?;
-        let is_done = !wait || String::from_utf8_lossy(&body).contains("\"Completed\"");
-        if status == 201 && is_done { Ok(()) } else { Err(unexpected(status, &body)) }
     }
 
     fn answer(&mut self) -> io::Result<(u16, Vec<u8>)> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::admin::Admin;
+use crate::admin::Admin;
 use crate::http::{self, Head, Reader};
 
 /// The page that each round of kills invalidates.

@@ -2,7 +2,7 @@
 
 use super::Meeting;
 use super::site::TAGS;
-use crate::killing::admin::Admin;
+use crate::admin::Admin;
 use crate::random::Random;
 use crate::wait;
 use serde_json::json;

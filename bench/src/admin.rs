@@ -1,4 +1,4 @@
-//! The admin side of a server, asked in JSON over one kept connection.
+//! The admin side of a server, asked in JSON over one kept connection, by whoever invalidates or looks at invalidations.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -39,6 +39,14 @@ impl Admin {
         let request = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n{body}", self.host);
         self.reader.stream().write_all(request.as_bytes())?;
         self.answer().map_err(|fault| io::Error::other(format!("{method} {target}: {fault:?}")))
+    }
+
+    /// Asks for an invalidation, and waits until it is accepted, or completed where `wait` says so.
+    pub(crate) fn invalidate(&mut self, document: &Value, wait: bool) -> io::Result<()> {
+        let target = if wait { "/v1/invalidations?wait=true" } else { "/v1/invalidations" };
+        let (status, told) = self.ask("POST", target, Some(document))?;
+        let is_done = !wait || told["status"] == "Completed";
+        if status == 201 && is_done { Ok(()) } else { Err(io::Error::other(format!("{status} {told}"))) }
     }
 
     fn answer(&mut self) -> Result<(u16, Value), Fault> {
