@@ -3,6 +3,10 @@
 //! The origins of this package write them, the viewers compare each received byte with what the path promises. So a body of another
 //! key, a mixture of two, a shifted or repeated piece all show, at any size, without keeping the body.
 
+use crate::wait;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The endless byte sequence that belongs to one path.
@@ -36,6 +40,38 @@ impl Content {
         let last = words.into_remainder();
         let len = last.len();
         last.copy_from_slice(&self.word(index)[..len]);
+    }
+
+    /// Writes the bytes from `from` to `to` in pieces of these lengths, as chunks where they are `chunked` but without the last one, which is empty; with
+    /// a rest after each piece that another follows.
+    pub(crate) fn send(
+        self,
+        mut stream: &TcpStream,
+        (from, to): (u64, u64),
+        chunked: bool,
+        mut piece_len: impl FnMut() -> u64,
+        rest: Duration,
+    ) -> io::Result<()> {
+        let (mut at, mut bytes) = (from, Vec::new());
+        while at < to {
+            let len = piece_len().min(to - at) as usize;
+            bytes.clear();
+            if chunked {
+                write!(bytes, "{len:x}\r\n")?;
+            }
+            let start = bytes.len();
+            bytes.resize(start + len, 0);
+            self.fill(at, &mut bytes[start..]);
+            if chunked {
+                bytes.extend_from_slice(b"\r\n");
+            }
+            stream.write_all(&bytes)?;
+            at += len as u64;
+            if !rest.is_zero() && at < to {
+                wait::pause(rest);
+            }
+        }
+        Ok(())
     }
 
     /// Returns the offset of the first byte of `bytes`, which stand at offset `at`, that is not as promised.

@@ -76,6 +76,14 @@ impl Head {
         Some((words.next()?, words.next()?))
     }
 
+    /// Returns the part that a GET asks for of content of this length and entity tag, from a byte to the one after the last; `None` for all of it.
+    pub(crate) fn part(&self, tag: &str, length: u64) -> Option<(u64, u64)> {
+        let is_get = self.request_line().is_some_and(|(method, _)| method == "GET");
+        // A part is only of the version that is asked about (RFC 9110 section 13.1.5).
+        let is_same = self.field("if-range").is_none_or(|known| known == tag);
+        part(self.field("range").filter(|_| is_get && is_same)?, length)
+    }
+
     /// Returns what the framing fields say; `None` when there are none.
     pub(crate) fn framing(&self) -> Result<Option<Framing>, Fault> {
         let length = self.field("content-length");
@@ -307,6 +315,17 @@ impl Reader {
     }
 }
 
+/// Reads `bytes=1-2` or `bytes=1-` into a start and an end that is not part of it.
+fn part(text: &str, length: u64) -> Option<(u64, u64)> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let first: u64 = first.parse().ok()?;
+    let end = match last {
+        "" => length,
+        _ => last.parse::<u64>().ok()?.checked_add(1)?.min(length),
+    };
+    (first < end).then_some((first, end))
+}
+
 /// Returns the length of the head at the start of `bytes`, its empty line included.
 fn find_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
@@ -344,6 +363,25 @@ mod tests {
         assert_eq!(read(no_last_chunk), Err(Fault::Cut));
         assert_eq!(read(b"HTTP/1.1 200 OK\r\nContent-"), Err(Fault::Cut));
         assert_eq!(read(b""), Err(Fault::Closed));
+    }
+
+    #[test]
+    fn parts_are_read() {
+        assert_eq!(part("bytes=2-4", 10), Some((2, 5)));
+        assert_eq!(part("bytes=2-", 10), Some((2, 10)));
+        assert_eq!(part("bytes=2-99", 10), Some((2, 10)));
+        assert_eq!(part("bytes=10-", 10), None);
+        assert_eq!(part("bytes=-3", 10), None);
+    }
+
+    #[test]
+    fn a_get_may_ask_for_a_part_of_the_version_that_it_knows() {
+        let part = |head: &str| Head::parse(head.as_bytes()).unwrap().part("\"v2\"", 10);
+        assert_eq!(part("GET /a HTTP/1.1\r\nRange: bytes=2-4\r\n\r\n"), Some((2, 5)));
+        assert_eq!(part("GET /a HTTP/1.1\r\nRange: bytes=2-4\r\nIf-Range: \"v2\"\r\n\r\n"), Some((2, 5)));
+        assert_eq!(part("GET /a HTTP/1.1\r\nRange: bytes=2-4\r\nIf-Range: \"v1\"\r\n\r\n"), None);
+        assert_eq!(part("HEAD /a HTTP/1.1\r\nRange: bytes=2-4\r\n\r\n"), None);
+        assert_eq!(part("GET /a HTTP/1.1\r\n\r\n"), None);
     }
 
     #[test]

@@ -418,43 +418,19 @@ impl Answer {
     }
 
     /// Writes the first `length` bytes of the content.
-    fn body(&self, mut stream: &TcpStream, length: u64) -> io::Result<()> {
-        let content = self.plan.content();
+    fn body(&self, stream: &TcpStream, length: u64) -> io::Result<()> {
         let trickle = self.plan.kind == Kind::Trickle;
         let piece_len = if trickle { (length / 6).clamp(1, 64 * 1024) } else { length.clamp(1, 256 * 1024) };
-        let mut piece = vec![0; piece_len as usize];
-        let mut at = 0;
-        while at < length {
-            let piece = &mut piece[..piece_len.min(length - at) as usize];
-            content.fill(at, piece);
-            stream.write_all(piece)?;
-            at += piece.len() as u64;
-            if trickle && at < length {
-                wait::pause(LATE / 4);
-            }
-        }
-        Ok(())
+        let rest = if trickle { LATE / 4 } else { Duration::ZERO };
+        self.plan.content().send(stream, (0, length), false, || piece_len, rest)
     }
 
     /// Writes the first `length` bytes of the content in chunks of uneven size, without the last chunk.
-    fn chunks(&self, mut stream: &TcpStream, length: u64) -> io::Result<()> {
-        let content = self.plan.content();
+    fn chunks(&self, stream: &TcpStream, length: u64) -> io::Result<()> {
         let mut random = Random::new(self.plan.id ^ self.plan.seed);
         let largest = if length > 16 << 20 { 256 * 1024 } else { 40_000 };
-        let mut bytes = Vec::with_capacity(largest + 16);
-        let mut at = 0;
-        while at < length {
-            let len = random.length(largest as u64).min(length - at) as usize;
-            bytes.clear();
-            write!(bytes, "{len:x}\r\n")?;
-            let start = bytes.len();
-            bytes.resize(start + len, 0);
-            content.fill(at, &mut bytes[start..]);
-            bytes.extend_from_slice(b"\r\n");
-            stream.write_all(&bytes)?;
-            at += len as u64;
-        }
-        Ok(())
+        let piece_len = || random.length(largest);
+        self.plan.content().send(stream, (0, length), true, piece_len, Duration::ZERO)
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// Every so many requests the content changes by itself.
 const CHANGE: u64 = 11;
@@ -94,10 +95,7 @@ impl Versions {
             return Ok(After::KeepAlive);
         }
         let length = plan.length_in(version);
-        // A part is only of the version that is asked about (RFC 9110 section 13.1.5).
-        let same = head.field("if-range").is_none_or(|known| known == tag);
-        let part =
-            head.field("range").filter(|_| same && method == "GET").and_then(|text| part(text, length));
+        let part = head.part(&tag, length);
         let (from, to) = part.unwrap_or((0, length));
         let framing = match manner {
             Manner::Chunked => "Transfer-Encoding: chunked\r\n".to_owned(),
@@ -146,66 +144,26 @@ fn policy(id: u64) -> &'static str {
     }
 }
 
-/// Reads `bytes=1-2` or `bytes=1-` into a start and an end that is not part of it.
-fn part(text: &str, length: u64) -> Option<(u64, u64)> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    let first: u64 = first.parse().ok()?;
-    let end = match last {
-        "" => length,
-        _ => last.parse::<u64>().ok()?.checked_add(1)?.min(length),
-    };
-    (first < end).then_some((first, end))
-}
-
 /// Writes the bytes from `from` to `to` of one version.
 fn content(
-    mut stream: &TcpStream,
+    stream: &TcpStream,
     plan: Plan,
     version: u64,
     (from, to): (u64, u64),
     manner: Manner,
 ) -> io::Result<()> {
-    let content = plan.content_in(version);
     let piece_len = match manner {
         Manner::Trickle => ((to - from) / PIECES).clamp(1, 256 * 1024),
         Manner::Chunked => 30_000,
         Manner::Whole | Manner::Late => 256 * 1024,
     };
-    let mut at = from;
-    let mut bytes = Vec::new();
-    while at < to {
-        let len = piece_len.min(to - at) as usize;
-        bytes.clear();
-        if manner == Manner::Chunked {
-            write!(bytes, "{len:x}\r\n")?;
-        }
-        let start = bytes.len();
-        bytes.resize(start + len, 0);
-        content.fill(at, &mut bytes[start..]);
-        if manner == Manner::Chunked {
-            bytes.extend_from_slice(b"\r\n");
-        }
-        stream.write_all(&bytes)?;
-        at += len as u64;
-        if manner == Manner::Trickle && at < to {
-            wait::pause(LATE / 4);
-        }
-    }
-    Ok(())
+    let rest = if manner == Manner::Trickle { LATE / 4 } else { Duration::ZERO };
+    plan.content_in(version).send(stream, (from, to), manner == Manner::Chunked, || piece_len, rest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parts_are_read() {
-        assert_eq!(part("bytes=2-4", 10), Some((2, 5)));
-        assert_eq!(part("bytes=2-", 10), Some((2, 10)));
-        assert_eq!(part("bytes=2-99", 10), Some((2, 10)));
-        assert_eq!(part("bytes=10-", 10), None);
-        assert_eq!(part("bytes=-3", 10), None);
-    }
 
     #[test]
     fn a_post_is_a_new_version() {

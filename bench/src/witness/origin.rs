@@ -6,7 +6,6 @@
 use super::ledger::Ledger;
 use super::site::{Edition, VARIANTS};
 use crate::http::{self, Head};
-use crate::wait;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -78,9 +77,7 @@ fn answer(mut stream: &TcpStream, ledger: &Ledger, head: &Head, number: u64) -> 
         return write!(stream, "HTTP/1.1 304 Not Modified\r\n{fields}\r\n");
     }
     let length = object.content_len(edition);
-    // A part is only of the edition that is asked about (RFC 9110 section 13.1.5).
-    let is_same = head.field("if-range").is_none_or(|known| known == edition.tag());
-    let part = head.field("range").filter(|_| is_same && method == "GET").and_then(|text| part(text, length));
+    let part = head.part(&edition.tag(), length);
     let (from, end) = part.unwrap_or((0, length));
     let is_chunked = part.is_none() && method == "GET" && number % 7 == 3;
     let framing = match is_chunked {
@@ -98,36 +95,7 @@ fn answer(mut stream: &TcpStream, ledger: &Ledger, head: &Head, number: u64) -> 
     if method == "HEAD" {
         return Ok(());
     }
-    let content = object.content(edition);
-    let (mut at, mut bytes) = (from, Vec::new());
-    while at < end {
-        let len = PIECE_LEN.min(end - at) as usize;
-        bytes.clear();
-        if is_chunked {
-            write!(bytes, "{len:x}\r\n")?;
-        }
-        let start = bytes.len();
-        bytes.resize(start + len, 0);
-        content.fill(at, &mut bytes[start..]);
-        if is_chunked {
-            bytes.extend_from_slice(b"\r\n");
-        }
-        stream.write_all(&bytes)?;
-        at += len as u64;
-        if number.is_multiple_of(SLOW) && at < end {
-            wait::pause(PAUSE);
-        }
-    }
+    let rest = if number.is_multiple_of(SLOW) { PAUSE } else { Duration::ZERO };
+    object.content(edition).send(stream, (from, end), is_chunked, || PIECE_LEN, rest)?;
     if is_chunked { stream.write_all(b"0\r\n\r\n") } else { Ok(()) }
-}
-
-/// Reads `bytes=1-2` or `bytes=1-` into a start and an end that is not part of it.
-fn part(text: &str, length: u64) -> Option<(u64, u64)> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    let first: u64 = first.parse().ok()?;
-    let end = match last {
-        "" => length,
-        _ => last.parse::<u64>().ok()?.checked_add(1)?.min(length),
-    };
-    (first < end).then_some((first, end))
 }
