@@ -80,6 +80,11 @@ pub(crate) fn sample(metrics: &[(String, f64)], name: &str) -> Option<f64> {
     metrics.iter().find(|(own, _)| own == name).map(|(_, value)| *value)
 }
 
+/// Returns the one sample or the sum over all labels, whichever the name is of; not a number when there is neither.
+pub(crate) fn figure(metrics: &[(String, f64)], name: &str) -> f64 {
+    sum(metrics, name).or_else(|| sample(metrics, name)).unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +97,7 @@ mod tests {
         assert_eq!(sum(&metrics, "b"), None);
         assert_eq!(sample(&metrics, "a{core=\"1\"}"), Some(2.5));
         assert_eq!(sample(&metrics, "a"), None);
+        assert_eq!((figure(&metrics, "a"), figure(&metrics, "a{core=\"1\"}")), (3.5, 2.5));
+        assert!(figure(&metrics, "b").is_nan());
     }
 }

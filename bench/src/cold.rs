@@ -64,22 +64,14 @@ pub(crate) struct Options {
 /// Measures both; false when a figure is out of bounds.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let program = process::find_aspis(options.aspis.as_deref())?;
-    let folder = options.folder.clone().unwrap_or_else(std::env::temp_dir);
-    let folder = folder.join(format!("aspis-cold-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let result = measure(options, &program, &folder);
-    std::fs::remove_dir_all(&folder)?;
-    result
-}
-
-fn measure(options: &Options, program: &Path, folder: &Path) -> io::Result<bool> {
+    let folder = Scratch::of_state("cold", options.folder.as_deref())?;
     let origin = Origin::start()?;
     let cell = Cell::plain(SIZE, options.connections);
-    let disk = folder.display().to_string();
+    let disk = folder.path().display().to_string();
     let disk_size = (options.objects * SIZE * 2).max(512 << 20).to_string();
     let memory = (options.objects * SIZE / 10).max(64 << 20).to_string();
     let flags = ["--cores", "1", "--memory", &memory, "--disk", &disk, "--disk-size", &disk_size];
-    let server = Aspis::start(program, origin.address(), Some(CPUS.0), &flags)?;
+    let server = Aspis::start(&program, origin.address(), Some(CPUS.0), &flags)?;
     let objects: Vec<u32> = (0..options.objects as u32).collect();
     store(&server, &origin, &cell, &objects)?;
     let cost = cost(options, &server, &origin, &cell, &objects)?;
@@ -195,10 +187,7 @@ fn cost(
 }
 
 fn row(name: &str, costs: &[Cost]) -> String {
-    let cell = |figure: fn(&Cost) -> f64, digits| {
-        let values: Vec<f64> = costs.iter().map(figure).collect();
-        Spread::of(&values).map_or_else(String::new, |spread| spread.show(digits))
-    };
+    let cell = |figure: fn(&Cost) -> f64, digits| Spread::show_of(costs, figure, digits);
     let (micros, share) = (cell(|cost| cost.micros, 1), cell(|cost| cost.from_disk, 2));
     format!("| {name} | {micros} | {share} | {} |", cell(|cost| cost.per_second, 0))
 }

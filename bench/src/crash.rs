@@ -79,8 +79,7 @@ struct Life {
 /// Plays the rounds; false when there was a fault.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let program = process::find_aspis(options.aspis.as_deref())?;
-    let base = options.folder.clone().unwrap_or_else(std::env::temp_dir);
-    let base = base.join(format!("aspis-crash-{}", std::process::id()));
+    let base = process::state_path("crash", options.folder.as_deref());
     let end = options.from + options.rounds;
     println!("crash: seed {}, rounds {} to {end}, store in {}", options.seed, options.from, base.display());
     let began = Instant::now();

@@ -6,8 +6,8 @@
 
 mod filesystem;
 
-use crate::aspis::{Aspis, sample, sum};
-use crate::process;
+use crate::aspis::{Aspis, figure, sample};
+use crate::process::{self, Scratch};
 use crate::wait;
 use crate::witness::ledger::Ledger;
 use crate::witness::origin::Origin;
@@ -16,7 +16,6 @@ use crate::witness::viewer::Viewer;
 use crate::witness::{Meeting, Tally, purger};
 use filesystem::{Fault, Mounted};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,8 +53,12 @@ pub(crate) fn names() -> Vec<&'static str> {
 /// Plays the faults one after the other before one server; false when one was seen by a viewer.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let program = process::find_aspis(options.aspis.as_deref())?;
-    let folder = Folder::new()?;
-    let mounted = match Mounted::mount(&folder.path("backing")?, &folder.path("disk")?) {
+    let folder = Scratch::of_state("faults", None)?;
+    let [backing, disk, state] = ["backing", "disk", "state"].map(|name| folder.path().join(name));
+    for each in [&backing, &disk, &state] {
+        std::fs::create_dir_all(each)?;
+    }
+    let mounted = match Mounted::mount(&backing, &disk) {
         Ok(mounted) => mounted,
         Err(error) => {
             println!("skipped: no file system of our own can be mounted here: {error}");
@@ -64,8 +67,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     };
     let ledger = Arc::new(Ledger::new(Site::new(options.seed & 0xffff, OBJECTS)));
     let origin = Origin::start(&ledger)?;
-    let disk = folder.path("disk")?.display().to_string();
-    let state = folder.path("state")?.display().to_string();
+    let (disk, state) = (disk.display().to_string(), state.display().to_string());
     let own = ["--disk", &disk, "--state", &state];
     let flags: Vec<&str> = FLAGS.iter().copied().chain(own).collect();
     let mut server = Aspis::start(&program, origin.address(), None, &flags)?;
@@ -145,7 +147,7 @@ fn play(
     let injected = mounted.injected() - injected;
     if again.is_none() {
         let metrics = server.metrics()?;
-        let told = |name| sum(&metrics, name).or_else(|| sample(&metrics, name)).unwrap_or(f64::NAN);
+        let told = |name| figure(&metrics, name);
         meeting.fault(format!(
             "{}: nothing came from the disk for {RECOVERED:?} after it was healed; {} volumes off line, {} records, {} segments free, {} bad",
             fault.name(),
@@ -172,27 +174,4 @@ fn play(
         tally.faults.len()
     );
     Ok(tally)
-}
-
-/// A folder on a disk, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("aspis-faults-{}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-
-    fn path(&self, name: &str) -> io::Result<PathBuf> {
-        let path = self.0.join(Path::new(name));
-        std::fs::create_dir_all(&path)?;
-        Ok(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
 }

@@ -10,11 +10,10 @@ mod rate;
 mod viewer;
 
 use std::io;
-use std::path::Path;
 use std::time::Instant;
 
 use crate::aspis::Aspis;
-use crate::process;
+use crate::process::{self, Scratch};
 use fill::fill;
 use origin::VersionOrigin;
 
@@ -49,20 +48,13 @@ const RATE_OBJECTS_MAX: u64 = 300_000;
 /// Runs the scenarios; false when a figure is out of bounds or a rule was lost.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
     process::raise_open_files();
-    let state = std::env::temp_dir().join(format!("aspis-bench-state-{}", std::process::id()));
-    std::fs::create_dir_all(&state)?;
-    let held = play(options, &state);
-    std::fs::remove_dir_all(&state)?;
-    held
-}
-
-fn play(options: &Options, state: &Path) -> io::Result<bool> {
+    let state = Scratch::of_state("invalidation", None)?;
     let began = Instant::now();
     let size = options.object_size as usize;
     let origin = VersionOrigin::start(size)?;
     let each = OBJECT_COST + options.object_size.next_power_of_two().max(BLOCK_LEN_MIN);
     let memory = options.memory.unwrap_or(BASE + options.objects * each).to_string();
-    let (cores, state) = (options.cores.to_string(), state.display().to_string());
+    let (cores, state) = (options.cores.to_string(), state.path().display().to_string());
     // Viewers of one part wait while another is measured.
     let flags = ["--memory", &memory, "--cores", &cores, "--state", &state, "--idle-timeout", "1h"];
     let program = process::find_aspis(options.aspis.as_deref())?;

@@ -93,8 +93,7 @@ impl Sent {
 /// Plays the rounds; false when something was lost.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let program = process::find_aspis(options.aspis.as_deref())?;
-    let folder = options.folder.clone().unwrap_or_else(std::env::temp_dir);
-    let folder = folder.join(format!("aspis-killing-{}", std::process::id()));
+    let folder = process::state_path("killing", options.folder.as_deref());
     let state = folder.to_string_lossy().into_owned();
     let flags: Vec<&str> = FLAGS.iter().copied().chain(["--state", &state]).collect();
     let origin = Versions::start()?;

@@ -251,6 +251,13 @@ pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
+/// Returns where a command has a server keep its state: in the folder that was given, on the disk that is to be measured, or among the temporary
+/// files.
+pub(crate) fn state_path(command: &str, folder: Option<&Path>) -> PathBuf {
+    let base = folder.map_or_else(std::env::temp_dir, Path::to_owned);
+    base.join(format!("aspis-{command}-{}", std::process::id()))
+}
+
 /// Folders made so far, so that each has a name of its own.
 static SCRATCHES: AtomicUsize = AtomicUsize::new(0);
 
@@ -267,6 +274,13 @@ impl Scratch {
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let number = SCRATCHES.fetch_add(1, Ordering::Relaxed);
         let path = base.join(format!("aspis-bench-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self { path })
+    }
+
+    /// Makes a folder of [`state_path`].
+    pub(crate) fn of_state(command: &str, folder: Option<&Path>) -> io::Result<Self> {
+        let path = state_path(command, folder);
         fs::create_dir_all(&path)?;
         Ok(Self { path })
     }

@@ -7,10 +7,10 @@
 
 mod generate;
 
-use crate::aspis::{Aspis, sample, sum};
+use crate::aspis::{Aspis, figure, sum};
 use crate::content::Content;
 use crate::http::{self, Fault, Reader};
-use crate::process;
+use crate::process::{self, Scratch};
 use crate::random::Random;
 use crate::wait;
 use std::io::{self, Write};
@@ -74,9 +74,15 @@ fn path(number: u64) -> String {
 /// Fills the store if it is not there, and measures; false when a figure is out of bounds.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let program = process::find_aspis(options.aspis.as_deref())?;
-    let own = std::env::temp_dir().join(format!("aspis-restart-{}", std::process::id()));
-    let folder = options.folder.clone().unwrap_or_else(|| own.clone());
-    let store = Store::of(&folder, options.records)?;
+    let own;
+    let folder = match &options.folder {
+        Some(folder) => folder,
+        None => {
+            own = Scratch::of_state("restart", None)?;
+            own.path()
+        }
+    };
+    let store = Store::of(folder, options.records)?;
     let origin = Nothing::start()?;
     if !store.is_filled() {
         store.fill(&program, &origin)?;
@@ -96,9 +102,6 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     // What a killed server leaves is no orderly end: the next run of this command fills a store anew only if it has to.
     let (mut server, _) = store.start(&program, &origin)?;
     server.server.terminate(SILENCE)?;
-    if options.folder.is_none() {
-        std::fs::remove_dir_all(&own)?;
-    }
     Ok(is_held)
 }
 
@@ -223,7 +226,7 @@ impl Store {
             }
         }
         let metrics = server.metrics()?;
-        let figure = |name| sum(&metrics, name).or_else(|| sample(&metrics, name)).unwrap_or(f64::NAN);
+        let figure = |name| figure(&metrics, name);
         let start = Start {
             first_hit,
             complete,

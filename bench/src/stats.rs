@@ -22,6 +22,12 @@ impl Spread {
         })
     }
 
+    /// Returns the spread of one figure of some samples for a table; nothing when there are none.
+    pub(crate) fn show_of<T>(samples: &[T], figure: fn(&T) -> f64, digits: usize) -> String {
+        let values: Vec<f64> = samples.iter().map(figure).collect();
+        Self::of(&values).map_or_else(String::new, |spread| spread.show(digits))
+    }
+
     /// Returns it for a table: the median, and the quartiles in brackets.
     pub(crate) fn show(self, digits: usize) -> String {
         let Self { lower_quartile, median, upper_quartile } = self;

@@ -18,7 +18,7 @@ use crate::admin::Admin;
 use crate::aspis::{Aspis, sum};
 use crate::killing::versions::{Versions, fetch};
 use crate::peers::wrk::{Script, Wrk};
-use crate::process;
+use crate::process::{self, Scratch};
 use crate::stats::Spread;
 use crate::wait;
 
@@ -61,9 +61,8 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let wrk = Wrk::find()?;
     let hot = wrk.script(&["/hot".to_owned()], 1)?;
     let program = process::find_aspis(options.aspis.as_deref())?;
-    let folder = options.folder.clone().unwrap_or_else(std::env::temp_dir);
-    let folder = folder.join(format!("aspis-storm-{}", std::process::id()));
-    let state = folder.to_string_lossy().into_owned();
+    let folder = Scratch::of_state("storm", options.folder.as_deref())?;
+    let state = folder.path().display().to_string();
     let origin = Versions::start()?;
     let server = Aspis::start(
         &program,
@@ -139,8 +138,6 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     for fault in faults.iter().take(10) {
         println!("FAULT {fault}");
     }
-    drop(server);
-    std::fs::remove_dir_all(&folder)?;
     Ok(faults.is_empty() && rate >= least && growth <= GROWTH_MAX && ratio <= P99_RATIO_MAX)
 }
 

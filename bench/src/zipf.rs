@@ -120,10 +120,7 @@ fn measure(own: &std::path::Path, server: &Running, origin: &Origin, order: &Ord
 }
 
 fn row(name: &str, costs: &[Cost]) -> String {
-    let cell = |figure: fn(&Cost) -> f64, digits| {
-        let values: Vec<f64> = costs.iter().map(figure).collect();
-        Spread::of(&values).map_or_else(String::new, |spread| spread.show(digits))
-    };
+    let cell = |figure: fn(&Cost) -> f64, digits| Spread::show_of(costs, figure, digits);
     let (cpu, user) = (cell(|cost| cost.cpu, 2), cell(|cost| cost.user, 2));
     format!("| {name} | {cpu} | {user} | {} | {} |", cell(|cost| cost.p50, 0), cell(|cost| cost.p99, 0))
 }
