@@ -105,16 +105,15 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
             break;
         }
     }
-    report(&sums, began.elapsed());
-    if sums.faults.is_empty() {
-        std::fs::remove_dir_all(&base)?;
-    }
     // A version that is invalidated while it is read is rarely out of reach at once.
     let (answers, broken) =
         (sums.looked.answers + sums.loaded.answers, sums.looked.broken + sums.loaded.broken);
     if broken * BROKEN_SHARE > answers + BROKEN_SHARE * 2 {
         sums.faults.push(format!("{broken} of {answers} answers broke off"));
-        println!("FAULT {broken} of {answers} answers broke off");
+    }
+    report(&sums, began.elapsed());
+    if sums.faults.is_empty() {
+        std::fs::remove_dir_all(&base)?;
     }
     // Rounds in which nothing came back from the store show nothing.
     let is_telling = options.rounds < 4 || sums.looked.hits > 0;
