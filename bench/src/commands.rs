@@ -1,7 +1,7 @@
 //! The command line: every command, its flags and its help. What a command does with them is in its own module.
 
 use crate::flags::{aspis_flag, assert_flag, number_flag, parse_size, size_flag, state_folder_flag};
-use crate::{collapse, fair, faults, peers, scale};
+use crate::{collapse, fair, faults, peers, scale, traces};
 use clap::{Arg, ArgAction, Command, value_parser};
 use std::path::PathBuf;
 
@@ -297,7 +297,7 @@ fn tiers_command() -> Command {
                 .long("only")
                 .value_name("TRACE")
                 .action(ArgAction::Append)
-                .value_parser(["adaptsize", "web07-sized", "scarab-sized", "churn"])
+                .value_parser(traces::tiers::TRACES)
                 .help("Plays this trace; may be repeated; default: all"),
         )
         .arg(assert_flag("Fails when a write budget costs hits, or more is written than it allows"))
@@ -312,7 +312,7 @@ fn traces_command() -> Command {
                 .long("only")
                 .value_name("TRACE")
                 .action(ArgAction::Append)
-                .value_parser(["adaptsize", "web07", "scarab-recs", "web07-sized", "scarab-sized", "churn"])
+                .value_parser(traces::TRACES)
                 .help("Plays this trace; may be repeated; default: all"),
         )
         .arg(assert_flag("Fails when a published count is not met or the product's policy is over a bound"))

@@ -23,6 +23,9 @@ use source::Trace;
 use std::io;
 use std::path::PathBuf;
 
+/// The traces, in the order of the print.
+pub(crate) const TRACES: [&str; 6] =
+    ["adaptsize", "web07", "scarab-recs", "web07-sized", "scarab-sized", "churn"];
 /// Sizes of the caches, in percent of the footprint.
 const PERCENTS: [u64; 4] = [1, 5, 10, 25];
 
@@ -34,6 +37,13 @@ pub(crate) struct Options {
     pub(crate) only: Vec<String>,
     /// Whether bounds are held.
     pub(crate) assert: bool,
+}
+
+impl Options {
+    /// Returns those of these traces that are to be played.
+    fn asked<'n>(&self, names: &'n [&str]) -> impl Iterator<Item = &'n str> {
+        names.iter().copied().filter(|name| self.only.is_empty() || self.only.iter().any(|only| only == name))
+    }
 }
 
 /// What a cache gave.
@@ -61,24 +71,13 @@ const SHIPPED: &str = "Aspis, lazy";
 
 /// Plays everything and prints it; false when a bound was asked for and does not hold.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
-    let folder = &options.folder;
-    let sources: [(&str, &dyn Fn() -> io::Result<Trace>); 6] = [
-        ("adaptsize", &|| source::adaptsize(folder)),
-        ("web07", &|| source::web07(folder)),
-        ("scarab-recs", &|| source::scarab(folder)),
-        ("web07-sized", &|| source::sized("web07-sized", source::web07(folder)?, folder)),
-        ("scarab-sized", &|| source::sized("scarab-sized", source::scarab(folder)?, folder)),
-        ("churn", &|| source::churn(folder)),
-    ];
     let mut cells = Vec::new();
-    for (name, source) in sources {
-        if options.only.is_empty() || options.only.iter().any(|only| only == name) {
-            let trace = source()?;
-            for percent in PERCENTS {
-                let cell = play_all(&trace, percent);
-                print!("{}", report::table(&cell));
-                cells.push(cell);
-            }
+    for name in options.asked(&TRACES) {
+        let trace = source::named(name, &options.folder)?;
+        for percent in PERCENTS {
+            let cell = play_all(&trace, percent);
+            print!("{}", report::table(&cell));
+            cells.push(cell);
         }
     }
     let faults: Vec<String> = cells.iter().flat_map(report::faults).collect();

@@ -75,6 +75,19 @@ pub(crate) fn mix(number: u64) -> u64 {
     Random::new(number).next()
 }
 
+/// Reads or makes the trace of that name.
+pub(crate) fn named(name: &str, folder: &Path) -> io::Result<Trace> {
+    match name {
+        "adaptsize" => adaptsize(folder),
+        "web07" => web07(folder),
+        "scarab-recs" => scarab(folder),
+        "web07-sized" => sized("web07-sized", web07(folder)?, folder),
+        "scarab-sized" => sized("scarab-sized", scarab(folder)?, folder),
+        "churn" => churn(folder),
+        _ => Err(io::Error::other(format!("no such trace: {name}"))),
+    }
+}
+
 /// Reads the sized trace: `time key size` in each line; key and size together are the identity.
 pub(crate) fn adaptsize(folder: &Path) -> io::Result<Trace> {
     let bytes = unpacked(&folder.join("adaptsize-request.trace.xz"))?;
@@ -97,7 +110,7 @@ pub(crate) fn web07(folder: &Path) -> io::Result<Trace> {
 }
 
 /// Reads a trace of keys of eight bytes; objects are of one byte each.
-pub(crate) fn scarab(folder: &Path) -> io::Result<Trace> {
+fn scarab(folder: &Path) -> io::Result<Trace> {
     keys::<8>("scarab-recs", &folder.join("scarab-recs.trace.xz"))
 }
 
@@ -113,7 +126,7 @@ fn keys<const LEN: usize>(name: &'static str, path: &Path) -> io::Result<Trace> 
 }
 
 /// Gives the objects of a trace without sizes those of a production CDN, whose popularity they have nothing to do with.
-pub(crate) fn sized(name: &'static str, trace: Trace, folder: &Path) -> io::Result<Trace> {
+fn sized(name: &'static str, trace: Trace, folder: &Path) -> io::Result<Trace> {
     let drawn = Sizes::read(&folder.join("meta-cdn-sizes.json"))?;
     let sizes = (0..trace.sizes.len() as u64).map(|object| drawn.length(SIZES_SEED, object)).collect();
     Ok(Trace { name, sizes, unit: 1, ..trace })
@@ -148,7 +161,7 @@ impl Weighted {
 }
 
 /// Makes the churn model: keys by a production CDN's popularity, each of which becomes another object once during the trace.
-pub(crate) fn churn(folder: &Path) -> io::Result<Trace> {
+fn churn(folder: &Path) -> io::Result<Trace> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Document {

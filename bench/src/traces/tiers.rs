@@ -16,6 +16,8 @@ use disk::Disk;
 use std::fmt::Write as _;
 use std::io;
 
+/// The traces, in the order of the print: those whose objects have lengths.
+pub(crate) const TRACES: [&str; 4] = ["adaptsize", "web07-sized", "scarab-sized", CHURN];
 /// The tiers, in percent of the bytes of all objects.
 const RAM_PERCENT: u64 = 1;
 const DISK_PERCENT: u64 = 10;
@@ -66,20 +68,11 @@ struct Cell {
 
 /// Plays everything and prints it; false when a bound was asked for and does not hold.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
-    let folder = &options.folder;
-    let sources: [(&str, &dyn Fn() -> io::Result<Trace>); 4] = [
-        ("adaptsize", &|| source::adaptsize(folder)),
-        ("web07-sized", &|| source::sized("web07-sized", source::web07(folder)?, folder)),
-        ("scarab-sized", &|| source::sized("scarab-sized", source::scarab(folder)?, folder)),
-        (CHURN, &|| source::churn(folder)),
-    ];
     let mut faults = Vec::new();
-    for (name, source) in sources {
-        if options.only.is_empty() || options.only.iter().any(|only| only == name) {
-            let cell = play_all(&source()?);
-            print!("{}", table(&cell));
-            faults.extend(judge(&cell));
-        }
+    for name in options.asked(&TRACES) {
+        let cell = play_all(&source::named(name, &options.folder)?);
+        print!("{}", table(&cell));
+        faults.extend(judge(&cell));
     }
     println!();
     for fault in &faults {
