@@ -14,7 +14,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aspis_telemetry::CoreCounters;
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW};
 use hyper::server::conn::http1;
@@ -53,8 +52,6 @@ pub(crate) struct Admin {
     pub(crate) memory: MemoryPage,
     /// For `/v1/store`; `None` without a store on disk.
     pub(crate) store: Option<StorePage>,
-    /// The counters of the cores, for what is summed over them.
-    pub(crate) counters: Vec<Arc<CoreCounters>>,
     /// For `/v1/invalidations`.
     pub(crate) invalidations: Arc<Invalidations>,
     /// For `/v1/explain`.
@@ -190,7 +187,7 @@ impl Admin {
             }
             Route::Memory => Ok(reply::reply(StatusCode::OK, "application/json", self.memory.json())),
             Route::Store => match &self.store {
-                Some(page) => Ok(reply::json(StatusCode::OK, &page.json(&self.counters))),
+                Some(page) => Ok(reply::json(StatusCode::OK, &page.json())),
                 None => Err(Problem::new(
                     StatusCode::NOT_FOUND,
                     "store",

@@ -99,14 +99,13 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let (invalidations, incoming, beginning) =
         invalidations::open(state, bound(store.as_ref()), wildcards(&settings)).map_err(failed)?;
     let mut disk = None;
-    let mut page = None;
+    let mut folders = Arc::default();
     if let Some(store) = &mut store {
-        let (name, len) = (store.name(), store.len());
-        let (boot, folders) = store.boot(settings.disk_write_budget).map_err(failed)?;
+        let (boot, watched) = store.boot(settings.disk_write_budget).map_err(failed)?;
         // Behind the log, which knows by now whether it may be believed.
         store.note_numbers(beginning.last_number).map_err(failed)?;
         disk = Some(boot);
-        page = Some(StorePage { name, len, folders: Arc::new(folders) });
+        folders = Arc::new(watched);
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -142,7 +141,6 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     invalidations.attach(Arc::clone(&shards) as Arc<dyn invalidations::Cores>);
     tracing::info!("{} core(s), {} MiB, origin {}", cpus.len(), memory >> 20, settings.origin);
 
-    let folders = page.as_ref().map(|page| Arc::clone(&page.folders)).unwrap_or_default();
     let readiness = Arc::new(Readiness::watching(Arc::clone(&folders)));
     let metrics = Metrics::new(sources(&shards, log_writer.as_ref(), &invalidations));
     let admin = Arc::new(Admin {
@@ -150,8 +148,12 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
         metrics,
         invalidations: Arc::clone(&invalidations),
         memory: memory_page(&shards),
-        store: page,
-        counters: shards.counters().to_vec(),
+        store: store.as_ref().map(|store| StorePage {
+            name: store.name(),
+            len: store.len(),
+            folders: Arc::clone(&folders),
+            counters: shards.counters().to_vec(),
+        }),
         cores: Arc::clone(&shards) as Arc<dyn explain::Explains>,
         guard,
     });

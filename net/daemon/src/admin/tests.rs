@@ -29,7 +29,6 @@ fn admin() -> Admin {
         metrics: crate::metrics::tests::sample(),
         memory: MemoryPage::new(aspis_storage::budget::Budget::new(1 << 20), Vec::new()),
         store: None,
-        counters: Vec::new(),
         invalidations,
         cores: Arc::new(Silent),
         guard: Guard::new(Reach::Loopback, None).expect("no file"),

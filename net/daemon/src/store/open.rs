@@ -70,6 +70,7 @@ pub(crate) struct Store {
     folders: Vec<Folder>,
     label: Label,
     newest: u64,
+    len: u64,
     /// The slots of the index of each volume.
     pub(super) index_slots: u64,
     /// The volumes, by shard; taken by the cores.
@@ -122,14 +123,9 @@ pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Store, String> {
             folders[buffered.folder].path.display()
         );
     }
-    let store = Store { folders, label, newest, index_slots, volumes };
-    tracing::info!(
-        "store {}: {} volume(s), {} MiB",
-        shown(&label.store),
-        store.volumes.len(),
-        store.len() >> 20
-    );
-    Ok(store)
+    let len = volumes.iter().map(|volume| volume.superblock.geometry().segments_len()).sum();
+    tracing::info!("store {}: {} volume(s), {} MiB", shown(&label.store), volumes.len(), len >> 20);
+    Ok(Store { folders, label, newest, len, index_slots, volumes })
 }
 
 /// Says what [`open()`] would find or make, or why it would fail. Nothing is made or changed.
@@ -304,7 +300,7 @@ fn ready(found: FoundVolume) -> Result<Volume, String> {
 impl Store {
     /// Returns how many bytes of it can hold something.
     pub(crate) fn len(&self) -> u64 {
-        self.volumes.iter().map(|volume| volume.superblock.geometry().segments_len()).sum()
+        self.len
     }
 
     /// What the log of invalidations calls it by; never 0.

@@ -18,12 +18,14 @@ pub(crate) struct StorePage {
     pub(crate) len: u64,
     /// Its folders.
     pub(crate) folders: Arc<Folders>,
+    /// The counters of the cores.
+    pub(crate) counters: Vec<Arc<CoreCounters>>,
 }
 
 impl StorePage {
-    /// Returns the page, with the figures of these cores.
-    pub(crate) fn json(&self, cores: &[Arc<CoreCounters>]) -> Value {
-        let sum = |counter: Counter| -> u64 { cores.iter().map(|core| core.value(counter)).sum() };
+    /// Returns the page.
+    pub(crate) fn json(&self) -> Value {
+        let sum = |counter: Counter| -> u64 { self.counters.iter().map(|core| core.value(counter)).sum() };
         let folders: Vec<Value> = self
             .folders
             .each()
