@@ -107,6 +107,9 @@ pub(crate) const RESTORES_PER_ASK: u8 = 2;
 /// Markers of URIs that vary which are remembered without a look at the disk, and as many again: 200 B each with their keys.
 pub(crate) const MARKERS_MAX: usize = 16_384;
 
+/// Blocks of a large body on disk that are read behind a range for one who reads on where the last range ended: 64 KiB each.
+pub(crate) const BLOCKS_AHEAD: u64 = 2;
+
 /// How long somebody who reads a large body waits for one slice that is there and cannot be read yet.
 pub(crate) const SLICE_PATIENCE: Duration = Duration::from_secs(4);
 

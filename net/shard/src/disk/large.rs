@@ -2,7 +2,8 @@
 //!
 //! `restore.rs` makes it from a head record. One that is fresh becomes fills, which viewers attach to as to those of an origin: one of the
 //! whole, and one for each range that is less than half of it. One that is stale is read whole. Invariants: for a range no slice is read but
-//! those that it touches; a fill begins only with the slices that it needs in the index, or with the origin's help for the rest.
+//! those that it touches, and of a slice nothing but the blocks that are verified with what is wanted, unless that is most of it; a fill
+//! begins only with the slices that it needs in the index, or with the origin's help for the rest.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,6 @@ use aspis_cache::stored::{Part, StoredMeta};
 use aspis_exchange::Collapsing;
 use aspis_exchange::collapse::{Asked, FlightId, Outcome, Shared, Wants};
 use aspis_exchange::response_head::{part_head, stored_fields};
-use aspis_storage::disk::format::SLICE_LEN;
 use aspis_storage::disk::record::Front;
 use aspis_storage::disk::stored::parts;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
@@ -25,10 +25,10 @@ use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::{Field, FieldSlots, Method};
 
 use super::restore::Waits;
-use super::slices::{Slices, SlicesOf};
+use super::slices::{Slices, SlicesOf, covering};
 use crate::asking::{Ask, Reply};
 use crate::fill::{self, Fill};
-use crate::limits::FILL_RECEIVE_LEN;
+use crate::limits::{BLOCKS_AHEAD, FILL_RECEIVE_LEN};
 use crate::owner::{Arrived, range_key};
 use crate::resume::Retry;
 use crate::shard::Shard;
@@ -98,9 +98,11 @@ impl Large {
             let Ok(Some(request)) = parse_request(&ask.head, &mut slots, &shard.head_limits) else {
                 continue;
             };
-            let range = self.part_for(&request);
-            let fill = match range {
-                Some(range) => self.part(shard, ask, &request, range),
+            let fill = match self.part_for(&request) {
+                Some(wanted) => {
+                    let ahead = if reads_on(ask, wanted) { BLOCKS_AHEAD } else { 0 };
+                    self.part(shard, ask, &request, covering(wanted, self.slices.total, ahead))
+                }
                 // A running fill of the whole is too far from it, and another is none for it.
                 None if ask.forward.collapsing == Collapsing::Apart => None,
                 None => self.whole(shard, ask),
@@ -110,7 +112,7 @@ impl Large {
         fills
     }
 
-    /// The bytes that are read for a request of a range that is clearly less than the whole: the slices that it touches.
+    /// The bytes that a request wants that asks for a range which is clearly less than the whole.
     pub(super) fn part_for(&self, request: &RequestHead<'_, '_>) -> Option<ByteRange> {
         let total = self.slices.total;
         let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
@@ -128,9 +130,7 @@ impl Large {
         }
         let Selection::Parts(ranges) = range::select(request.fields, total) else { return None };
         let [wanted] = ranges.as_slice() else { return None };
-        let start = wanted.start / SLICE_LEN * SLICE_LEN;
-        let end = wanted.end.next_multiple_of(SLICE_LEN).min(total);
-        (wanted.len() < total / 2).then_some(ByteRange { start, end })
+        (wanted.len() < total / 2).then_some(*wanted)
     }
 
     /// A fill of the whole, unless one runs.
@@ -229,4 +229,14 @@ impl Large {
         shard
             .settle(id, Outcome::Kept { names, shared: Shared::WithAll }, Some(arrived), |_, _| Reply::Alone);
     }
+}
+
+/// Tells whether one who asks goes on where a part ends that he found in memory: what comes behind it will be asked for next.
+fn reads_on(ask: &Ask, wanted: ByteRange) -> bool {
+    ask.has.as_ref().is_some_and(|has| {
+        has.meta.part.is_some_and(|part| {
+            let end = part.start + has.body.published();
+            part.start < wanted.start && wanted.start <= end && end < wanted.end
+        })
+    })
 }

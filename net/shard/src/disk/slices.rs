@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use aspis_cache::range::ByteRange;
 use aspis_runtime::sync::oneshot;
-use aspis_storage::disk::format::{READ_LEN_MAX, SLICE_LEN};
+use aspis_storage::disk::format::{CHECKED_LEN, READ_LEN_MAX, SLICE_LEN};
 use aspis_storage::disk::stored::slice_hash;
 
 use super::ReadSlice;
@@ -53,6 +53,29 @@ impl SlicesOf {
             .into_iter()
             .all(|number| hash(number).is_some_and(|hash| shard.has_on_disk(self.primary, hash)))
     }
+}
+
+/// Returns which bytes of `total` are read from disk for a range of them: the blocks that have checks of their own and that it touches, with
+/// `ahead` of those behind it in the same slice; and all of a slice of which that is most.
+pub(super) fn covering(wanted: ByteRange, total: u64, ahead: u64) -> ByteRange {
+    let block_len = CHECKED_LEN as u64;
+    let slice_of = |at: u64| {
+        let start = at / SLICE_LEN * SLICE_LEN;
+        ByteRange { start, end: total.min(start + SLICE_LEN) }
+    };
+    let (first, last) = (slice_of(wanted.start), slice_of(wanted.end.saturating_sub(1)));
+    let mut start = first.start + (wanted.start - first.start) / block_len * block_len;
+    let blocks = (wanted.end - last.start).div_ceil(block_len) + ahead;
+    let mut end = last.end.min(last.start + blocks * block_len);
+    let is_most = |slice: ByteRange| 2 * (end.min(slice.end) - start.max(slice.start)) > slice.len();
+    let (most_of_first, most_of_last) = (is_most(first), is_most(last));
+    if most_of_first {
+        start = first.start;
+    }
+    if most_of_last {
+        end = last.end;
+    }
+    ByteRange { start, end }
 }
 
 impl Slices {
@@ -171,5 +194,56 @@ async fn read_piece(
             return None;
         }
         shard.ring.sleep(SLICE_LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: u64 = CHECKED_LEN as u64;
+
+    fn covered(wanted: (u64, u64), total: u64, ahead: u64) -> (u64, u64) {
+        let range = covering(ByteRange { start: wanted.0, end: wanted.1 }, total, ahead);
+        (range.start, range.end)
+    }
+
+    #[test]
+    fn a_range_is_covered_by_the_blocks_that_it_touches() {
+        let total = 4 * SLICE_LEN + 100;
+        for (wanted, ahead, expected) in [
+            ((0, 1), 0, (0, BLOCK)),
+            ((BLOCK - 1, BLOCK), 0, (0, BLOCK)),
+            ((BLOCK - 1, BLOCK + 1), 0, (0, 2 * BLOCK)),
+            ((BLOCK, BLOCK + 1), 2, (BLOCK, 4 * BLOCK)),
+            // Blocks begin anew with each slice, and the last of one is short.
+            ((SLICE_LEN, SLICE_LEN + 1), 0, (SLICE_LEN, SLICE_LEN + BLOCK)),
+            ((SLICE_LEN - 1, SLICE_LEN + 1), 0, (15 * BLOCK, SLICE_LEN + BLOCK)),
+            ((SLICE_LEN - 1, SLICE_LEN), 2, (15 * BLOCK, SLICE_LEN)),
+            // Most of a slice is all of it: at the one end, at the other, at both.
+            ((10, 8 * BLOCK), 0, (0, SLICE_LEN)),
+            ((10, 7 * BLOCK), 0, (0, 7 * BLOCK)),
+            ((BLOCK, SLICE_LEN + 1), 0, (0, SLICE_LEN + BLOCK)),
+            ((SLICE_LEN - 1, 2 * SLICE_LEN - BLOCK), 0, (15 * BLOCK, 2 * SLICE_LEN)),
+            ((BLOCK, 3 * SLICE_LEN - BLOCK), 0, (0, 3 * SLICE_LEN)),
+            ((total - 1, total), 2, (4 * SLICE_LEN, total)),
+        ] {
+            assert_eq!(covered(wanted, total, ahead), expected, "{wanted:?} and {ahead} ahead");
+        }
+    }
+
+    #[test]
+    fn what_covers_a_range_holds_it_and_is_read_whole() {
+        for total in [SLICE_LEN + 1, 3 * SLICE_LEN, 3 * SLICE_LEN + BLOCK + 7] {
+            for start in (0..total).step_by(31_337) {
+                for len in [1, 100, BLOCK, 300_000, SLICE_LEN, 2 * SLICE_LEN + 5] {
+                    let wanted = (start, total.min(start + len));
+                    let (from, to) = covered(wanted, total, 2);
+                    assert!(from <= wanted.0 && wanted.1 <= to && to <= total, "{wanted:?} of {total}");
+                    let is_bound = |at: u64| at == total || (at % SLICE_LEN).is_multiple_of(BLOCK);
+                    assert!(is_bound(from) && is_bound(to), "{wanted:?} of {total}: {from}..{to}");
+                }
+            }
+        }
     }
 }
