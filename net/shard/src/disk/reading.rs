@@ -17,7 +17,7 @@ use aspis_storage::budget::Budget;
 use aspis_storage::disk::format::{BLOCK_LEN, CHECKED_LEN, READ_LEN_MAX};
 use aspis_storage::disk::record::{Mismatch, Place, Record, RecordKind, decode_front, decode_record};
 use aspis_storage::disk::volume::Found;
-use aspis_storage::mapping::aligned::{AlignedBuf, AlignedPool};
+use aspis_storage::mapping::aligned::AlignedBuf;
 use aspis_telemetry::Counter;
 
 use super::{Disk, IoFailed, Mounted};
@@ -25,15 +25,15 @@ use crate::limits::{
     DISK_READ_LEN_MAX, DISK_READ_PATIENCE, DISK_READ_SHARE, DISK_READS_MAX, DISK_READS_WAITING_MAX,
 };
 
-/// Bytes of the buffers of small reads, how many run at once, and how many buffers stay at hand while nothing is read. A class of record lengths is up to a quarter longer than the record, and
+/// Bytes of the buffers of small reads, and how many run at once. A class of record lengths is up to a quarter longer than the record, and
 /// the blocks around it are read too.
-const SMALL: (usize, usize, usize) = (24 * 1024, 40, 8);
+const SMALL: (usize, usize) = (24 * 1024, 40);
 
 /// The same for those in between.
-const MEDIUM: (usize, usize, usize) = (160 * 1024, 16, 4);
+const MEDIUM: (usize, usize) = (160 * 1024, 16);
 
 /// The same for the longest, at most.
-const LARGE: (usize, usize, usize) = (READ_LEN_MAX as usize, 8, 4);
+const LARGE: (usize, usize) = (READ_LEN_MAX as usize, 8);
 
 const _: () = assert!(SMALL.1 + MEDIUM.1 + LARGE.1 == DISK_READS_MAX);
 
@@ -80,27 +80,36 @@ pub(super) struct Reads {
 impl Reads {
     pub(super) fn new(budget: &Arc<Budget>, cores: usize) -> Self {
         let most = (budget.limit() / DISK_READ_SHARE / cores as u64).min(DISK_READ_LEN_MAX) as usize;
-        let lane = |(len, count, kept): (usize, usize, usize)| {
-            Lane::new(len, count.min(most / 3 / len).max(1), kept, budget)
-        };
-        Reads { lanes: [lane(SMALL), lane(MEDIUM), lane(LARGE)] }
+        let lanes = [SMALL, MEDIUM, LARGE].map(|(len, count)| (len, count.min(most / 3 / len).max(1)));
+        // All in one mapping, for which the kernel gives memory when it is first read into. Without one each read brings its own buffer.
+        let lens = lanes.iter().flat_map(|(len, count)| std::iter::repeat_n(*len, *count));
+        let mut buffers = AlignedBuf::several(lens, budget).unwrap_or_default().into_iter();
+        let lane = |(len, count)| Lane::new(len, count, buffers.by_ref().take(count).collect(), budget);
+        Reads { lanes: lanes.map(lane) }
     }
 
     #[cfg(test)]
     pub(super) fn is_at_rest(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.pool.out_count() == 0 && lane.waiting.borrow().is_empty())
+        self.lanes.iter().all(|lane| lane.free.get() == lane.count && lane.waiting.borrow().is_empty())
     }
 
     /// The shortest buffers that hold `len` bytes.
     fn lane(&self, len: usize) -> Option<&Rc<Lane>> {
-        self.lanes.iter().find(|lane| lane.pool.buffer_len() >= len)
+        self.lanes.iter().find(|lane| lane.len >= len)
     }
 }
 
 /// Buffers of one length, and who waits for one.
 struct Lane {
-    pool: AlignedPool,
+    len: usize,
+    /// How many may read at once.
+    #[cfg(test)]
+    count: usize,
+    /// How many more may read now.
     free: Cell<usize>,
+    /// At hand. One that the kernel did not give back in time is replaced by one of its own.
+    buffers: RefCell<Vec<AlignedBuf>>,
+    budget: Arc<Budget>,
     waiting: RefCell<VecDeque<oneshot::Sender<Turn>>>,
 }
 
@@ -125,9 +134,16 @@ impl Drop for Turn {
 }
 
 impl Lane {
-    fn new(len: usize, count: usize, kept: usize, budget: &Arc<Budget>) -> Rc<Self> {
-        let pool = AlignedPool::new(len, count, kept.min(count), Arc::clone(budget));
-        Rc::new(Lane { pool, free: Cell::new(count), waiting: RefCell::default() })
+    fn new(len: usize, count: usize, buffers: Vec<AlignedBuf>, budget: &Arc<Budget>) -> Rc<Self> {
+        Rc::new(Lane {
+            len,
+            #[cfg(test)]
+            count,
+            free: Cell::new(count),
+            buffers: RefCell::new(buffers),
+            budget: Arc::clone(budget),
+            waiting: RefCell::default(),
+        })
     }
 
     /// Waits for a buffer; `None` when too many do, or when there is no memory for it.
@@ -147,7 +163,8 @@ impl Lane {
             // Who waits that long is better served by the origin; the device is slow, not broken.
             ring.timeout(DISK_READ_PATIENCE, receiver).await.ok()?.ok()?
         };
-        let buffer = self.pool.take()?;
+        let at_hand = self.buffers.borrow_mut().pop();
+        let buffer = at_hand.or_else(|| AlignedBuf::new(self.len, &self.budget))?;
         Some(Lent { buffer: Some(buffer), turn })
     }
 }
@@ -167,10 +184,9 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        match self.buffer.take() {
-            Some(buffer) => self.turn.0.pool.put(buffer),
-            // The operation drops it when the kernel is done with it.
-            None => self.turn.0.pool.lost(),
+        // Else the operation drops it when the kernel is done with it.
+        if let Some(buffer) = self.buffer.take() {
+            self.turn.0.buffers.borrow_mut().push(buffer);
         }
     }
 }
@@ -273,7 +289,7 @@ impl Disk {
         let lane = self.reads.lane(find()?.len as usize)?;
         let lent = lane.lend(&self.ring).await?;
         // Something else may lie there by now, which need not fit.
-        let found = find().filter(|found| found.len as usize <= lane.pool.buffer_len())?;
+        let found = find().filter(|found| found.len as usize <= lane.len)?;
         let pin = Pin::new(mounted, found.segment);
         Some((lent, found, pin))
     }
