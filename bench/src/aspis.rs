@@ -80,6 +80,51 @@ pub(crate) fn sample(metrics: &[(String, f64)], name: &str) -> Option<f64> {
     metrics.iter().find(|(own, _)| own == name).map(|(_, value)| *value)
 }
 
+/// A histogram of the server's: how many durations were no longer than each bound, in seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Histogram {
+    rows: Vec<(f64, f64)>,
+}
+
+impl Histogram {
+    /// Reads the family called `name`; nothing in it when there is none.
+    pub(crate) fn read(metrics: &[(String, f64)], name: &str) -> Self {
+        let prefix = format!("{name}_bucket{{le=\"");
+        let row = |(own, count): &(String, f64)| {
+            let bound = own.strip_prefix(&prefix)?.split('"').next()?.parse().ok()?;
+            Some((bound, *count))
+        };
+        Self { rows: metrics.iter().filter_map(row).collect() }
+    }
+
+    /// Returns what came after `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let rows = self.rows.iter().zip(&before.rows);
+        Self { rows: rows.map(|((bound, count), (_, before))| (*bound, count - before)).collect() }
+    }
+
+    /// Adds another one's durations.
+    pub(crate) fn add(&mut self, other: &Self) {
+        if self.rows.is_empty() {
+            self.rows.clone_from(&other.rows);
+            return;
+        }
+        self.rows.iter_mut().zip(&other.rows).for_each(|(own, (_, more))| own.1 += more);
+    }
+
+    /// Returns how many durations there are.
+    pub(crate) fn count(&self) -> f64 {
+        self.rows.last().map_or(0.0, |(_, count)| *count)
+    }
+
+    /// Returns the first bound that no more than the rest beyond `share` is above; not a number when it is empty.
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
+        let wanted = self.count() * share;
+        let found = self.rows.iter().find(|(_, count)| *count >= wanted && *count > 0.0);
+        found.map_or(f64::NAN, |(bound, _)| *bound)
+    }
+}
+
 /// Returns the one sample or the sum over all labels, whichever the name is of; not a number when there is neither.
 pub(crate) fn figure(metrics: &[(String, f64)], name: &str) -> f64 {
     sum(metrics, name).or_else(|| sample(metrics, name)).unwrap_or(f64::NAN)
@@ -99,5 +144,24 @@ mod tests {
         assert_eq!(sample(&metrics, "a"), None);
         assert_eq!((figure(&metrics, "a"), figure(&metrics, "a{core=\"1\"}")), (3.5, 2.5));
         assert!(figure(&metrics, "b").is_nan());
+    }
+
+    #[test]
+    fn a_histogram_tells_the_bound_of_a_share() {
+        let read = |counts: [u32; 3]| {
+            let [few, more, all] = counts;
+            let text = format!(
+                "a_bucket{{le=\"0.5\"}} {few}\na_bucket{{le=\"1\"}} {more}\na_bucket{{le=\"+Inf\"}} {all}\nab_bucket{{le=\"1\"}} 7\n"
+            );
+            Histogram::read(&parse(&text), "a")
+        };
+        let later = read([15, 109, 110]).since(&read([10, 10, 10]));
+        assert_eq!((later.count(), later.quantile(0.05), later.quantile(0.99)), (100.0, 0.5, 1.0));
+        assert_eq!(later.quantile(0.999), f64::INFINITY);
+        let mut twice = read([0, 0, 0]);
+        twice.add(&later);
+        twice.add(&later);
+        assert_eq!((twice.count(), twice.quantile(0.99)), (200.0, 1.0));
+        assert!(read([0, 0, 0]).quantile(0.5).is_nan() && Histogram::read(&[], "a").quantile(0.5).is_nan());
     }
 }

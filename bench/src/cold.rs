@@ -80,7 +80,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
 }
 
 /// Has everything in the store, and nothing waiting to be written.
-fn store(server: &Aspis, origin: &Origin, cell: &Cell, objects: &[u32]) -> io::Result<()> {
+pub(crate) fn store(server: &Aspis, origin: &Origin, cell: &Cell, objects: &[u32]) -> io::Result<()> {
     let mut asked = 0;
     for _ in 0..PASSES {
         let before = origin.requests();

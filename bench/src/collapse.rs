@@ -8,6 +8,7 @@ mod crowd;
 mod expiry;
 mod followers;
 mod hot;
+mod huge;
 pub(crate) mod script;
 mod stampede;
 
@@ -38,6 +39,7 @@ const SCENARIOS: &[(&str, Play)] = &[
     ("no-store", followers::no_store),
     ("expiry", expiry::play),
     ("hot", hot::play),
+    ("huge", huge::play),
 ];
 
 /// Returns the names of all scenarios, for the command line.

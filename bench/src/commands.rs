@@ -1,7 +1,7 @@
 //! The command line: every command, its flags and its help. What a command does with them is in its own module.
 
 use crate::flags::{aspis_flag, assert_flag, number_flag, parse_size, size_flag, state_folder_flag};
-use crate::{collapse, fair, faults, peers, scale, traces};
+use crate::{budget, collapse, fair, faults, peers, scale, stall, traces};
 use clap::{Arg, ArgAction, Command, value_parser};
 use std::path::PathBuf;
 
@@ -164,10 +164,12 @@ pub(crate) fn command() -> Command {
             Command::new("restart")
                 .about("Measures how soon a store of many small records serves again, after an orderly end and after kill -9")
                 .arg(number_flag("records", "N", "10000000", "Records of the store, about 400 B each", 1000..=100_000_000))
+                .arg(number_flag("rounds", "N", "3", "Starts after either end, whose medians count", 1..=1000))
                 .arg(state_folder_flag().help("Keeps the store in this folder and uses it again"))
                 .arg(assert_flag("Fails when a start takes too long, or the index too many bytes"))
                 .arg(aspis_flag()),
         )
+        .subcommand(budget::command())
         .subcommand(
             Command::new("cold")
                 .about("Measures what hits from disk cost, beside nginx's, and what hot hits pay for a scan of the store")
@@ -196,6 +198,8 @@ pub(crate) fn command() -> Command {
                 .arg(assert_flag("Fails when a viewer noticed, or the disk did not come back"))
                 .arg(aspis_flag()),
         )
+        .subcommand(stall::command())
+        .subcommand(stall::part_command())
         .subcommand(
             Command::new("storm")
                 .about("Invalidates a thousand times a second under load; none may be lost and hits may hardly notice")

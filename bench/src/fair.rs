@@ -201,7 +201,7 @@ fn play(program: &Path, own: &Path, scenario: &Scenario, options: &Options) -> i
         .map(|_| {
             let alone = measure(own, &base(options.length))?;
             let length = UNFOLD + options.length + Duration::from_secs(5);
-            let disturber = start(own, scenario, product.address, length)?;
+            let disturber = start(scenario, product.address, length)?;
             wait::pause(UNFOLD);
             let before = counts(&product)?;
             let disturbed = measure(own, &base(options.length))?;
@@ -257,12 +257,10 @@ pub(crate) fn measure(own: &Path, base: &Base) -> io::Result<Seen> {
 }
 
 /// Starts a disturbance; it ends when it is dropped.
-fn start(own: &Path, scenario: &Scenario, address: SocketAddr, length: Duration) -> io::Result<Server> {
-    let nice = find_program("nice").ok_or_else(|| io::Error::other("nice is not installed"))?;
-    let words = ["-n", "19", &own.to_string_lossy(), "fair-part", scenario.name].map(str::to_owned);
-    let mut arguments = words.to_vec();
-    arguments.extend([address.to_string(), scenario.path.to_owned(), length.as_secs_f64().to_string()]);
-    let mut disturber = Server::start("disturber", &nice, &arguments, Some(CPUS.1))?;
+fn start(scenario: &Scenario, address: SocketAddr, length: Duration) -> io::Result<Server> {
+    let words = ["fair-part", scenario.name, &address.to_string(), scenario.path].map(str::to_owned);
+    let words = [words.as_slice(), &[length.as_secs_f64().to_string()]].concat();
+    let mut disturber = Server::start_beside("disturber", &words, CPUS.1)?;
     disturber.announced("disturbs ")?;
     Ok(disturber)
 }

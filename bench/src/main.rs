@@ -5,6 +5,7 @@
 
 mod admin;
 mod aspis;
+mod budget;
 mod cold;
 mod collapse;
 mod commands;
@@ -33,7 +34,9 @@ mod restart;
 mod scale;
 mod sim;
 mod soak;
+mod stall;
 mod stats;
+mod steady;
 mod storm;
 mod stream;
 mod traces;
@@ -186,6 +189,7 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             aspis,
         })
         .map(held),
+        "budget" => budget::run(&budget::options(arguments)).map(held),
         "cold" => cold::run(&cold::Options {
             objects: number(arguments, "objects"),
             rounds: number(arguments, "rounds") as usize,
@@ -204,10 +208,13 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
         .map(held),
         "restart" => restart::run(&restart::Options {
             records: number(arguments, "records"),
+            rounds: number(arguments, "rounds") as usize,
             folder: path(arguments, "folder"),
             aspis,
         })
         .map(held),
+        "stall" => stall::run(&stall::options(arguments)).map(held),
+        "stall-part" => stall::part(&words(arguments, "words")).map(|()| true),
         "storm" => storm::run(&storm::Options {
             length: Duration::from_secs(number(arguments, "seconds")),
             rate: number(arguments, "rate"),

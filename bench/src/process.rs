@@ -80,6 +80,14 @@ impl Server {
         Ok(Self { child, name, lines: Mutex::new(lines), errors })
     }
 
+    /// Starts this program with other words, at the worst priority: what disturbs those who are measured on the same core.
+    pub(crate) fn start_beside(name: &'static str, words: &[String], core: usize) -> io::Result<Self> {
+        let nice = find_program("nice").ok_or_else(|| io::Error::other("nice is not installed"))?;
+        let own = std::env::current_exe()?.display().to_string();
+        let arguments = [&["-n".to_owned(), "19".to_owned(), own], words].concat();
+        Self::start(name, &nice, &arguments, Some(core))
+    }
+
     /// Waits for a line of standard output with that prefix and returns the address after it.
     pub(crate) fn announced(&mut self, prefix: &str) -> io::Result<SocketAddr> {
         let end = Instant::now() + START;
@@ -155,6 +163,27 @@ impl Server {
         let family = tree(self.id());
         let ticks = |field| family.iter().filter_map(|id| stat_field(*id, field)).sum::<u64>();
         (Duration::from_millis(ticks(14) * 10), Duration::from_millis(ticks(15) * 10))
+    }
+
+    /// Returns how often its threads whose names begin so waited for a page that was not in memory, over all of them.
+    pub(crate) fn major_faults(&self, thread_prefix: &str) -> io::Result<u64> {
+        let mut faults = None;
+        for entry in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let stat = fs::read_to_string(entry?.path().join("stat"))?;
+            let is_meant = stat.split_once('(').is_some_and(|(_, name)| name.starts_with(thread_prefix));
+            if is_meant {
+                faults = Some(faults.unwrap_or(0) + field_of(&stat, 12).unwrap_or(0));
+            }
+        }
+        faults.ok_or_else(|| io::Error::other(format!("{}: no thread {thread_prefix}", self.name)))
+    }
+
+    /// Returns how many bytes it had the kernel write to devices so far.
+    pub(crate) fn device_writes(&self) -> io::Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/io", self.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+        let number = line.and_then(|line| line.trim().parse().ok());
+        number.ok_or_else(|| io::Error::other(format!("{}: the kernel counts no writes", self.name)))
     }
 
     /// Returns how many bytes of memory it and its child processes hold, what several of them share counted once.
@@ -322,7 +351,11 @@ pub(crate) fn own_cpu() -> Duration {
 
 /// Returns a field of `/proc/PID/stat`, numbered as in proc(5).
 fn stat_field(id: u32, number: usize) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    field_of(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?, number)
+}
+
+/// Returns a field of such a file's text.
+fn field_of(stat: &str, number: usize) -> Option<u64> {
     // The second field is the name in parentheses and may hold anything.
     let rest = &stat[stat.rfind(')')? + 1..];
     rest.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
@@ -362,6 +395,8 @@ mod tests {
         assert!(server.status_bytes("VmRSS") > 0);
         assert!(server.resident() > 0);
         assert!(server.descriptors() >= 3);
+        assert!(server.device_writes().is_ok());
+        assert!(server.major_faults("s").is_ok() && server.major_faults("other").is_err());
         assert!(server.runs());
         assert!(server.terminate(Duration::from_secs(5)).unwrap().is_some());
         assert!(!server.runs());

@@ -12,6 +12,7 @@ use crate::content::Content;
 use crate::http::{self, Fault, Reader};
 use crate::process::{self, Scratch};
 use crate::random::Random;
+use crate::stats::Spread;
 use crate::wait;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ const COMPLETE_MAX: Duration = Duration::from_secs(120);
 const SLACK_PERCENT: u64 = 4;
 const SLACK: u64 = 256 << 20;
 /// The least that `--disk-mean-object` takes.
-const MEAN_MIN: u64 = 1024;
+const MEAN_MIN: u64 = 256;
 /// Records that one index may lose to others with the same tag, in percent.
 const LOST_MAX: f64 = 1.0;
 const FIRST_HIT_MAX: f64 = 0.5;
@@ -48,6 +49,8 @@ const INDEX: &str = "aspis_memory_used_bytes{purpose=\"disk\"}";
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) records: u64,
+    /// Times that it is started after either end.
+    pub(crate) rounds: usize,
     /// Where the store is; `None` for the temporary files, and then it goes at the end.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) aspis: Option<String>,
@@ -88,50 +91,64 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         store.fill(&program, &origin)?;
     }
     println!("{} records of {} B in a store of {} MiB", store.records, store.record_len, store.size >> 20);
+    let mut starts = [Vec::new(), Vec::new()];
+    for round in 1..=options.rounds {
+        // An orderly end is what the last server before this had, be it that of the round before.
+        let (mut server, start) = store.start(&program, &origin)?;
+        server.server.kill()?;
+        starts[0].push(start);
+        let (mut server, start) = store.start(&program, &origin)?;
+        server.server.terminate(SILENCE)?;
+        starts[1].push(start);
+        let [orderly, killed] = [&starts[0], &starts[1]].map(|starts| starts[round - 1].complete);
+        eprintln!("round {round}: full index after {orderly:.3} s, after kill -9 {killed:.3} s");
+    }
     println!(
-        "| start | first hit, s | full index, s | of {SAMPLE} records hits, wrong | RSS, MiB | index, B/record |"
+        "| start, {} rounds | first hit, s | full index, s | of {SAMPLE} records hits, wrong | RSS, MiB | index, B/record |",
+        options.rounds
     );
     println!("|---|---|---|---|---|---|");
     let mut is_held = true;
-    for after in ["an orderly end", "kill -9"] {
-        let (mut server, start) = store.start(&program, &origin)?;
-        is_held &= show(after, &start, store.records);
-        // What the next one comes after.
-        server.server.kill()?;
+    for (after, starts) in ["an orderly end", "kill -9"].into_iter().zip(&starts) {
+        is_held &= show(after, starts, store.records)?;
     }
-    // What a killed server leaves is no orderly end: the next run of this command fills a store anew only if it has to.
-    let (mut server, _) = store.start(&program, &origin)?;
-    server.server.terminate(SILENCE)?;
     Ok(is_held)
 }
 
-fn show(after: &str, start: &Start, records: u64) -> bool {
-    let per_record = start.index_len / records.max(1) as f64;
+/// Prints the medians of some starts; false when one is out of bounds, or a single answer was wrong.
+fn show(after: &str, starts: &[Start], records: u64) -> io::Result<bool> {
+    let spread = |figure: fn(&Start) -> f64| {
+        let values: Vec<f64> = starts.iter().map(figure).collect();
+        Spread::of(&values).ok_or_else(|| io::Error::other("no rounds"))
+    };
+    let (first_hit, complete) = (spread(|start| start.first_hit)?, spread(|start| start.complete)?);
+    let index = spread(|start| start.index_len)?.median / records.max(1) as f64;
+    let hits = spread(|start| start.hits as f64)?.median;
+    let wrong: u64 = starts.iter().map(|start| start.wrong).sum();
     println!(
-        "| after {after} | {:.3} | {:.3} | {}, {} | {} | {per_record:.2} |",
-        start.first_hit,
-        start.complete,
-        start.hits,
-        start.wrong,
-        start.resident >> 20
+        "| after {after} | {} | {} | {hits:.0}, {wrong} | {:.0} | {index:.2} |",
+        first_hit.show(3),
+        complete.show(3),
+        spread(|start| (start.resident >> 20) as f64)?.median,
     );
-    let lost = (SAMPLE - start.hits) as f64 * 100.0 / SAMPLE as f64;
+    let lost = (SAMPLE as f64 - hits) * 100.0 / SAMPLE as f64;
     let bounds = [
-        ("seconds to the first hit", start.first_hit, FIRST_HIT_MAX),
-        ("seconds to the full index", start.complete, COMPLETE_BOUND),
-        ("bytes of index for a record", per_record, INDEX_BYTES_MAX),
+        ("seconds to the first hit", first_hit.median, FIRST_HIT_MAX),
+        ("seconds to the full index", complete.median, COMPLETE_BOUND),
+        ("bytes of index for a record", index, INDEX_BYTES_MAX),
         ("percent of the sample lost", lost, LOST_MAX),
-        ("wrong answers", start.wrong as f64, 0.0),
+        ("wrong answers", wrong as f64, 0.0),
     ];
     let mut is_held = true;
     for (what, value, most) in bounds {
         if value.is_nan() || value > most {
-            println!("OUT OF BOUNDS: {what}: {value:.3}, at most {most}");
+            println!("OUT OF BOUNDS: after {after}: {what}: {value:.3}, at most {most}");
             is_held = false;
         }
     }
-    println!("  {} records are known, {:.2} % of the sample was not there", start.records, lost);
-    is_held
+    let known = spread(|start| start.records)?.median;
+    println!("  {known:.0} records are known, {lost:.2} % of the sample was not there");
+    Ok(is_held)
 }
 
 /// A store of so many records.

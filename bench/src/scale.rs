@@ -27,6 +27,8 @@ const SMALL: u64 = 100;
 const HUGE: u64 = 10 << 20;
 const HUGE_CONNECTIONS: u32 = 2;
 const HUGE_LENGTHS: u32 = 3;
+/// And for at least so long, in which even a slow machine sends the largest once.
+const HUGE_LENGTH_MIN: Duration = Duration::from_secs(8);
 /// A crowd takes a while to connect, in which little is asked; a load is longer by that.
 const CONNECTED_PER_SECOND: u32 = 1000;
 
@@ -127,7 +129,7 @@ fn measure(program: &Path, wrk: &Wrk, point: Point, length: Duration) -> io::Res
     let picks = popularity::zipf(point.objects, if point.objects > 1 { PICKS } else { 1 }, 1);
     let paths: Vec<String> = picks.into_iter().map(|object| plan(object).to_string()).collect();
     let script = wrk.script(&paths, 1)?;
-    let length = if point.size >= HUGE { length * HUGE_LENGTHS } else { length };
+    let length = if point.size >= HUGE { (length * HUGE_LENGTHS).max(HUGE_LENGTH_MIN) } else { length };
     let length = length + Duration::from_secs(u64::from(point.connections / CONNECTED_PER_SECOND));
     wrk.run(LOAD_CORE, product.address, &script, point.connections, length)?;
     let used = product.server.cpu();

@@ -24,12 +24,15 @@ pub(crate) struct Answer {
     /// The content comes in so many pieces, spread over this time; the first with the head.
     pub(crate) pieces: usize,
     pub(crate) over: Duration,
+    /// Time after the first piece, before these begin.
+    pub(crate) rest: Duration,
 }
 
 impl Answer {
     /// A 200 that comes whole after `after`.
     pub(crate) fn whole(fields: &'static str, body: &Arc<Vec<u8>>, after: Duration) -> Self {
-        Self { status: 200, fields, body: Arc::clone(body), after, pieces: 1, over: Duration::ZERO }
+        let (over, rest) = (Duration::ZERO, Duration::ZERO);
+        Self { status: 200, fields, body: Arc::clone(body), after, pieces: 1, over, rest }
     }
 }
 
@@ -167,7 +170,7 @@ fn send(mut stream: &TcpStream, answer: &Answer, shared: &Shared, number: usize)
     stream.write_all(&bytes)?;
     let gap = answer.over / answer.pieces.saturating_sub(1).max(1) as u32;
     for (passed, piece) in (1_u32..).zip(pieces) {
-        wait::pause((start + gap * passed).saturating_duration_since(Instant::now()));
+        wait::pause((start + answer.rest + gap * passed).saturating_duration_since(Instant::now()));
         stream.write_all(piece)?;
     }
     Ok(())

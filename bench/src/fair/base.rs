@@ -37,6 +37,7 @@ pub(crate) struct Seen {
     pub(crate) requests: usize,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    pub(crate) p999: f64,
     pub(crate) worst: f64,
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn play(base: &Base) -> io::Result<Seen> {
     }
     all.sort_by(f64::total_cmp);
     let at = |share| quantile(&all, share).unwrap_or(f64::NAN);
-    Ok(Seen { requests: all.len(), p50: at(0.5), p99: at(0.99), worst: at(1.0) })
+    Ok(Seen { requests: all.len(), p50: at(0.5), p99: at(0.99), p999: at(0.999), worst: at(1.0) })
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {

@@ -47,7 +47,7 @@ pub(super) const ROWS: &[Setting] = &[
         flag: "disk-mean-object",
         value_name: "SIZE",
         default: Some("16KiB"),
-        kind: Kind::Size { min: KIB, max: 64 * MIB },
+        kind: Kind::Size { min: 256, max: 64 * MIB },
         summary: "How large a response on disk is on average, for the index",
         detail: "The index has room for --disk-size divided by this, at 9.5 bytes each of --memory: 610 MiB for 1 TiB by default. Where there are more \
                  and smaller ones, the least used go before the disk is full; where there are fewer, memory is wasted.",
