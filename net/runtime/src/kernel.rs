@@ -5,10 +5,12 @@
 //! `kernel/fake.rs`, a kernel that does the worst that the interface allows; so its functions are few and decide nothing.
 
 use std::io;
-use std::time::Duration;
 
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
+
+use crate::batch::Wait;
+use crate::limits::BATCH_PATIENCE;
 
 /// `IORING_ENTER_GETEVENTS`: completions that the kernel deferred are posted within the call.
 const GET_EVENTS: u32 = 1;
@@ -16,6 +18,8 @@ const GET_EVENTS: u32 = 1;
 /// One core's submission and completion queue.
 pub(crate) struct Kernel {
     uring: IoUring,
+    /// The kernel knows [`Wait::Several`] (Linux 6.12).
+    waits_for_several: bool,
 }
 
 impl Kernel {
@@ -28,7 +32,8 @@ impl Kernel {
             .setup_submit_all()
             .setup_cqsize(entries * 4)
             .build(entries)?;
-        Ok(Kernel { uring })
+        let waits_for_several = uring.params().is_feature_min_timeout();
+        Ok(Kernel { uring, waits_for_several })
     }
 
     /// Tells the kernel about a ring of receive buffers.
@@ -56,18 +61,22 @@ impl Kernel {
         self.uring.submission().len() as u32
     }
 
-    /// Submits `submit` operations, lets deferred work run, and waits for `want` completions; no longer than `limit`, after which it is an
-    /// error, ETIME, if nothing was submitted.
+    /// Submits `submit` operations, lets deferred work run, and waits. A time that ran out is an error, ETIME, if nothing was submitted.
     #[inline]
-    pub(crate) fn enter(&mut self, submit: u32, want: u32, limit: Option<Duration>) -> io::Result<usize> {
-        if let Some(limit) = limit.filter(|_| want > 0) {
-            let limit = Timespec::from(limit);
-            // All that is queued is submitted.
-            return self
-                .uring
-                .submitter()
-                .submit_with_args(want as usize, &SubmitArgs::new().timespec(&limit));
-        }
+    pub(crate) fn enter(&mut self, submit: u32, wait: Wait) -> io::Result<usize> {
+        // With arguments all that is queued is submitted.
+        let want = match wait {
+            Wait::Nothing => 0,
+            Wait::Several(count) if self.waits_for_several => {
+                let args = SubmitArgs::new().min_wait_usec(BATCH_PATIENCE.as_micros() as u32);
+                return self.uring.submitter().submit_with_args(count as usize, &args);
+            }
+            Wait::OneWithin(limit) => {
+                let limit = Timespec::from(limit);
+                return self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit));
+            }
+            Wait::One | Wait::Several(_) => 1,
+        };
         // JUSTIFICATION: the safe calls ask for completions only if they wait; deferred work must run each turn.
         // SAFETY: no argument structure is passed, and what the queued entries name is owned as `push` says.
         unsafe { self.uring.submitter().enter::<libc::sigset_t>(submit, want, GET_EVENTS, None) }

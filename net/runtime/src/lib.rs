@@ -17,6 +17,7 @@
 #![allow(unsafe_code)] // The kernel interface takes raw addresses and descriptors; every block proves its conditions.
 
 mod atomics;
+mod batch;
 pub mod bind;
 mod buffers;
 mod executor;

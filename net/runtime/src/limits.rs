@@ -53,6 +53,22 @@ pub const PROBE_COMPLETIONS: usize = 64;
 /// Consequence: the executor's own timers, file I/O and foreign wakes are not served on a core.
 pub const EXECUTOR_PREEMPT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// Receives in a second from which on a core waits for several at once: about four within [`BATCH_PATIENCE`].
+pub const BATCH_RATE_MIN: u128 = 80_000;
+
+/// The fewest completions that are worth a batched wait: of fewer who talk the rest is soon done, and the core would sleep more often than it
+/// does while they come one by one.
+pub const BATCH_COUNT_MIN: u32 = 8;
+
+/// The most completions that a core waits for.
+pub const BATCH_COUNT_MAX: u32 = 32;
+
+/// The longest that a core waits for more when something has come.
+pub const BATCH_PATIENCE: Duration = Duration::from_micros(50);
+
+/// How long a core counts before it judges how much comes in.
+pub const BATCH_WINDOW: Duration = Duration::from_millis(2);
+
 /// Turns longer than this are counted as long.
 pub const LONG_TURN: Duration = Duration::from_millis(2);
 

@@ -83,6 +83,7 @@ impl State {
         }
         if let (1.., Some(buffer)) = (result, buffer) {
             self.stats.received_len += result as u64;
+            self.batch.heard(&mut socket.heard_in);
             if socket.is_lingering() {
                 self.drain_socket(key, result as u64);
                 return Received::Nothing;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use io_uring::types::Timespec;
 use io_uring::{cqueue, opcode, squeue};
 
+use crate::batch::{Batch, Wait};
 use crate::bind;
 use crate::buffers::{BUFFER_GROUP, ReceiveBuffers, TurnBuffer};
 use crate::executor::CoreOptions;
@@ -98,6 +99,8 @@ pub(crate) struct State {
     /// Collected and not yet looked at.
     pub(crate) completions: Vec<cqueue::Entry>,
     pub(crate) epoch: Instant,
+    /// How many completions to wait for.
+    pub(crate) batch: Batch,
     pub(crate) stats: RingStats,
 }
 
@@ -146,6 +149,7 @@ impl State {
             tick_armed: None,
             completions: Vec::new(),
             epoch: Instant::now(),
+            batch: Batch::new(Instant::now()),
             stats: RingStats::default(),
         })
     }
@@ -175,7 +179,7 @@ impl State {
             if unsafe { self.kernel.push(entry) } {
                 return;
             }
-            self.enter(0, None);
+            self.enter(Wait::Nothing);
         }
     }
 }

@@ -124,6 +124,8 @@ pub(crate) struct Socket {
     pub(crate) receive_wanted: bool,
     /// The end was seen: nothing is received any more.
     pub(crate) receive_ended: bool,
+    /// The window of `batch.rs` in which something came last.
+    pub(crate) heard_in: u16,
     pub(crate) in_flight: InFlight,
     pub(crate) queue: VecDeque<Pending>,
     /// Bytes in flight and queued.
@@ -147,6 +149,7 @@ impl Socket {
             receive: ReceiveState::Idle,
             receive_wanted: false,
             receive_ended: false,
+            heard_in: 0,
             in_flight: InFlight::None,
             queue: VecDeque::new(),
             queued_len: 0,

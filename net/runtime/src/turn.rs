@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
+use crate::batch::Wait;
 use crate::bind;
 use crate::limits::{
     ACCEPT_RETRY, ACCEPTS_PER_TURN, ACCEPTS_WAITING_MAX, COMPLETIONS_PER_TURN, LONG_TURN, PROBE_COMPLETIONS,
@@ -36,14 +37,14 @@ use crate::task;
 use crate::timer::Due;
 
 impl State {
-    /// Submits everything queued and waits for `want` completions, no longer than `limit`.
-    pub(crate) fn enter(&mut self, want: u32, limit: Option<Duration>) {
-        let mut want = want;
+    /// Submits everything queued and waits.
+    pub(crate) fn enter(&mut self, wait: Wait) {
+        let mut wait = wait;
         loop {
             let submit = self.kernel.queued_count();
             self.stats.enters += 1;
-            self.stats.sleeps += u64::from(want > 0);
-            match self.kernel.enter(submit, want, limit).map_err(|error| error.raw_os_error()) {
+            self.stats.sleeps += u64::from(wait != Wait::Nothing);
+            match self.kernel.enter(submit, wait).map_err(|error| error.raw_os_error()) {
                 Ok(_) => {}
                 // Interrupted, waited long enough, or out of memory for requests: what is not submitted is tried again.
                 Err(Some(libc::EINTR | libc::ETIME | libc::EAGAIN)) => {}
@@ -54,7 +55,7 @@ impl State {
             if self.kernel.queued_count() == 0 {
                 return;
             }
-            want = 0;
+            wait = Wait::Nothing;
         }
     }
 
@@ -67,7 +68,7 @@ impl State {
             if !self.kernel.has_overflowed() {
                 return;
             }
-            if self.kernel.enter(0, 0, None).is_err() && self.completions.len() == before {
+            if self.kernel.enter(0, Wait::Nothing).is_err() && self.completions.len() == before {
                 return;
             }
         }
@@ -230,6 +231,7 @@ impl<H: Handler> Turn<H> {
         }
         self.looked_at = now;
         self.inner.set_clock(now);
+        self.inner.state.borrow_mut().batch.look(now);
     }
 
     /// Whether completions wait for the next turn.
@@ -241,12 +243,12 @@ impl<H: Handler> Turn<H> {
         let mut state = self.inner.state.borrow_mut();
         state.buffers.publish();
         let awaited = state.push_turn_sends();
-        let mut want = u32::from(more == More::Nothing && !awaited);
+        let mut sleeps = more == More::Nothing && !awaited;
         let is_busy = self.since_tick >= PROBE_COMPLETIONS;
         if is_busy {
             state.arm_tick(self.inner.turn_millis.get(), Some(duration_millis(PROBE_INTERVAL)));
         }
-        if want > 0 {
+        if sleeps {
             state.arm_doorbell();
             if !is_busy {
                 let tick_max = (self.inner.tasks.live_count() > 0).then_some(self.tick_max);
@@ -257,11 +259,17 @@ impl<H: Handler> Turn<H> {
             }
             drop(state);
             if self.handler.has_mail() {
-                want = 0;
+                sleeps = false;
             }
             state = self.inner.state.borrow_mut();
         }
-        state.enter(want, self.inner.nap.take());
+        let wait = match (sleeps, self.inner.nap.take()) {
+            (false, _) => Wait::Nothing,
+            (true, Some(limit)) => Wait::OneWithin(limit),
+            (true, None) if state.batch.count() > 1 => Wait::Several(state.batch.count()),
+            (true, None) => Wait::One,
+        };
+        state.enter(wait);
         if let Some(doorbell) = &state.doorbell {
             doorbell.wake_up();
         }
@@ -433,7 +441,7 @@ impl<H: Handler> Turn<H> {
             state.push_turn_sends();
             let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all()).build();
             state.push(&cancel.user_data(plain(Kind::Ignored)));
-            state.enter(1, None);
+            state.enter(Wait::One);
             drop(state);
             self.reap_last();
             if self.inner.state.borrow().is_quiet() {

@@ -11,10 +11,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
 use std::io;
-use std::time::Duration;
 
 use io_uring::types::BufRingEntry;
 use io_uring::{cqueue, opcode, squeue};
+
+use crate::batch::Wait;
 
 /// Entries of the submission queue: few, so that it fills up within a turn.
 const QUEUE_LEN: usize = 6;
@@ -213,7 +214,7 @@ impl Kernel {
         self.queued.len() as u32
     }
 
-    pub(crate) fn enter(&mut self, submit: u32, _want: u32, _limit: Option<Duration>) -> io::Result<usize> {
+    pub(crate) fn enter(&mut self, submit: u32, _: Wait) -> io::Result<usize> {
         self.poke();
         let submitted: Vec<_> = self.queued.drain(..submit as usize).collect();
         for submission in submitted {
