@@ -12,13 +12,14 @@ pub(crate) use disturb::Way;
 use crate::aspis::{Aspis, sum};
 use crate::collapse::script::{Answer, Script};
 use crate::flags::{aspis_flag, assert_flag, number_flag};
+use crate::http::{Flow, Reader};
 use crate::process::{self, Server, find_program, pinned};
 use crate::stats::Spread;
 use crate::wait;
 use base::Seen;
 use clap::{Arg, ArgAction, Command};
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -297,11 +298,10 @@ fn keep_to(cpu: usize) -> io::Result<()> {
 
 /// Asks once and waits for the whole answer, so that it is stored.
 fn warm(address: SocketAddr, path: &str) -> io::Result<()> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut buffer = vec![0; 1 << 20];
-    while stream.read(&mut buffer)? > 0 {}
+    let mut reader = Reader::connect(address, Duration::from_secs(60))?;
+    reader.stream().write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    let head = reader.head()?;
+    reader.content(&head, |_, _| Flow::Continue)?;
     Ok(())
 }
 

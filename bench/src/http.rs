@@ -5,7 +5,7 @@
 
 mod serve;
 
-pub(crate) use serve::{listen, serve};
+pub(crate) use serve::{Acceptor, listen, serve};
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};

@@ -3,29 +3,23 @@
 //! One thread per connection, blocking. It also judges: requests that do not parse, or uploads whose content is not what their path promises,
 //! are recorded as complaints. That a reset or a cut is our own doing is known from the plan, so whatever else shows is the product's.
 
+mod answer;
 mod versions;
 
-use crate::http::{Fault, Flow, Framing, Head, Reader};
+use crate::http::{Acceptor, Fault, Flow, Framing, Head, Reader};
 use crate::plan::{Kind, Plan};
-use crate::random::Random;
-use crate::sim::text::date;
 use crate::wait;
+use answer::Answer;
 use socket2::SockRef;
-use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use versions::Versions;
 
 /// How long an idle connection, or one whose peer does not read, is kept.
 const IDLE: Duration = Duration::from_secs(90);
-/// How long a stalled answer waits for the peer to give up.
-const STALL: Duration = Duration::from_secs(60);
-/// Time before the head of a late answer, and between the pieces of a trickle.
-const LATE: Duration = Duration::from_millis(150);
 /// A port is waited for so long when the listener comes back.
 const REBIND: Duration = Duration::from_secs(20);
 /// Complaints beyond this are only counted.
@@ -36,15 +30,12 @@ const COMPLAINTS_MAX: usize = 20;
 pub(crate) struct Origin {
     address: SocketAddr,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    closing: AtomicBool,
     requests: AtomicU64,
-    next_connection: AtomicU64,
-    live: Mutex<HashMap<u64, TcpStream>>,
     complaints: Mutex<Vec<String>>,
     /// From when to when the origin was down.
     outages: Mutex<Vec<(Instant, Option<Instant>)>>,
@@ -54,11 +45,10 @@ struct Shared {
 impl Origin {
     /// Starts listening on a port of the kernel's choice.
     pub(crate) fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
-        let acceptor = Some(accept(listener, Arc::clone(&shared))?);
-        Ok(Self { address, shared, acceptor })
+        let own = Arc::clone(&shared);
+        let acceptor = Acceptor::start(move |stream| connection(stream, &own))?;
+        Ok(Self { address: acceptor.address(), shared, acceptor })
     }
 
     /// Returns where it listens, for life.
@@ -79,7 +69,12 @@ impl Origin {
     /// Closes the listener and every connection, waits, and listens on the same port again.
     pub(crate) fn restart(&mut self, down: Duration) -> io::Result<()> {
         lock(&self.shared.outages).push((Instant::now(), None));
-        self.close();
+        // Half of the connections end in order, half are reset.
+        self.acceptor.close(|number, stream| {
+            if number.is_multiple_of(2) {
+                reset_on_close(stream);
+            }
+        });
         wait::pause(down);
         let mut listener = None;
         wait::until(REBIND, || {
@@ -88,8 +83,8 @@ impl Origin {
         });
         let listener =
             listener.ok_or_else(|| io::Error::other("the origin's port was taken while it was down"))?;
-        self.shared.closing.store(false, Ordering::SeqCst);
-        self.acceptor = Some(accept(listener, Arc::clone(&self.shared))?);
+        let shared = Arc::clone(&self.shared);
+        self.acceptor = Acceptor::on(listener, move |stream| connection(stream, &shared))?;
         if let Some(outage) = lock(&self.shared.outages).last_mut() {
             outage.1 = Some(Instant::now());
         }
@@ -99,27 +94,6 @@ impl Origin {
     /// Returns a handle that tells when the origin was down.
     pub(crate) fn outages(&self) -> Outages {
         Outages { shared: Arc::clone(&self.shared) }
-    }
-
-    fn close(&mut self) {
-        self.shared.closing.store(true, Ordering::SeqCst);
-        // The acceptor sits in accept(2); one connection wakes it. It may be gone already, then there is nothing to wake.
-        drop(TcpStream::connect(self.address));
-        if let Some(acceptor) = self.acceptor.take() {
-            drop(acceptor.join());
-        }
-        for (number, stream) in lock(&self.shared.live).drain() {
-            if number % 2 == 0 {
-                reset_on_close(&stream);
-            }
-            drop(stream.shutdown(Shutdown::Both));
-        }
-    }
-}
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 
@@ -157,30 +131,12 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
     drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
 }
 
-fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
-    Builder::new().name("origin".into()).spawn(move || {
-        for stream in listener.incoming() {
-            if shared.closing.load(Ordering::SeqCst) {
-                break;
-            }
-            let Ok(stream) = stream else { continue };
-            let own = Arc::clone(&shared);
-            let thread = Builder::new().name("origin-connection".into()).stack_size(256 * 1024);
-            // A thread that cannot be had closes the connection: the product must live with that, too.
-            drop(thread.spawn(move || connection(stream, &own)));
-        }
-    })
-}
-
 fn connection(stream: TcpStream, shared: &Shared) {
-    let number = shared.next_connection.fetch_add(1, Ordering::Relaxed);
-    let Ok(twin) = stream.try_clone() else { return };
     drop(stream.set_nodelay(true));
     drop(stream.set_read_timeout(Some(IDLE)));
     drop(stream.set_write_timeout(Some(IDLE)));
-    lock(&shared.live).insert(number, twin);
     let mut reader = Reader::new(stream);
-    while !shared.closing.load(Ordering::SeqCst) {
+    loop {
         match exchange(&mut reader, shared) {
             Ok(After::KeepAlive) => {}
             Ok(After::Close) | Err(_) => break,
@@ -190,8 +146,6 @@ fn connection(stream: TcpStream, shared: &Shared) {
             }
         }
     }
-    // The registry's handle goes first, so that dropping the reader is the last close.
-    lock(&shared.live).remove(&number);
 }
 
 /// What becomes of the connection.
@@ -289,160 +243,6 @@ fn tunnel(reader: &mut Reader, head: &Head) -> io::Result<After> {
         stream.write_all(&bytes)?;
     }
     Ok(After::Close)
-}
-
-/// One response in the making.
-struct Answer {
-    plan: Plan,
-    path: String,
-    head_only: bool,
-}
-
-impl Answer {
-    /// Answers as the plan says, misbehaviour included.
-    fn send(&self, reader: &mut Reader) -> io::Result<After> {
-        let mut stream = reader.stream();
-        let half = self.plan.answer_len() / 2;
-        match self.plan.kind {
-            Kind::ResetHead => return Ok(After::Reset),
-            Kind::Garbage => {
-                stream.write_all(b"HTTP/1.1 OK 200\nnothing : of\x00the kind\n\n")?;
-                return Ok(After::Close);
-            }
-            Kind::StallHead => {
-                stall(reader);
-                return Ok(After::Close);
-            }
-            Kind::Late => wait::pause(LATE),
-            Kind::Interim => stream.write_all(
-                b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=style\r\n\r\n",
-            )?,
-            _ => {}
-        }
-        if self.head_only {
-            stream.write_all(self.head().as_bytes())?;
-            return Ok(if self.plan.kind == Kind::UntilClose { After::Close } else { After::KeepAlive });
-        }
-        match self.plan.kind {
-            Kind::CutLength | Kind::ResetBody | Kind::StallBody => {
-                stream.write_all(self.head().as_bytes())?;
-                self.body(stream, half)?;
-                match self.plan.kind {
-                    Kind::ResetBody => return Ok(After::Reset),
-                    Kind::StallBody => stall(reader),
-                    _ => {}
-                }
-                Ok(After::Close)
-            }
-            Kind::CutChunked => {
-                stream.write_all(self.head().as_bytes())?;
-                self.chunks(stream, half)?;
-                Ok(After::Close)
-            }
-            Kind::Overrun => {
-                // What is too much leaves together with the end of the body, so that it is there before the connection can be used
-                // again. Bytes that come later cannot be told from the next answer.
-                stream.write_all(self.head().as_bytes())?;
-                let last = self.plan.answer_len().min(8 * 1024);
-                let at = self.plan.answer_len() - last;
-                self.body(stream, at)?;
-                let mut bytes = vec![0; last as usize];
-                self.plan.content().fill(at, &mut bytes);
-                bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong");
-                stream.write_all(&bytes)?;
-                Ok(After::Close)
-            }
-            Kind::UntilClose => {
-                self.write(stream)?;
-                Ok(After::Close)
-            }
-            _ => {
-                self.write(stream)?;
-                Ok(After::KeepAlive)
-            }
-        }
-    }
-
-    /// Writes head and body whole.
-    fn write(&self, mut stream: &TcpStream) -> io::Result<()> {
-        if self.head_only {
-            return stream.write_all(self.head().as_bytes());
-        }
-        // Small answers leave in one piece, as those of a real server do.
-        if self.plan.answer_len() <= 16 * 1024 && !self.chunked() {
-            let mut bytes = self.head().into_bytes();
-            let start = bytes.len();
-            bytes.resize(start + self.plan.answer_len() as usize, 0);
-            self.plan.content().fill(0, &mut bytes[start..]);
-            return stream.write_all(&bytes);
-        }
-        stream.write_all(self.head().as_bytes())?;
-        if self.chunked() {
-            self.chunks(stream, self.plan.answer_len())?;
-            return stream.write_all(b"0\r\n\r\n");
-        }
-        self.body(stream, self.plan.answer_len())
-    }
-
-    fn chunked(&self) -> bool {
-        matches!(self.plan.kind, Kind::FreshChunked | Kind::PrivateChunked | Kind::CutChunked)
-    }
-
-    fn head(&self) -> String {
-        let framing = match self.plan.kind {
-            Kind::UntilClose => "Connection: close\r\n".to_owned(),
-            _ if self.chunked() => "Transfer-Encoding: chunked\r\n".to_owned(),
-            _ => format!("Content-Length: {}\r\n", self.plan.answer_len()),
-        };
-        let policy = match self.plan.kind {
-            Kind::Brief => "max-age=1",
-            Kind::Fresh
-            | Kind::Dated
-            | Kind::FreshChunked
-            | Kind::CutLength
-            | Kind::CutChunked
-            | Kind::Trickle
-            | Kind::Overrun => "public, max-age=3600",
-            _ => "no-store",
-        };
-        let date = match self.plan.kind {
-            Kind::Dated => format!("Date: {}\r\n", date(now())),
-            _ => String::new(),
-        };
-        format!(
-            "HTTP/1.1 200 OK\r\nServer: bench\r\n{date}Content-Type: application/octet-stream\r\n{framing}\
-             Cache-Control: {policy}\r\nETag: \"{:016x}\"\r\nLast-Modified: Tue, 01 Sep 2026 10:00:00 GMT\r\nX-Plan: {}\r\n\r\n",
-            self.plan.seed ^ self.plan.id,
-            self.path
-        )
-    }
-
-    /// Writes the first `length` bytes of the content.
-    fn body(&self, stream: &TcpStream, length: u64) -> io::Result<()> {
-        let trickle = self.plan.kind == Kind::Trickle;
-        let piece_len = if trickle { (length / 6).clamp(1, 64 * 1024) } else { length.clamp(1, 256 * 1024) };
-        let rest = if trickle { LATE / 4 } else { Duration::ZERO };
-        self.plan.content().send(stream, (0, length), false, || piece_len, rest)
-    }
-
-    /// Writes the first `length` bytes of the content in chunks of uneven size, without the last chunk.
-    fn chunks(&self, stream: &TcpStream, length: u64) -> io::Result<()> {
-        let mut random = Random::new(self.plan.id ^ self.plan.seed);
-        let largest = if length > 16 << 20 { 256 * 1024 } else { 40_000 };
-        let piece_len = || random.length(largest);
-        self.plan.content().send(stream, (0, length), true, piece_len, Duration::ZERO)
-    }
-}
-
-/// Returns the second since the epoch.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
-/// Says nothing until the peer gives up.
-fn stall(reader: &mut Reader) {
-    drop(reader.stream().set_read_timeout(Some(STALL)));
-    drop(reader.some());
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! Server programs under test: started pinned, read through `/proc`, ended in order, never left behind.
 
+mod proc;
+mod scratch;
+
+pub(crate) use proc::own_cpu;
+pub(crate) use scratch::{Scratch, state_path};
+
 use crate::wait;
-use std::collections::HashMap;
+use proc::{cpu_nanos, proportional_bytes, stat_field, tree};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -167,22 +172,13 @@ impl Server {
 
     /// Returns how often its threads whose names begin so waited for a page that was not in memory, over all of them.
     pub(crate) fn major_faults(&self, thread_prefix: &str) -> io::Result<u64> {
-        let mut faults = None;
-        for entry in fs::read_dir(format!("/proc/{}/task", self.id()))? {
-            let stat = fs::read_to_string(entry?.path().join("stat"))?;
-            let is_meant = stat.split_once('(').is_some_and(|(_, name)| name.starts_with(thread_prefix));
-            if is_meant {
-                faults = Some(faults.unwrap_or(0) + field_of(&stat, 12).unwrap_or(0));
-            }
-        }
+        let faults = proc::major_faults(self.id(), thread_prefix)?;
         faults.ok_or_else(|| io::Error::other(format!("{}: no thread {thread_prefix}", self.name)))
     }
 
     /// Returns how many bytes it had the kernel write to devices so far.
     pub(crate) fn device_writes(&self) -> io::Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/io", self.id()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("write_bytes:"));
-        let number = line.and_then(|line| line.trim().parse().ok());
+        let number = proc::device_writes(self.id())?;
         number.ok_or_else(|| io::Error::other(format!("{}: the kernel counts no writes", self.name)))
     }
 
@@ -278,106 +274,6 @@ pub(crate) fn raise_open_files() {
 /// Returns a port that nobody listens on right now.
 pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-/// Returns where a command has a server keep its state: in the folder that was given, on the disk that is to be measured, or among the temporary
-/// files.
-pub(crate) fn state_path(command: &str, folder: Option<&Path>) -> PathBuf {
-    let base = folder.map_or_else(std::env::temp_dir, Path::to_owned);
-    base.join(format!("aspis-{command}-{}", std::process::id()))
-}
-
-/// Folders made so far, so that each has a name of its own.
-static SCRATCHES: AtomicUsize = AtomicUsize::new(0);
-
-/// A folder that is removed at the end.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Makes a folder in memory where the machine offers that, else among the temporary files.
-    pub(crate) fn new() -> io::Result<Self> {
-        let memory = Path::new("/dev/shm");
-        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let number = SCRATCHES.fetch_add(1, Ordering::Relaxed);
-        let path = base.join(format!("aspis-bench-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path)?;
-        Ok(Self { path })
-    }
-
-    /// Makes a folder of [`state_path`].
-    pub(crate) fn of_state(command: &str, folder: Option<&Path>) -> io::Result<Self> {
-        let path = state_path(command, folder);
-        fs::create_dir_all(&path)?;
-        Ok(Self { path })
-    }
-
-    /// Returns where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.path));
-    }
-}
-
-/// Returns `root` and all processes below it.
-fn tree(root: u32) -> Vec<u32> {
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        if let Some(parent) = stat_field(id, 4) {
-            children.entry(parent as u32).or_default().push(id);
-        }
-    }
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(id) = found.get(next) {
-        found.extend(children.remove(id).unwrap_or_default());
-        next += 1;
-    }
-    found
-}
-
-/// Returns the time on a CPU of this process so far.
-pub(crate) fn own_cpu() -> Duration {
-    Duration::from_nanos(cpu_nanos(std::process::id()))
-}
-
-/// Returns a field of `/proc/PID/stat`, numbered as in proc(5).
-fn stat_field(id: u32, number: usize) -> Option<u64> {
-    field_of(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?, number)
-}
-
-/// Returns a field of such a file's text.
-fn field_of(stat: &str, number: usize) -> Option<u64> {
-    // The second field is the name in parentheses and may hold anything.
-    let rest = &stat[stat.rfind(')')? + 1..];
-    rest.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
-}
-
-/// Returns the resident bytes of one process; of pages that several share, its part.
-fn proportional_bytes(id: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
-/// Returns the time on a CPU of all threads of one process.
-fn cpu_nanos(id: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(|task| first_number(&task.path().join("schedstat"))).sum()
-}
-
-fn first_number(path: &Path) -> Option<u64> {
-    let mut text = String::new();
-    fs::File::open(path).ok()?.read_to_string(&mut text).ok()?;
-    text.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -17,12 +17,13 @@ use crate::wait;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The host of all records.
 const HOST: &str = "restart.example";
 /// Bytes of a record's body.
-const BODY_LEN: usize = 100;
+const BODY_LEN: usize = 32;
 /// Records that are asked for once the index is complete.
 const SAMPLE: u64 = 2_000;
 /// A server that does not answer for so long is stuck.
@@ -32,6 +33,8 @@ const COMPLETE_MAX: Duration = Duration::from_secs(120);
 /// Part of a store that is for nothing but the records: segments that are kept clean, the one that the server opens, rounding.
 const SLACK_PERCENT: u64 = 4;
 const SLACK: u64 = 256 << 20;
+/// A new store takes at most so much of what is free.
+const SHARE_OF_FREE_PERCENT: u64 = 90;
 /// The least that `--disk-mean-object` takes.
 const MEAN_MIN: u64 = 256;
 /// Records that one index may lose to others with the same tag, in percent.
@@ -88,6 +91,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let store = Store::of(folder, options.records)?;
     let origin = Nothing::start()?;
     if !store.is_filled() {
+        store.look_for_room()?;
         store.fill(&program, &origin)?;
     }
     println!("{} records of {} B in a store of {} MiB", store.records, store.record_len, store.size >> 20);
@@ -182,6 +186,32 @@ impl Store {
         self.mark().is_file()
     }
 
+    /// Says what the store takes, and whether that is there.
+    fn look_for_room(&self) -> io::Result<()> {
+        let needed = self.size / SHARE_OF_FREE_PERCENT * 100;
+        let output = Command::new("df").args(["-B1", "--output=avail"]).arg(&self.folder).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let free = text.lines().nth(1).and_then(|line| line.trim().parse::<u64>().ok());
+        let told = format!(
+            "{} records take {} MiB of memory, and {} MiB of disk, of which {} MiB have to be free in {}",
+            self.records,
+            self.memory() >> 20,
+            self.size >> 20,
+            needed >> 20,
+            self.folder.display()
+        );
+        eprintln!("{told}");
+        match free {
+            Some(free) if free < needed => Err(io::Error::other(format!("{told}: {} MiB are", free >> 20))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The limit that the server is given.
+    fn memory(&self) -> u64 {
+        (self.records * 24).max(256 << 20)
+    }
+
     /// Has the server make the store, and fills it while no server runs.
     fn fill(&self, program: &Path, origin: &Nothing) -> io::Result<()> {
         let disk = self.disk();
@@ -204,7 +234,7 @@ impl Store {
         let (disk, size) = (self.disk().display().to_string(), self.size.to_string());
         // The index is as long as these records need.
         let mean = (self.size / self.records.max(1)).max(MEAN_MIN).to_string();
-        let memory = ((self.records * 24).max(256 << 20)).to_string();
+        let memory = self.memory().to_string();
         let flags = ["--cores", "2", "--memory", &memory, "--disk", &disk, "--disk-size", &size];
         let flags: Vec<&str> = flags.into_iter().chain(["--disk-mean-object", &mean]).collect();
         Aspis::start(program, origin.address, None, &flags)

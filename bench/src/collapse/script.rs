@@ -2,13 +2,11 @@
 //!
 //! One blocking thread per connection. The judge's clock is the origin's: times of arrival and of first bytes are taken here.
 
-use crate::http::{Head, Reader};
+use crate::http::{Acceptor, Head, Reader};
 use crate::wait;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How to answer one request.
@@ -54,47 +52,27 @@ type Answers = dyn Fn(&str, &Head) -> Answer + Send + Sync;
 struct Shared {
     answers: Box<Answers>,
     asked: Mutex<Vec<Asked>>,
-    live: Mutex<Vec<TcpStream>>,
-    closing: AtomicBool,
 }
 
 /// A running origin; dropping it ends its threads.
 pub(crate) struct Script {
-    address: SocketAddr,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
 }
 
 impl Script {
     /// Starts an origin that answers each path and head with what `answers` returns.
     pub(crate) fn start(answers: impl Fn(&str, &Head) -> Answer + Send + Sync + 'static) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            answers: Box::new(answers),
-            asked: Mutex::default(),
-            live: Mutex::default(),
-            closing: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared { answers: Box::new(answers), asked: Mutex::default() });
         let own = Arc::clone(&shared);
-        let acceptor = Builder::new().name("origin".into()).spawn(move || {
-            for stream in listener.incoming() {
-                if own.closing.load(Ordering::SeqCst) {
-                    break;
-                }
-                let Ok(stream) = stream else { continue };
-                let shared = Arc::clone(&own);
-                let thread = Builder::new().name("origin-connection".into()).stack_size(256 * 1024);
-                // A thread that cannot be had closes the connection, which shows as a wrong answer.
-                drop(thread.spawn(move || connection(stream, &shared)));
-            }
-        })?;
-        Ok(Self { address, shared, acceptor: Some(acceptor) })
+        // A connection that cannot be served shows as a wrong answer.
+        let acceptor = Acceptor::start(move |stream| connection(stream, &own))?;
+        Ok(Self { shared, acceptor })
     }
 
     /// Returns where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.acceptor.address()
     }
 
     /// Returns every request so far in order of arrival.
@@ -108,20 +86,6 @@ impl Script {
     }
 }
 
-impl Drop for Script {
-    fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::SeqCst);
-        // The acceptor sits in accept(2); one connection wakes it.
-        drop(TcpStream::connect(self.address));
-        if let Some(acceptor) = self.acceptor.take() {
-            drop(acceptor.join());
-        }
-        for stream in lock(&self.shared.live).drain(..) {
-            drop(stream.shutdown(Shutdown::Both));
-        }
-    }
-}
-
 /// A poisoned lock means that a thread of the driver died; its data are still whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -130,8 +94,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Answers until the peer ends the connection.
 fn connection(stream: TcpStream, shared: &Shared) {
     drop(stream.set_nodelay(true));
-    let Ok(twin) = stream.try_clone() else { return };
-    lock(&shared.live).push(twin);
     let mut reader = Reader::new(stream);
     while let Ok(head) = reader.head() {
         let Some((_, path)) = head.request_line() else { break };

@@ -4,7 +4,8 @@
 //! from path and version, so a viewer can tell from the head it got what every byte must be. Validators and ranges are honoured as RFC 9110
 //! has it; a ragged URL also fails and breaks off, which its ranges may then repair.
 
-use super::{After, LATE, lock};
+use super::answer::LATE;
+use super::{After, lock};
 use crate::http::Head;
 use crate::plan::{Kind, Plan};
 use crate::wait;

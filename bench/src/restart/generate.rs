@@ -28,8 +28,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the origin is supposed to have said.
-const RESPONSE: &[u8] =
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nCache-Control: max-age=2592000\r\nETag: \"r1\"\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=2592000\r\nETag: \"r1\"\r\n\r\n";
 /// As long as that says.
 const LIFETIME: u32 = 2_592_000;
 
