@@ -47,6 +47,8 @@ pub struct Settings {
     pub disk_size: Option<u64>,
     /// The most bytes that are written to the store in a second; `None` for as many as it takes.
     pub disk_write_budget: Option<u64>,
+    /// How long the end may take to write what only memory has; zero writes only what is under way.
+    pub disk_flush_timeout: Duration,
     /// The mean length of what is stored on disk, by which its index is sized.
     pub disk_mean_object: u64,
     /// Where the access log goes.

@@ -2,14 +2,14 @@
 //!
 //! It waits; nothing here runs on a timer but the next DNS lookup and a look at memory that costs microseconds, so an idle process
 //! stays idle. The shards hear of
-//! its decisions by mailbox. The end has three steps: no new viewers, the running ones finish within
-//! `--drain-timeout`, then the cores and the log writer stop. A second signal skips the rest.
+//! its decisions by mailbox. The end has four steps: no new viewers, the running ones finish within
+//! `--drain-timeout`, memory goes to disk within `--disk-flush-timeout`, then the cores and the log writer stop. A second signal skips the rest.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use aspis_config::Settings;
-use aspis_shard::Shards;
+use aspis_shard::{Extent, FLUSH_SLACK, Flushed, Shards};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -29,10 +29,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How long the cores may take to end when nothing runs any more.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
-/// How long of it the disk may take for what waits to be written; a dead one takes all of it.
-const FLUSH_WAIT: Duration = Duration::from_secs(3);
-
-const _: () = assert!(FLUSH_WAIT.as_secs() < STOP_WAIT.as_secs());
+/// How long the disk may take for what waits to be written where nothing else is written at the end.
+const LINE_WAIT: Duration = Duration::from_secs(3);
 
 /// What the control thread holds.
 pub(crate) struct Control {
@@ -91,7 +89,7 @@ impl Control {
         self.serve().await;
         self.readiness.draining();
         self.folders.ending();
-        notify::stopping();
+        notify::stopping(self.end_wait());
         tracing::info!("ending: no new viewers, {} connection(s) may finish", self.shards.open_viewers());
         self.shards.stop_accepting();
         tokio::select! {
@@ -164,6 +162,11 @@ impl Control {
         }
     }
 
+    /// How long the end takes at most.
+    fn end_wait(&self) -> Duration {
+        self.settings.drain_timeout + flush_of(&self.settings).1 + FLUSH_SLACK + STOP_WAIT
+    }
+
     /// Ends the cores and the log writer.
     async fn stop(mut self) -> u8 {
         let cut = self.shards.open_viewers();
@@ -173,11 +176,11 @@ impl Control {
         self.shards.flush_logs();
         let (done, stopped) = oneshot::channel();
         let (shards, log_writer, invalidations) = (self.shards, self.log_writer, self.invalidations);
+        let (extent, patience) = flush_of(&self.settings);
         let stopper = std::thread::Builder::new().name("aspis-stop".to_owned()).spawn(move || {
             invalidations.close();
-            if !shards.flush_disk(FLUSH_WAIT) {
-                tracing::warn!("not all that waits for the disk could be written in time: it is fetched again when it is asked for");
-            }
+            let began = Instant::now();
+            tell_flushed(shards.flush_disk(extent, patience), began.elapsed());
             shards.stop();
             let is_log_written = log_writer.is_none_or(LogWriter::finish);
             // Nobody waits any more after a second signal.
@@ -188,7 +191,7 @@ impl Control {
             return EXIT_FAILED;
         }
         tokio::select! {
-            outcome = tokio::time::timeout(STOP_WAIT, stopped) => match outcome {
+            outcome = tokio::time::timeout(patience + FLUSH_SLACK + STOP_WAIT, stopped) => match outcome {
                 Ok(Ok(is_log_written)) => {
                     if !is_log_written {
                         tracing::warn!("the last lines of the access log could not be written in time");
@@ -210,6 +213,31 @@ async fn drained(shards: &Shards, patience: Duration) {
     let end = Instant::now() + patience;
     while shards.open_viewers() > 0 && Instant::now() < end {
         tokio::time::sleep(DRAIN_LOOK).await;
+    }
+}
+
+/// What of memory is written to disk at the end, and how long that may take.
+fn flush_of(settings: &Settings) -> (Extent, Duration) {
+    match settings.disk_flush_timeout {
+        Duration::ZERO => (Extent::Line, LINE_WAIT),
+        patience => (Extent::Memory, patience),
+    }
+}
+
+fn tell_flushed(flushed: Option<Flushed>, after: Duration) {
+    let secs = after.as_secs_f64();
+    match flushed {
+        Some(Flushed { written: 0, left: 0 }) => {}
+        Some(Flushed { written, left: 0 }) => {
+            tracing::info!("{written} response(s) that only memory had were written to disk in {secs:.1} s");
+        }
+        Some(Flushed { written, left }) => tracing::warn!(
+            "{written} response(s) that only memory had were written to disk in {secs:.1} s, {left} were not: --disk-flush-timeout was over, or the \
+             disk does not take them; they are fetched again when they are asked for"
+        ),
+        None => tracing::warn!(
+            "the disk did not take in time what was to be written: it is fetched again when it is asked for"
+        ),
     }
 }
 

@@ -21,9 +21,10 @@ use aspis_storage::tier::object_len_max;
 use aspis_telemetry::{CoreCounters, CoreHistograms, LogBuffer, LogSender};
 
 use crate::account::OriginMeters;
-use crate::disk::{self, Directory, Disk, DiskBoot, FlushGate};
+use crate::disk::ending::{Extent, FlushGate, Flushed};
+use crate::disk::{self, Directory, Disk, DiskBoot};
 use crate::explain::{self, Explanation};
-use crate::limits::{MAILBOX_LEN, RECEIVE_COUNT_MIN, RECEIVE_SHARE, headroom};
+use crate::limits::{FLUSH_SLACK, MAILBOX_LEN, RECEIVE_COUNT_MIN, RECEIVE_SHARE, headroom};
 use crate::messages::Message;
 use crate::origin::{OriginClient, OriginSettings, OriginShared};
 use crate::places::Places;
@@ -357,15 +358,16 @@ impl Shards {
         &self.directories
     }
 
-    /// Has every core write what waits for the disk, and end its segments in order; after [`Shards::stop_accepting`], before
-    /// [`Shards::stop`]. Waits for at most `patience`; false if not all of it was done by then: it is lost, nothing worse.
-    pub fn flush_disk(&self, patience: Duration) -> bool {
+    /// Has every core write what waits for the disk, or all that is of use and only in memory, and end its segments in order; after
+    /// [`Shards::stop_accepting`], before [`Shards::stop`]. What is not written within `patience` is given up: it is lost, nothing worse.
+    /// `None` if a disk does not answer, at most [`FLUSH_SLACK`](crate::FLUSH_SLACK) later.
+    pub fn flush_disk(&self, extent: Extent, patience: Duration) -> Option<Flushed> {
         if self.directories.is_empty() {
-            return true;
+            return Some(Flushed::default());
         }
         let gate = FlushGate::new();
-        self.tell_all(|| Message::FlushDisk(gate.part()));
-        gate.wait(patience)
+        self.tell_all(|| Message::FlushDisk(gate.part(extent, patience)));
+        gate.wait(patience + FLUSH_SLACK)
     }
 
     /// Has every core ship its access log lines.

@@ -22,6 +22,7 @@ use aspis_storage::mapping::aligned::AlignedPool;
 use aspis_storage::shards::Sharding;
 use aspis_telemetry::{CoreCounters, Counter};
 
+pub(crate) mod ending;
 mod health;
 mod large;
 mod markers;
@@ -34,10 +35,11 @@ mod slices;
 mod volumes;
 mod writing;
 
+pub use ending::{Extent, Flushed};
 pub use health::Directory;
 use reading::ReadSlice;
 pub(crate) use slices::Slices;
-pub(crate) use writing::{FlushGate, FlushPart, Offer, Step};
+pub(crate) use writing::{Offer, Step};
 
 use crate::limits::{DISK_WRITE_SHARE, WRITE_BUFFERS_KEPT, WRITE_BUFFERS_MAX, WRITE_BUFFERS_MIN};
 use health::Health;

@@ -32,6 +32,7 @@ pub mod tls;
 mod viewer;
 
 pub use boot::{Boot, EvictBell, Shards, StartError, start};
-pub use disk::{Directory, DiskBoot, VolumeFile};
+pub use disk::{Directory, DiskBoot, Extent, Flushed, VolumeFile};
 pub use explain::{Explanation, StoredFacts, Why};
+pub use limits::FLUSH_SLACK;
 pub use rules::{Invalidations, Purged, Purges, RuleBatch};

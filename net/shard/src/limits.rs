@@ -129,6 +129,12 @@ pub(crate) const KEEP_WARM_INTERVAL: Duration =
 /// Stored responses that are looked at for that in one turn.
 pub(crate) const KEPT_WARM_PER_TURN: usize = 32;
 
+/// The same at the orderly end, when nobody waits for hits.
+pub(crate) const WRITTEN_OUT_PER_TURN: usize = 256;
+
+/// How long the disk may take at the orderly end, beyond the time for it, for what it was given before that time was over.
+pub const FLUSH_SLACK: Duration = Duration::from_secs(2);
+
 /// Replica slots that are looked at in one turn of a sweep.
 pub(crate) const REPLICAS_PER_TURN: usize = 2048;
 

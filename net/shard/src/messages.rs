@@ -8,7 +8,7 @@ use aspis_runtime::Peer;
 use aspis_storage::response::StoredResponse;
 
 use crate::asking::{Ask, Reply};
-use crate::disk::FlushPart;
+use crate::disk::ending::Flush;
 use crate::explain::Question;
 use crate::fill::SharedFill;
 use crate::origin::CapMessage;
@@ -25,8 +25,8 @@ pub(crate) enum Message {
     StopAccepting,
     /// Close what is open and end the core's loop.
     Stop,
-    /// Write what waits for the disk; dropped when that is done.
-    FlushDisk(FlushPart),
+    /// Write what is to be on disk.
+    FlushDisk(Flush),
     /// Ship the access log lines gathered so far.
     FlushLog,
     /// Origin connection cap: waiting, granting, releasing.

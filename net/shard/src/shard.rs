@@ -32,8 +32,8 @@ use crate::account::{Account, OriginMeters};
 use crate::alone::AloneFlight;
 use crate::asking::Asking;
 use crate::backlog::Backlog;
+use crate::disk::Disk;
 use crate::disk::restore::Restores;
-use crate::disk::{Disk, FlushPart};
 use crate::fill::Fills;
 use crate::limits::{
     EVICTED_SHARE, LINGER, MAIL_PER_TURN, REPLICAS_PER_TURN, RETURNED_BLOCKS_PER_TURN, SWEEP_INTERVAL,
@@ -295,13 +295,6 @@ impl Shard {
         self.origin.close_idle();
         self.flush_log();
         self.ring.stop();
-    }
-
-    /// Writes what waits for the disk; `part` is dropped when it is there, or lost.
-    fn flush_disk(&self, part: FlushPart) {
-        if let Some(disk) = &self.disk {
-            disk.flush(part);
-        }
     }
 
     fn flush_log(&self) {

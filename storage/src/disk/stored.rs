@@ -84,9 +84,19 @@ pub fn marker_record<'a>(
     NewRecord { hash: variant.primary, key, expires: u32::MAX, ..record(stored, created, content) }
 }
 
-fn record<'a>(stored: &'a StoredResponse, created: u32, content: Content<'a>) -> NewRecord<'a> {
+/// Tells whether a response is worth its place on disk at wall second `now`: it is whole, and may be served or validated then or later.
+pub fn is_of_use(stored: &StoredResponse, now: u64) -> bool {
+    stored.is_live() && stored.meta.part.is_none() && ends_at(stored) > now
+}
+
+/// The first wall second at which a response is of no use any more.
+fn ends_at(stored: &StoredResponse) -> u64 {
     // What has a validator is of use for good: a 304 saves its transfer.
-    let expires = if stored.can_be_validated() { u64::MAX } else { use_ends_at(&stored.meta) };
+    if stored.can_be_validated() { u64::MAX } else { use_ends_at(&stored.meta) }
+}
+
+fn record<'a>(stored: &'a StoredResponse, created: u32, content: Content<'a>) -> NewRecord<'a> {
+    let expires = ends_at(stored);
     NewRecord {
         hash: stored.hash,
         key: &stored.key,

@@ -1,6 +1,6 @@
 //! The disk tier: where it lies, how large it is, and what it may cost.
 
-use super::{FORMATS, KIB, Kind, MIB, PLAIN, Setting, TIB};
+use super::{FORMATS, KIB, Kind, MIB, PLAIN, Setting, TIB, TIMEOUT_MAX};
 
 /// The least size that a store can be brought down to: one volume of 16 segments of the smallest length.
 const STORE_LEN_MIN: u64 = 32 * MIB;
@@ -41,6 +41,18 @@ pub(super) const ROWS: &[Setting] = &[
         detail: "The sum over all folders, such as `20MiB`. Near it only what was asked for more than once is written; above it nothing is. Protects the disk's \
                  endurance: a disk for 1 PB of writes lasts 5 years at 6 MiB a second. Costs hits: what was not written is fetched again when memory \
                  has dropped it.",
+        ..PLAIN
+    },
+    Setting {
+        flag: "disk-flush-timeout",
+        value_name: "D",
+        default: Some("20s"),
+        kind: Kind::Duration { min_ms: 0, max_ms: TIMEOUT_MAX },
+        summary: "How long the end may take to write to disk what only memory has",
+        detail: "After SIGTERM, when the running requests have ended, what is in memory and may still be served or validated is written to the store, what was \
+                 used first, so that the next start is warm; --disk-write-budget does not hold it up. The end takes longer by as much as that needs, \
+                 at most this: together with --drain-timeout it has to stay below the service manager's stop timeout. 0 writes only what is under way, \
+                 where the disk's endurance counts for more than misses after a restart.",
         ..PLAIN
     },
     Setting {

@@ -194,6 +194,35 @@ fn what_was_stored_is_served_after_a_restart_without_the_origin() {
     assert_eq!(aspis.metric("aspis_disk_reads_total"), reads);
 }
 
+/// The write budget keeps most of it in memory only, until SIGTERM: then everything is written, and the next start needs no origin.
+#[test]
+fn what_only_memory_has_is_written_at_sigterm() {
+    let rig = Rig::new();
+    let mut targets = small_and_large();
+    targets.extend(targets_of_much());
+    let origin = Origin::start(answer);
+    let url = origin.url();
+    let launch = || rig.launch(&url).with("--memory", "256MiB").with("--disk-write-budget", "64KiB");
+    let mut aspis = launch().start();
+    let mut viewer = Viewer::connect(&aspis);
+    for target in &targets {
+        viewer.get(target).expect_cached("Miss", &body(target));
+    }
+    assert!(aspis.metric("aspis_disk_not_written_total{cause=\"budget\"}") >= 10);
+    drop((viewer, origin));
+    aspis.signal("TERM");
+    aspis.wait_for_error("only memory had were written to disk");
+    assert_eq!(aspis.wait_for_exit().code(), Some(0));
+    let aspis = launch().start();
+    wait_until_recovered(&aspis);
+    expect_hits(&aspis, &targets);
+}
+
+/// More than a store with a small write budget takes at once.
+fn targets_of_much() -> Vec<String> {
+    targets("much", 60, 900 * KIB)
+}
+
 #[test]
 fn what_was_written_is_served_after_kill_9() {
     let rig = Rig::new();

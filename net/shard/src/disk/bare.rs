@@ -136,10 +136,7 @@ impl Core {
     }
 
     pub(super) fn flush(&self) -> bool {
-        let gate = FlushGate::new();
-        let part = gate.part();
-        self.call(|disk| disk.flush(part));
-        gate.wait(PATIENCE)
+        self.block(|disk| async move { disk.flush().await.is_ok() })
     }
 
     pub(super) fn count(&self, counter: Counter) -> u64 {

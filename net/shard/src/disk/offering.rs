@@ -13,7 +13,7 @@ use aspis_storage::disk::format::SLICE_LEN;
 use aspis_storage::disk::stored::{
     head_record, is_large, marker_record, pieces, slice_count, slice_hash, slice_record, whole_record,
 };
-use aspis_storage::disk::volume::{Refused, Volume};
+use aspis_storage::disk::volume::{Location, Refused, Volume};
 use aspis_storage::response::{StoredResponse, VariantOf};
 
 use super::markers::Marker;
@@ -47,7 +47,7 @@ impl Why {
 /// A walk through memory for what the disk should know.
 #[derive(Default)]
 pub(super) struct Walk {
-    is_on: Cell<bool>,
+    pub(super) is_on: Cell<bool>,
     /// The next begins no sooner, in the ring's milliseconds.
     next_at: Cell<u64>,
 }
@@ -115,6 +115,21 @@ impl Offer for StoredOffer {
     }
 }
 
+/// What an offer of a response takes of its line.
+pub(super) fn offered_len(stored: &StoredResponse) -> u64 {
+    // With its slices there, most likely, a large one is a head.
+    let has_slices = stored.body.write_id().is_some();
+    stored.charged_len() - if has_slices { stored.body.charged_len() } else { 0 }
+}
+
+/// Where what a start would find of a response is, if all of it is there or on its way.
+pub(super) fn location(stored: &StoredResponse, volume: &Volume) -> Option<Location> {
+    let len = stored.body.published();
+    let found = volume.find(stored.hash).filter(|_| stored.is_on_disk())?;
+    let is_whole = !is_large(len) || first_slice(stored, volume).1 == slice_count(len);
+    is_whole.then_some(found.location)
+}
+
 /// Where writing the slices of a body begins: behind the last if all are there from an earlier time.
 fn first_slice(stored: &StoredResponse, volume: &Volume) -> (u64, u64) {
     let count = slice_count(stored.body.published());
@@ -166,13 +181,11 @@ impl Shard {
         }
     }
 
-    fn offer_to_disk(&self, stored: Arc<StoredResponse>, primary: u128, why: Why) {
+    pub(super) fn offer_to_disk(&self, stored: Arc<StoredResponse>, primary: u128, why: Why) {
         let Some(disk) = &self.disk else { return };
         stored.set_on_disk(true);
         let shard = Rc::downgrade(&self.handle());
-        // With its slices there, most likely, a large one is a head.
-        let has_slices = stored.body.write_id().is_some();
-        let len = stored.charged_len() - if has_slices { stored.body.charged_len() } else { 0 };
+        let len = offered_len(&stored);
         let offer = StoredOffer { shard, stored, primary, why, len, slices: None };
         // It is told where it is not taken.
         let _ = disk.offer(Box::new(offer), why.used_before());
@@ -218,7 +231,8 @@ impl Shard {
     /// Begins to look through memory for what the disk should know, unless that is under way or was done lately. From the timer.
     pub(crate) fn tend_disk(&self) {
         let (now, walk) = (self.ring.now_millis(), &self.restores.walk);
-        if self.disk.is_some() && !walk.is_on.get() && now >= walk.next_at.get() {
+        let is_due = !walk.is_on.get() && now >= walk.next_at.get();
+        if self.disk.as_ref().is_some_and(|disk| is_due && !disk.is_ending()) {
             walk.is_on.set(true);
             walk.next_at.set(now + KEEP_WARM_INTERVAL.as_millis() as u64);
         }

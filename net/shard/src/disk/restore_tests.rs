@@ -1,5 +1,6 @@
 //! What comes back from disk, tried out with whole shards and files: after a restart, after an eviction, and what must not come back.
 
+mod ending;
 mod large;
 
 use std::sync::Arc;

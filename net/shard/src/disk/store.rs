@@ -11,7 +11,7 @@ use aspis_storage::disk::format::{Geometry, SegmentHeader, StoreId, Superblock, 
 use aspis_storage::disk::record::{Front, NewRecord, Place, encode_record, scan_record};
 use aspis_telemetry::Counter;
 
-use super::{Directory, DiskBoot, VolumeFile};
+use super::{Directory, DiskBoot, Extent, VolumeFile};
 use crate::rules::stage::{CORES, Stage};
 
 const SHARD_BITS: u8 = 1;
@@ -115,7 +115,7 @@ impl Store {
     /// Waits until all that was offered is in the files.
     #[track_caller]
     pub(super) fn settle(&self, stage: &Stage) {
-        assert!(stage.shards().flush_disk(PATIENCE), "it is not written");
+        assert!(stage.shards().flush_disk(Extent::Line, PATIENCE).is_some(), "it is not written");
     }
 
     /// Waits until all that is on disk is known.

@@ -8,10 +8,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use aspis_runtime::sync::Notify;
+use aspis_runtime::sync::{Notify, oneshot};
 use aspis_runtime::{Elapsed, future};
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::admission::Admission;
@@ -92,7 +92,19 @@ pub(super) struct Writes {
     /// Whose line is looked at next.
     next: Cell<usize>,
     /// Who waits until all of it is written.
-    flushes: RefCell<Vec<FlushPart>>,
+    flushes: RefCell<Vec<oneshot::Sender<()>>>,
+    end: Cell<End>,
+}
+
+/// How far the process's end is, as far as writing is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It has not begun.
+    Ahead,
+    /// All that is offered is written, and the write budget decides nothing.
+    Begun,
+    /// Nothing more is taken.
+    Over,
 }
 
 /// What one volume has to write.
@@ -129,6 +141,7 @@ impl Writes {
             is_short: Cell::new(false),
             next: Cell::new(0),
             flushes: RefCell::default(),
+            end: Cell::new(End::Ahead),
         }
     }
 
@@ -165,12 +178,11 @@ impl Disk {
             .mounted(offer.primary())
             .filter(|mounted| !self.is_off_line(mounted))
             .ok_or(NotTaken::OffLine)?;
-        let count = mounted.line.offers.borrow().len();
-        // What is longer than the whole line may still go alone.
-        let is_full = self.writes.queued_len.get() > 0
-            && self.writes.queued_len.get() + offer.len() > self.writes.len_max;
-        if is_full || count >= DISK_QUEUE_COUNT_MAX {
+        if self.is_full(mounted, offer.len()) || self.writes.end.get() == End::Over {
             return Err(NotTaken::Queue);
+        }
+        if self.writes.end.get() == End::Begun {
+            return Ok(());
         }
         let (now, chance) = (self.ring.now_millis(), self.writes.draw());
         if self.writes.admission.borrow_mut().admit(now, offer.len(), used_before, chance) {
@@ -178,6 +190,54 @@ impl Disk {
         } else {
             Err(NotTaken::Budget)
         }
+    }
+
+    /// Tells whether the line has no room for so many bytes more.
+    fn is_full(&self, mounted: &Mounted, len: u64) -> bool {
+        // What is longer than the whole line may still go alone.
+        let queued_len = self.writes.queued_len.get();
+        queued_len > 0 && queued_len + len > self.writes.len_max
+            || mounted.line.offers.borrow().len() >= DISK_QUEUE_COUNT_MAX
+    }
+
+    /// Waits until an offer of so many bytes would find room in its line; false if none is there in the millisecond `until`, or there will be none.
+    pub(super) async fn has_room_until(&self, primary: u128, len: u64, until: u64) -> bool {
+        let Some(mounted) = self.mounted(primary) else { return false };
+        self.written_until(until, || self.is_off_line(mounted) || !self.is_full(mounted, len)).await
+            && !self.is_off_line(mounted)
+    }
+
+    /// Waits until nothing is in line, or nothing of it can be written; false if something is left in the millisecond `until`.
+    pub(super) async fn is_empty_until(&self, until: u64) -> bool {
+        let is_empty =
+            |mounted: &Mounted| mounted.line.offers.borrow().is_empty() || self.is_off_line(mounted);
+        self.written_until(until, || self.volumes.iter().all(is_empty)).await
+    }
+
+    /// Waits until writing has brought something about; false if it did not until that millisecond.
+    async fn written_until(&self, until: u64, is_so: impl Fn() -> bool) -> bool {
+        loop {
+            let written = self.writes.written.notified();
+            if is_so() {
+                return true;
+            }
+            let left = until.saturating_sub(self.ring.now_millis());
+            if left == 0 {
+                return false;
+            }
+            let pause = DISK_RETRY_AFTER.min(Duration::from_millis(left));
+            future::race(written, self.ring.sleep(pause)).await;
+        }
+    }
+
+    /// Steps towards the end of the process.
+    pub(super) fn end(&self, end: End) {
+        self.writes.end.set(end);
+    }
+
+    /// Tells whether the process's end has begun.
+    pub(super) fn is_ending(&self) -> bool {
+        self.writes.end.get() != End::Ahead
     }
 
     /// Tells whether something waits that will be written under a hash.
@@ -217,16 +277,21 @@ impl Disk {
 
     /// Gives up what waits to be written: the memory is wanted.
     pub(crate) fn relieve(&self) {
-        for mounted in &self.volumes {
-            let count = self.drop_offers(mounted, |_| true);
-            self.counters.add(Counter::DiskRefusedMemory, count);
-        }
+        let count = self.drop_lines();
+        self.counters.add(Counter::DiskRefusedMemory, count);
     }
 
-    /// Writes all that waits and ends the segments in order; `part` is dropped when that is done, or cannot be.
-    pub(crate) fn flush(&self, part: FlushPart) {
-        self.writes.flushes.borrow_mut().push(part);
+    /// Takes all offers out of all lines; returns how many.
+    pub(super) fn drop_lines(&self) -> u64 {
+        self.volumes.iter().map(|mounted| self.drop_offers(mounted, |_| true)).sum()
+    }
+
+    /// Writes all that waits and ends the segments in order; tells when that is done, or cannot be.
+    pub(super) fn flush(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.writes.flushes.borrow_mut().push(sender);
         self.kick();
+        receiver
     }
 
     /// Takes offers out of a line; returns how many.
@@ -406,12 +471,19 @@ impl Disk {
             is_done &= line.in_flight.get() == 0 && !mounted.volume.borrow().has_unwritten();
         }
         if is_done {
-            drop(self.writes.flushes.take());
+            for flush in self.writes.flushes.take() {
+                // Who does not wait any more needs no word.
+                let _ = flush.send(());
+            }
         }
     }
 
     /// How many uses a record needs to be written again when its segment is reclaimed.
     pub(super) fn reinsertion_hits(&self) -> u8 {
+        // What memory brings at the end must not cost what is used on disk.
+        if self.is_ending() {
+            return 1;
+        }
         self.writes.admission.borrow_mut().reinsertion_hits(self.ring.now_millis())
     }
 
@@ -455,44 +527,5 @@ async fn run(disk: Rc<Disk>) {
             }
             None => changed.await,
         }
-    }
-}
-
-/// Waits until parts of it are dropped, from another thread.
-pub(crate) struct FlushGate(Arc<Gate>);
-
-/// What one core does for who waits at the gate; done when it is dropped.
-pub(crate) struct FlushPart(Arc<Gate>);
-
-#[derive(Default)]
-struct Gate {
-    parts: Mutex<usize>,
-    changed: Condvar,
-}
-
-impl FlushGate {
-    /// Makes a gate at which nobody is waited for.
-    pub(crate) fn new() -> Self {
-        FlushGate(Arc::default())
-    }
-
-    /// Makes a part that has to be dropped first.
-    pub(crate) fn part(&self) -> FlushPart {
-        *self.0.parts.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        FlushPart(Arc::clone(&self.0))
-    }
-
-    /// Waits until all parts were dropped; false if that takes longer than `patience`.
-    pub(crate) fn wait(&self, patience: Duration) -> bool {
-        let parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.0.changed.wait_timeout_while(parts, patience, |parts| *parts > 0);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
-    }
-}
-
-impl Drop for FlushPart {
-    fn drop(&mut self) {
-        *self.0.parts.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.0.changed.notify_all();
     }
 }

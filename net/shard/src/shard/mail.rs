@@ -105,7 +105,7 @@ impl Shard {
                 Message::ForgetRules(up_to) => self.forget_rules(up_to),
                 Message::Explain(question) => self.explain(*question),
                 Message::Purged(number) => self.purged(number),
-                Message::FlushDisk(part) => self.flush_disk(part),
+                Message::FlushDisk(flush) => self.flush_disk(flush),
                 Message::SweepReplicas => self.sweep_all_replicas(),
                 Message::Evict => {
                     heap::give_back();
