@@ -2,6 +2,7 @@
 
 use crate::http::Reader;
 use crate::process::Server;
+use crate::wait;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -53,6 +54,15 @@ impl Aspis {
         let unreadable = |fault| io::Error::other(format!("the admin port's answer: {fault:?}"));
         let (_, text) = reader.answer().map_err(unreadable)?;
         Ok(parse(&String::from_utf8_lossy(&text)))
+    }
+
+    /// Waits until nothing waits any more to be written to its disk.
+    pub(crate) fn written(&self, limit: Duration) -> io::Result<()> {
+        let queued = || sum(&self.metrics().ok()?, "aspis_disk_queue_bytes");
+        if wait::until(limit, || queued() == Some(0.0)) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("what is stored is not written after {} s", limit.as_secs())))
     }
 }
 

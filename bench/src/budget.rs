@@ -5,7 +5,7 @@
 //! written at once beyond the budget is spent before anything is counted. Written is what the kernel counts for the process as well as what the
 //! server says; admitted are the bodies of the records that were appended, which all have one length.
 
-use crate::aspis::{Aspis, figure, sum};
+use crate::aspis::{Aspis, figure};
 use crate::flags::{aspis_flag, assert_flag, number, number_flag, parse_size, path, state_folder_flag};
 use crate::origin::Origin;
 use crate::peers::cell::Cell;
@@ -135,10 +135,7 @@ fn fill_store(mut server: Aspis) -> io::Result<()> {
     // In parts, so that what waits to be written stays less than is refused.
     for part in objects.chunks(500) {
         fill::fetch_all(server.address, Body::Planned, part, |object| cell.plan(object))?;
-        let queued = || sum(&server.metrics().ok()?, "aspis_disk_queue_bytes");
-        if !wait::until(WRITTEN_MAX, || queued() == Some(0.0)) {
-            return Err(io::Error::other("what is stored is never written"));
-        }
+        server.written(WRITTEN_MAX)?;
     }
     server.server.terminate(TERMINATE_MAX).map(drop)
 }

@@ -7,18 +7,18 @@
 
 use crate::aspis::{Aspis, sample, sum};
 use crate::fair::{self, Base};
-use crate::http::{Flow, Reader};
 use crate::origin::Origin;
 use crate::peers::arms::{self, Arm, Program, Site};
 use crate::peers::cell::Cell;
 use crate::peers::fill::{self, Body};
 use crate::peers::wrk::{Script, Wrk};
-use crate::process::{self, Scratch, Server, find_program};
+use crate::process::{self, Scratch, Server};
 use crate::stats::Spread;
+use crate::steady;
 use crate::wait;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,10 +87,7 @@ pub(crate) fn store(server: &Aspis, origin: &Origin, cell: &Cell, objects: &[u32
         // In parts, so that what waits to be written stays less than is refused.
         for part in objects.chunks(500) {
             fill::fetch_all(server.address, Body::Planned, part, |object| cell.plan(object))?;
-            let queued = || sum(&server.metrics().ok()?, "aspis_disk_queue_bytes");
-            if !wait::until(WRITTEN_MAX, || queued() == Some(0.0)) {
-                return Err(io::Error::other("what is stored is never written"));
-            }
+            server.written(WRITTEN_MAX)?;
         }
         asked = origin.requests() - before;
         if asked * OBJECTS_PER_LOST <= objects.len() as u64 {
@@ -216,7 +213,7 @@ fn hot(options: &Options, server: &Aspis) -> io::Result<bool> {
     let mut ratios = Vec::new();
     for _ in 0..options.rounds {
         let alone = fair::measure(&own, &base(options.length))?;
-        let scan = Scan::start(&own, server.address, options.objects, UNFOLD + options.length)?;
+        let scan = Scan::start(server.address, options.objects, UNFOLD + options.length)?;
         wait::pause(UNFOLD);
         let (before, began) = (read()?, Instant::now());
         let beside = fair::measure(&own, &base(options.length))?;
@@ -243,13 +240,10 @@ struct Scan {
 }
 
 impl Scan {
-    fn start(own: &Path, address: SocketAddr, objects: u64, length: Duration) -> io::Result<Self> {
-        let nice = find_program("nice").ok_or_else(|| io::Error::other("nice is not installed"))?;
-        let words =
-            ["-n", "19", &own.to_string_lossy(), "cold-part", &address.to_string()].map(str::to_owned);
-        let mut arguments = words.to_vec();
-        arguments.extend([objects.to_string(), length.as_secs_f64().to_string()]);
-        let mut process = Server::start("scan", &nice, &arguments, Some(CPUS.1))?;
+    fn start(address: SocketAddr, objects: u64, length: Duration) -> io::Result<Self> {
+        let words = ["cold-part", &address.to_string(), &objects.to_string()].map(str::to_owned);
+        let words = [words.as_slice(), &[length.as_secs_f64().to_string()]].concat();
+        let mut process = Server::start_beside("scan", &words, CPUS.1)?;
         process.announced("scans ")?;
         Ok(Self { _process: process })
     }
@@ -276,16 +270,13 @@ pub(crate) fn part(words: &[String]) -> io::Result<()> {
 /// Asks for one object after the other, and looks at none of the bytes.
 fn scan(address: SocketAddr, objects: u32, first: u32, end: Instant) -> io::Result<()> {
     let cell = Cell::plain(SIZE, 1);
-    let mut reader = Reader::connect(address, Duration::from_secs(30))?;
     let mut object = first;
-    while Instant::now() < end {
-        let request = format!("GET {} HTTP/1.1\r\nHost: {address}\r\n\r\n", cell.plan(object));
-        reader.stream().write_all(request.as_bytes())?;
-        let head = reader.head()?;
-        reader.content(&head, |_, _| Flow::Continue)?;
+    let next = || {
+        let plan = cell.plan(object);
         object = (object + 1) % objects.max(1);
-    }
-    Ok(())
+        (plan, None)
+    };
+    steady::ask(address, next, end, Duration::ZERO)
 }
 
 #[cfg(test)]

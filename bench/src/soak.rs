@@ -3,8 +3,10 @@
 //! that looks whole or one request that hangs is a fault. At the end the server must be as empty as at the start.
 
 mod connection;
+mod scenarios;
 mod shared;
 mod tally;
+mod verdict;
 mod viewer;
 
 use crate::aspis::{Aspis, sum};
@@ -103,7 +105,7 @@ pub(crate) struct Options {
 
 /// Runs the soak and prints what happened; false on any fault.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
-    let scenarios = viewer::scenarios(&options.only).map_err(io::Error::other)?;
+    let scenarios = scenarios::scenarios(&options.only).map_err(io::Error::other)?;
     let origin = Mutex::new(Origin::start()?);
     let (origin_address, outages) = {
         let origin = held(&origin);

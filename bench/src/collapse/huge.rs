@@ -6,7 +6,6 @@ use super::{Figure, Stage, metric};
 use crate::content::Content;
 use crate::process::Scratch;
 use crate::stats::quantile;
-use crate::wait;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,10 +63,7 @@ pub(super) fn play(stage: &Stage) -> io::Result<Vec<Figure>> {
     let peak = product.server.status_bytes("VmHWM") >> 20;
     figures.push(Figure::told("peak memory of the server, for --memory 256MiB", format!("{peak} MiB")));
 
-    let queued = || metric(&product, "aspis_disk_queue_bytes").unwrap_or(f64::NAN);
-    if !wait::until(WRITTEN_MAX, || queued() == 0.0) {
-        return Err(io::Error::other("what is stored is never written"));
-    }
+    product.written(WRITTEN_MAX)?;
     let before = (origin.asked().len() as u64, metric(&product, "aspis_disk_read_bytes_total")?);
     let seen = crowd::play(product.address, crowd(Reads::Range(GLANCE_LEN)), || {})?;
     let read = metric(&product, "aspis_disk_read_bytes_total")? - before.1;
