@@ -13,8 +13,10 @@
 //! Chunks are linked forward, and the links are weak: only the writer keeps chunks, and a reader the one that it is sending. So
 //! nobody takes a lock, a slow reader cannot pin more than its one chunk, and a chunk that was let go cannot hold those behind it.
 //!
+//! What is written to disk meanwhile may run ahead of all readers: then chunks are let go whoever has sent them ([`PassageWriter::let_go_before`]).
+//!
 //! Invariants: a reader gets every byte from its first on without a gap, until the stream's end or until it is told at which byte it was
-//! lost; the fastest reader is never lost, and gets on however short memory is; what is alive is at most `window_len + PASSAGE_LEAD_LEN` and one chunk more, and one for each
+//! lost; the fastest reader is not lost, but by `let_go_before`, and gets on however short memory is; what is alive is at most `window_len + PASSAGE_LEAD_LEN` and one chunk more, and one for each
 //! reader; each chunk is charged as long as somebody holds it.
 
 mod room;
@@ -137,6 +139,28 @@ impl PassageWriter {
     /// Returns how many readers there are.
     pub fn readers(&self) -> usize {
         self.passage.readers()
+    }
+
+    /// Returns the newest chunk.
+    pub fn newest(&self) -> Option<&Arc<Chunk>> {
+        self.kept.back()
+    }
+
+    /// Whether the fastest reader has taken all that was appended.
+    pub fn is_caught_up(&self) -> bool {
+        self.passage.room.fastest() >= self.written()
+    }
+
+    /// Whether a reader that begins now finds the first byte.
+    pub fn has_beginning(&self) -> bool {
+        self.kept.front().is_none_or(|first| first.start == self.passage.start)
+    }
+
+    /// Lets go of the chunks that end before a position, whoever has not sent them: such readers are lost. The newest is kept.
+    pub fn let_go_before(&mut self, at: u64) {
+        while self.kept.len() > 1 && self.kept[0].end() <= at {
+            self.kept.pop_front();
+        }
     }
 
     /// Whether the origin may be read on: the fastest reader is less than `PASSAGE_LEAD_LEN` behind.

@@ -18,6 +18,9 @@ const CLOUDFRONT_ERROR_TTL: Duration = Duration::from_secs(10);
 /// The maximum TTL where none is given: 365 days (T-15).
 const MAX_TTL_DEFAULT: Duration = Duration::from_secs(31_536_000);
 
+/// The largest body that is stored with a disk: 50 GiB.
+const OBJECT_SIZE_MAX_WITH_DISK: u64 = 50 << 30;
+
 /// A setting that is refused. `Display` is the whole message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingError {
@@ -102,7 +105,7 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
         send_timeout: duration(raw, "send-timeout")?,
         max_connections: count(raw, "max-connections")?,
         shed_after: duration(raw, "shed-after")?,
-        object_size_max: one(raw, "object-size-max", |text| bounded_size("object-size-max", text))?,
+        object_size_max: object_size_max(raw)?,
         request_body_max: one(raw, "request-body-max", |text| bounded_size("request-body-max", text))?,
     };
     check_listeners(&settings)?;
@@ -240,12 +243,30 @@ fn check_listeners(settings: &Settings) -> Result<(), SettingError> {
     Ok(())
 }
 
-/// An object must fit into the memory that was given.
+/// with a disk what is larger than memory is stored as well.
+fn object_size_max(raw: &Raw) -> Result<u64, SettingError> {
+    let given = optional(raw, "object-size-max", |text| bounded_size("object-size-max", text))?;
+    match given {
+        Some(size) => Ok(size),
+        None if raw.contains("disk") => Ok(OBJECT_SIZE_MAX_WITH_DISK),
+        None => one(raw, "object-size-max", |text| bounded_size("object-size-max", text)),
+    }
+}
+
+/// Without a disk an object must fit into the memory that was given.
 fn check_object_size(raw: &Raw, settings: &Settings) -> Result<(), SettingError> {
     match settings.memory {
-        Some(memory) if raw.contains("object-size-max") && settings.object_size_max > memory => {
+        Some(memory)
+            if raw.contains("object-size-max")
+                && settings.disk.is_empty()
+                && settings.object_size_max > memory =>
+        {
             let most = values::write_size(memory);
-            Err(refused(raw, "object-size-max", format!("at most --memory, which is {most}")))
+            Err(refused(
+                raw,
+                "object-size-max",
+                format!("at most --memory, which is {most}, or --disk DIR beside it"),
+            ))
         }
         _ => Ok(()),
     }

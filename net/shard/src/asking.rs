@@ -13,6 +13,7 @@ use aspis_runtime::sync::Notify;
 use aspis_runtime::weight::Weight;
 use aspis_storage::response::StoredResponse;
 
+use crate::disk::reading_on::RestAsk;
 use crate::fill::{FillView, Reading};
 use crate::limits::WAITING_COST;
 use crate::messages::Message;
@@ -56,6 +57,8 @@ pub(crate) enum Reply {
     Erred { status: u16, role: Role },
     /// The origin gave no answer.
     Failed { failure: OriginFailure, role: Role },
+    /// To a reader that was too slow for a passage: the rest of what it reads.
+    Rest(Reading),
     /// Fetch for yourself.
     Alone,
     /// Too many wait.
@@ -152,14 +155,31 @@ impl Shard {
     /// Asks the owner of a key, be it this core or another.
     pub(crate) fn ask(&self, ask: Ask) -> AskPlace<'_> {
         let owner = self.owner_of(ask.key.0);
+        let there = |ask, number| Message::Ask { core: self.core, number, ask: Box::new(ask) };
+        self.ask_core(owner, ask, |ask, waiter| self.asked(ask, waiter), there)
+    }
+
+    /// Asks the core that fills for the rest of what a reader was too slow for, be it this one or another.
+    pub(crate) fn ask_rest(&self, ask: RestAsk) -> AskPlace<'_> {
+        let there = |ask, number| Message::AskRest { core: self.core, number, ask: Box::new(ask) };
+        self.ask_core(ask.fill.core(), ask, |ask, waiter| self.rest_asked(ask, &waiter), there)
+    }
+
+    fn ask_core<A>(
+        &self,
+        owner: usize,
+        ask: A,
+        here: impl FnOnce(A, Waiter),
+        there: impl FnOnce(A, u64) -> Message,
+    ) -> AskPlace<'_> {
         let asking = Rc::<Asking>::default();
         let weight = self.account.requests.weigh(WAITING_COST);
         let place = if owner == self.core {
-            self.asked(ask, Waiter::Here(Rc::clone(&asking)));
+            here(ask, Waiter::Here(Rc::clone(&asking)));
             None
         } else {
             let place = self.asks.place(Rc::clone(&asking));
-            self.post(owner, Message::Ask { core: self.core, number: place.number, ask: Box::new(ask) });
+            self.post(owner, there(ask, place.number));
             Some(place)
         };
         AskPlace { shard: self, asking, owner, place, waits: Cell::new(true), _weight: weight }
@@ -177,7 +197,10 @@ impl Shard {
 
     /// Whoever fills has to know that nobody reads what was lent.
     fn decline(&self, reply: Reply) {
-        let (Reply::Arrived { reading: Some(reading), .. } | Reply::Origin { reading, .. }) = reply else {
+        let (Reply::Arrived { reading: Some(reading), .. }
+        | Reply::Origin { reading, .. }
+        | Reply::Rest(reading)) = reply
+        else {
             return;
         };
         drop(FillView::attach(&self.handle(), reading));

@@ -24,7 +24,10 @@ use crate::account::OriginMeters;
 use crate::disk::ending::{Extent, FlushGate, Flushed};
 use crate::disk::{self, Directory, Disk, DiskBoot};
 use crate::explain::{self, Explanation};
-use crate::limits::{FLUSH_SLACK, MAILBOX_LEN, RECEIVE_COUNT_MIN, RECEIVE_SHARE, headroom};
+use crate::limits::{
+    FLUSH_SLACK, MAILBOX_LEN, MEMORY_OBJECT_LEN, MEMORY_OBJECT_SHARE, RECEIVE_COUNT_MIN, RECEIVE_SHARE,
+    headroom,
+};
 use crate::messages::Message;
 use crate::origin::{OriginClient, OriginSettings, OriginShared};
 use crate::places::Places;
@@ -143,6 +146,11 @@ pub fn start(boot: Boot) -> Result<Shards, StartError> {
     let arena_len = (boot.memory - boot.memory / OVERHEAD_SHARE) / cores as u64;
     let arena_len = usize::try_from(arena_len).unwrap_or(usize::MAX);
     let object_len_max = boot.settings.object_size_max.min(object_len_max(arena_len as u64));
+    // What is longer need not push everything else out of memory where there is a disk for it.
+    let object_len_max = match &boot.disk {
+        Some(_) => object_len_max.min(MEMORY_OBJECT_LEN.max(arena_len as u64 / MEMORY_OBJECT_SHARE)),
+        None => object_len_max,
+    };
     let cap_post = post.clone();
     let origin_settings = OriginSettings::of(&boot.settings).map_err(StartError::Tls)?;
     let origin_shared = Arc::new(OriginShared::new(origin_settings, cores, move |core, message| {

@@ -29,16 +29,19 @@ mod markers;
 pub(crate) mod offering;
 mod pace;
 mod reading;
+pub(crate) mod reading_on;
 mod removing;
 pub(crate) mod restore;
 mod slices;
+mod streaming;
 mod volumes;
 mod writing;
 
 pub use ending::{Extent, Flushed};
 pub use health::Directory;
 use reading::ReadSlice;
-pub(crate) use slices::Slices;
+pub(crate) use slices::{Slices, SlicesOf};
+pub(crate) use streaming::Feed;
 pub(crate) use writing::{Offer, Step};
 
 use crate::limits::{DISK_WRITE_SHARE, WRITE_BUFFERS_KEPT, WRITE_BUFFERS_MAX, WRITE_BUFFERS_MIN};
@@ -276,6 +279,18 @@ impl Disk {
     #[inline]
     fn mounted(&self, primary: u128) -> Option<&Mounted> {
         self.volumes.get(self.sharding.shard(primary).checked_sub(self.first_shard)?)
+    }
+
+    /// Tells whether the volume of a primary key is on line.
+    fn is_usable(&self, primary: u128) -> bool {
+        self.mounted(primary).is_some_and(|mounted| !self.is_off_line(mounted))
+    }
+
+    /// The bytes of the segments of a primary key's volume; `None` if it is not on line.
+    fn capacity(&self, primary: u128) -> Option<u64> {
+        let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
+        let geometry = mounted.superblock.geometry();
+        Some(u64::from(geometry.segment_count) * geometry.segment_len())
     }
 
     fn is_off_line(&self, mounted: &Mounted) -> bool {

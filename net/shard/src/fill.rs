@@ -1,14 +1,16 @@
 //! A fill: one origin response on its way into the arena, and into the viewers that read it meanwhile.
 //!
 //! `flight.rs` starts it for all who share a fetch, `viewer/exchange.rs` for a request that goes alone; `run` reads the origin into the body
-//! without ever waiting for a viewer, and tells the readers ([`FillView`]). When the response turns out too large, or memory is short, the rest goes through a passage. Invariants: a body
-//! becomes a stored response only when it is complete; a failed one is never served.
+//! without ever waiting for a viewer, and tells the readers ([`FillView`]). When the response turns out too large, or memory is short, the rest
+//! goes through a passage (`fill/passing.rs`), and with a disk to that as well. Invariants: a body becomes a stored response only when it is complete; a failed one is never served.
 
+mod passing;
 mod source;
 mod view;
 
+pub(crate) use passing::{Passing, pass, pass_rest};
 pub(crate) use source::{Broken, Source};
-pub(crate) use view::{FillView, Fills, Reader, Reading, SharedFill};
+pub(crate) use view::{FillView, Fills, OnDisk, Reader, Reading, SharedFill};
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,20 +22,16 @@ use aspis_cache::vary::{self, Varies};
 use aspis_config::behavior::VaryRule;
 use aspis_exchange::collapse::FlightId;
 use aspis_exchange::response_head;
-use aspis_runtime::future::{Either, race, yield_now};
+use aspis_runtime::future::yield_now;
 use aspis_storage::disk::format::SLICE_LEN;
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
-use aspis_storage::passage::{PassageWriter, passage};
 use aspis_storage::response::{Parts, StoredResponse, VariantOf};
 use aspis_telemetry::Counter;
 use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
 
-use crate::disk::Slices;
-use crate::limits::{
-    FILL_RECEIVE_LEN as RECEIVE_LEN, PASSAGE_LOOK, PASSAGE_PATIENCE, PASSAGE_WINDOW_LEN_MAX,
-    PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_PATIENCE, PASSAGE_WINDOW_SHARE,
-};
+use crate::disk::{Feed, Slices};
+use crate::limits::FILL_RECEIVE_LEN as RECEIVE_LEN;
 use crate::origin::OriginBody;
 use crate::resume::Retry;
 use crate::shard::Shard;
@@ -95,21 +93,6 @@ impl Fill {
     pub(crate) fn start(self) {
         let shard = Rc::clone(&self.task.shard);
         shard.ring.spawn(self.task.run(self.source, self.writer));
-    }
-}
-
-/// A response on its way through a passage, ready to begin.
-pub(crate) struct Passing {
-    pub(crate) view: Rc<FillView>,
-    origin: OriginBody,
-    writer: PassageWriter,
-}
-
-impl Passing {
-    /// Begins to pass on for as long as somebody reads.
-    pub(crate) fn start(self, shard: &Rc<Shard>) {
-        let source = Source::Origin(self.origin);
-        shard.ring.spawn(pump(Rc::clone(shard), self.view, source, self.writer, (None, None)));
     }
 }
 
@@ -224,17 +207,11 @@ pub(crate) fn restored(
     let stored = shard.stored_as_it_comes(parts)?;
     stored.set_on_disk(true);
     let length = Some(slices.len());
-    Some(Fill::new(shard, (stored, writer), (Source::Disk(slices), length), Flying::Shared(flight), retry))
-}
-
-/// Prepares to pass a response through that is not stored: readers begin at its first byte.
-pub(crate) fn pass(shard: &Rc<Shard>, origin: OriginBody) -> Passing {
-    let writer = Body::writer(&shard.arena, origin.length());
-    let view = FillView::new(shard, Arc::clone(writer.body()));
-    let (passing, stream) = passage(&shard.budget, passage_window(shard), 0);
-    view.go_on_in(stream);
-    writer.hand_over();
-    Passing { view, origin, writer: passing }
+    let on_disk = OnDisk { slices: slices.of().clone(), start: slices.start(), stored: Arc::clone(&stored) };
+    let source = Source::Disk(slices);
+    let fill = Fill::new(shard, (stored, writer), (source, length), Flying::Shared(flight), retry);
+    fill.view.set_on_disk(on_disk);
+    Some(fill)
 }
 
 /// The key under which a response is kept: what one variant depends on is asked of all, so that none is served to a request that it was
@@ -304,15 +281,18 @@ impl Task {
                     End::TooLarge => Counter::CacheNotStoredSize,
                     _ => Counter::CacheNotStoredMemory,
                 };
-                self.give_up(counter);
-                let (passing, stream) = passage(&shard.budget, passage_window(shard), writer.published());
-                view.go_on_in(stream);
-                writer.hand_over();
-                // Who comes from now on would find the beginning gone.
-                shard.end_flying(self.flying);
+                let feed = self.stream(&source, &writer);
+                if feed.is_none() {
+                    self.give_up(counter);
+                }
+                let mut passing = Passing::behind(shard, view, writer, source);
+                // Who comes from now on would find the beginning gone. What goes to disk ends by itself.
+                if feed.is_none() {
+                    shard.end_flying(self.flying);
+                }
                 view.tell(shard);
-                let rest = (self.length, self.retry);
-                return pump(Rc::clone(shard), Rc::clone(view), source, passing, rest).await;
+                (passing.length, passing.retry, passing.feed) = (self.length, self.retry, feed);
+                return passing.run(Rc::clone(shard)).await;
             }
             End::Broken | End::Unwanted => {
                 self.give_up(Counter::CacheNotStoredFailed);
@@ -321,6 +301,16 @@ impl Task {
         }
         shard.end_flying(self.flying);
         view.tell(shard);
+    }
+
+    /// Has what memory does not take go to disk as it comes, if there is one and it is worth it.
+    fn stream(&self, source: &Source, writer: &BodyWriter) -> Option<Feed> {
+        let (Flying::Shared(flight), Source::Origin(_)) = (self.flying, source) else { return None };
+        let feed = self.shard.stream_to_disk(&self.stored, flight, (writer.body(), self.length))?;
+        if let Some(slices) = feed.slices() {
+            self.view.set_on_disk(OnDisk { slices, start: 0, stored: Arc::clone(&self.stored) });
+        }
+        Some(feed)
     }
 
     fn give_up(&self, counter: Counter) {
@@ -387,116 +377,11 @@ impl Task {
                 }
             } else {
                 let now = self.shard.ring.now_millis();
-                if !self.view.is_worth_finishing(self.length, now - *alone_since.get_or_insert(now)) {
+                let done = (self.length, writer.published());
+                if !FillView::is_worth_finishing(done, now - *alone_since.get_or_insert(now)) {
                     return End::Unwanted;
                 }
             }
         }
-    }
-}
-
-/// How far a reader may be behind the fastest one: the more memory, the fewer are cut.
-fn passage_window(shard: &Shard) -> u64 {
-    (shard.arena.capacity() / PASSAGE_WINDOW_SHARE).clamp(PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_LEN_MAX)
-}
-
-/// Appends to a passage; stored responses are evicted for it, and waited for, rather than that its window shrinks and viewers are cut,
-/// and it waits a while for what others hold.
-async fn append(
-    shard: &Shard,
-    view: &FillView,
-    passing: &mut PassageWriter,
-    bytes: Vec<u8>,
-) -> Result<(), NoMemory> {
-    let mut bytes = bytes;
-    let now = shard.ring.now_millis();
-    let until = now + PASSAGE_PATIENCE.as_millis() as u64;
-    let whole_until = now + PASSAGE_WINDOW_PATIENCE.as_millis() as u64;
-    loop {
-        let len = PassageWriter::charged_len(bytes.capacity());
-        shard.make_room(len);
-        if shard.ring.now_millis() < whole_until && shard.waits_for_content(len) && view.has_readers() {
-            shard.ring.sleep(PASSAGE_LOOK).await;
-            continue;
-        }
-        match passing.append(bytes) {
-            Ok(()) => return Ok(()),
-            Err(_) if shard.ring.now_millis() >= until || !view.has_readers() => return Err(NoMemory),
-            Err(back) => bytes = back,
-        }
-        shard.ring.sleep(PASSAGE_LOOK).await;
-    }
-}
-
-/// A passage got no memory for as long as it may wait.
-struct NoMemory;
-
-/// Passes content on for as long as somebody reads, no faster than the fastest of them; up to `length`, if that is known. Where it breaks the
-/// origin is asked for the rest, if `retry` can.
-async fn pump(
-    shard: Rc<Shard>,
-    view: Rc<FillView>,
-    mut source: Source,
-    mut passing: PassageWriter,
-    (length, mut retry): (Option<u64>, Option<Retry>),
-) {
-    source.slow_down();
-    // What is received into, until it is a chunk with a charge of its own.
-    let mut weight = shard.account.origin.fetches.weigh(0);
-    loop {
-        while !passing.has_room() {
-            let room = view.room.notified();
-            if !view.has_readers() {
-                return;
-            }
-            // Asked to be told; with room meanwhile, or before the first reader has begun, the next look tells.
-            if passing.must_wait() || passing.readers() == 0 {
-                source.let_go();
-                room.await;
-            }
-        }
-        if !view.has_readers() {
-            return;
-        }
-        if length == Some(passing.written()) {
-            passing.complete();
-            return view.tell(&shard);
-        }
-        let missing = length.map_or(u64::MAX, |length| length.saturating_sub(passing.written()));
-        let len = shard.relay_len().min(usize::try_from(missing).unwrap_or(usize::MAX));
-        weight.set(len);
-        // A stream that says little must not keep its connection when nobody is left to read.
-        let reading = source.read(vec![0; len]);
-        let Either::Left((read, mut buffer)) = race(reading, view.all_left()).await else { return };
-        match read {
-            Ok(0) => {
-                passing.complete();
-                return view.tell(&shard);
-            }
-            Ok(count) => {
-                buffer.truncate(count);
-                if count < len / 4 {
-                    buffer.shrink_to_fit();
-                }
-                if append(&shard, &view, &mut passing, buffer).await.is_err() {
-                    shard.counters.add(Counter::PassageNoMemory, 1);
-                    drop(passing);
-                    return view.tell(&shard);
-                }
-                weight.set(0);
-            }
-            Err(_) => {
-                let rest = match &mut retry {
-                    Some(retry) => retry.rest(&shard, passing.written()).await,
-                    None => None,
-                };
-                let Some(rest) = rest else {
-                    passing.fail();
-                    return view.tell(&shard);
-                };
-                source = Source::Origin(rest);
-            }
-        }
-        view.tell(&shard);
     }
 }

@@ -110,6 +110,33 @@ pub(crate) const MARKERS_MAX: usize = 16_384;
 /// Blocks of a large body on disk that are read behind a range for one who reads on where the last range ended: 64 KiB each.
 pub(crate) const BLOCKS_AHEAD: u64 = 2;
 
+/// Slices that wait to be appended of one response that goes to disk as it comes: at most this part of the limit of all cores.
+pub(crate) const STREAM_SHARE: u64 = 64;
+
+/// But at least so many.
+pub(crate) const STREAMED_SLICES_MIN: u64 = 2;
+
+/// And at most so many.
+pub(crate) const STREAMED_SLICES_MAX: u64 = 8;
+
+/// How long viewers wait for the disk, all in all, before such a response is not written any further.
+pub(crate) const STREAM_STALL_MAX: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the disk goes on.
+pub(crate) const STREAM_LOOK: Duration = Duration::from_millis(10);
+
+/// How long the fastest viewer of such a response may hold it up before it runs ahead of all: they read on from disk.
+pub(crate) const STREAM_AHEAD_AFTER: Duration = Duration::from_millis(50);
+
+/// Slices that are looked up in one step.
+pub(crate) const SLICES_FOUND_PER_STEP: u64 = 512;
+
+/// With a disk a body is kept in memory up to this length, or this part of a core's arena if that is more; longer ones are on disk alone.
+pub(crate) const MEMORY_OBJECT_LEN: u64 = 64 * 1024 * 1024;
+
+/// See [`MEMORY_OBJECT_LEN`].
+pub(crate) const MEMORY_OBJECT_SHARE: u64 = 8;
+
 /// How long somebody who reads a large body waits for one slice that is there and cannot be read yet.
 pub(crate) const SLICE_PATIENCE: Duration = Duration::from_secs(4);
 

@@ -9,6 +9,7 @@ use aspis_storage::response::StoredResponse;
 
 use crate::asking::{Ask, Reply};
 use crate::disk::ending::Flush;
+use crate::disk::reading_on::RestAsk;
 use crate::explain::Question;
 use crate::fill::SharedFill;
 use crate::origin::CapMessage;
@@ -64,6 +65,15 @@ pub(crate) enum Message {
         number: u64,
         /// What is asked.
         ask: Box<Ask>,
+    },
+    /// To the core of a fill: a reader was too slow for its passage, and asks for the rest from disk.
+    AskRest {
+        /// The core that asks.
+        core: usize,
+        /// Its number for the request that waits.
+        number: u64,
+        /// What is asked.
+        ask: Box<RestAsk>,
     },
     /// To the owner of a key: a request that waits went away.
     Left {

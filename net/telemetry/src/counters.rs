@@ -189,6 +189,7 @@ counters! {
         DiskHit ["answer" = "hit"]
         DiskMiss ["answer" = "miss"]
     }
+    Monotonic "disk_read_on" "Viewers that were too slow for what came from the origin or from disk for several, and got the rest from disk by themselves." { DiskReadOn [] }
     Monotonic "disk_reads" "Reads of the disk tier." { DiskReads [] }
     Monotonic "disk_read_bytes" "Bytes that were read from disk, recovery and reclaiming included." { DiskReadBytes [] }
     Monotonic "disk_false_candidates" "Reads that brought the record of another key." { DiskFalseCandidates [] }

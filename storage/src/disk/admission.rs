@@ -3,7 +3,7 @@
 //! A token bucket of bytes: it fills with the write budget and everything that is written is spent from it, what reclaim writes anew included.
 //! The fuller the bucket, the less is asked of a record; when it is overdrawn only what was used before gets in, then nothing. The driver asks
 //! before it appends, and tells what was written. Time and chance are arguments. Invariants: over any time no more is spent than the budget
-//! of that time, twice the burst and one record; time that goes backwards counts as no time.
+//! of that time, twice the burst and one response; time that goes backwards counts as no time.
 
 /// Hits that a record on the disk needs to be written anew when its segment is reclaimed; one that has as many as this never does.
 pub const REINSERT_NEVER: u8 = u8::MAX;
@@ -17,12 +17,17 @@ pub struct Admission {
     /// Bytes that may be written now, in thousandths so that a slow budget loses nothing to rounding; below zero is overdrawn.
     tokens: i128,
     filled_at: u64,
+    /// Bytes of what is longer than a burst that was admitted and is not written yet.
+    owed: u64,
     /// The running mean of the lengths of what was not used before, in [`SHARE`]ths so that it does not stop short of small changes.
     mean_len: u64,
 }
 
 /// Thousandths of a byte in a byte: a millisecond at one byte a second brings one of them.
 const PER_BYTE: i128 = 1000;
+
+/// The longest that is admitted, in full buckets.
+const BURSTS_MAX: u64 = 20;
 
 /// The newest length moves the mean by one in so many.
 const SHARE: u64 = 64;
@@ -34,7 +39,14 @@ impl Admission {
     /// Makes a full bucket of `burst` bytes that fills by `bytes_per_second`; without a rate everything is admitted.
     pub fn new(bytes_per_second: Option<u64>, burst: u64) -> Admission {
         let burst = burst.max(1);
-        Admission { bytes_per_second, burst, tokens: i128::from(burst) * PER_BYTE, filled_at: 0, mean_len: 0 }
+        Admission {
+            bytes_per_second,
+            burst,
+            tokens: i128::from(burst) * PER_BYTE,
+            filled_at: 0,
+            owed: 0,
+            mean_len: 0,
+        }
     }
 
     /// Tells whether a record of `len` bytes shall be written at `now_millis`; `random` is any number, new for each call.
@@ -43,13 +55,21 @@ impl Admission {
     /// a one-hit wonder rarely costs a write when writes are dear. That chance is larger for what is shorter than the others, as the RAM
     /// tier's worth is: for the bytes of one long record many short ones are kept. On recorded traces 2 to 3 % of all requests become hits by
     /// that, with the same budget and about as many bytes of hits. A bucket overdrawn by more than itself admits nothing.
+    ///
+    /// What is longer than a full bucket is written over a long time: it is admitted out of plenty only, if it is not longer than
+    /// [`BURSTS_MAX`] of them, and then nothing else is until the budget has made up for it.
     pub fn admit(&mut self, now_millis: u64, len: u64, used_before: bool, random: u32) -> bool {
         self.fill(now_millis);
         if self.bytes_per_second.is_none() {
             return true;
         }
-        let after = self.tokens - i128::from(len) * PER_BYTE;
         let full = self.full();
+        if len > self.burst {
+            let is_affordable = self.tokens > full / 2 && len <= self.burst.saturating_mul(BURSTS_MAX);
+            self.owed += if is_affordable { len } else { 0 };
+            return is_affordable;
+        }
+        let after = self.tokens - i128::from(len) * PER_BYTE;
         if after < -full {
             return false;
         }
@@ -78,8 +98,12 @@ impl Admission {
     /// Notes that `len` bytes were written, whether they were asked for or not.
     pub fn spend(&mut self, len: u64) {
         if self.bytes_per_second.is_some() {
+            let of_long = len.min(self.owed);
+            self.owed -= of_long;
+            self.tokens -= i128::from(of_long) * PER_BYTE;
             // What cannot be refused (tombstones, footers) may overdraw, but never by so much that nothing is written for long.
-            self.tokens = (self.tokens - i128::from(len) * PER_BYTE).max(-2 * self.full());
+            let floor = self.tokens.min(-2 * self.full());
+            self.tokens = (self.tokens - i128::from(len - of_long) * PER_BYTE).max(floor);
         }
     }
 
@@ -182,6 +206,21 @@ mod tests {
         }
         assert_eq!(hits, [1, 1, 2, 2, REINSERT_NEVER]);
         assert_eq!(Admission::new(None, 1).reinsertion_hits(0), 1);
+    }
+
+    #[test]
+    fn what_is_longer_than_a_burst_is_paid_for_in_full() {
+        let mut admission = Admission::new(Some(1000), 10_000);
+        assert!(!admission.admit(0, 200_001, true, 0), "longer than twenty");
+        assert!(admission.admit(0, 200_000, false, u32::MAX));
+        for _ in 0..200 {
+            admission.spend(1000);
+        }
+        assert_eq!(admission.level(), -19.0);
+        assert!(!admission.admit(0, 1, true, 0) && admission.reinsertion_hits(0) == REINSERT_NEVER);
+        // What it took is made up for before anything else is written, and before the next one a good deal more.
+        assert!(!admission.admit(179_000, 1, true, 0) && admission.admit(181_000, 1, true, 0));
+        assert!(!admission.admit(195_000, 20_000, true, 0) && admission.admit(196_000, 20_000, true, 0));
     }
 
     #[test]

@@ -54,9 +54,8 @@ pub fn whole_record<'a>(stored: &'a StoredResponse, body: &'a [&'a [u8]], create
     NewRecord { body, ..record(stored, created, Content::Whole(facts(stored))) }
 }
 
-/// Returns the head record of a large response whose slices were written under `write_id`.
-pub fn head_record(stored: &StoredResponse, write_id: u64, created: u32) -> NewRecord<'_> {
-    let total = stored.body.published();
+/// Returns the head record of a large response of `total` bytes whose slices were written under `write_id`.
+pub fn head_record(stored: &StoredResponse, (write_id, total): (u64, u64), created: u32) -> NewRecord<'_> {
     record(stored, created, Content::Head { facts: facts(stored), total, write_id })
 }
 
@@ -117,9 +116,9 @@ fn facts(stored: &StoredResponse) -> Facts<'_> {
     Facts { meta: shortened(stored), head: &stored.head, tags: Tags::Held(&stored.tags), variant }
 }
 
-/// The facts with a lifetime that ends where a soft rule ended the freshness: the record has the number of that rule, which is not looked
-/// at again.
-fn shortened(stored: &StoredResponse) -> StoredMeta {
+/// Returns the facts with a lifetime that ends where a soft rule ended the freshness: the record has the number of that rule, which is not
+/// looked at again.
+pub fn shortened(stored: &StoredResponse) -> StoredMeta {
     let early = stored.meta.fresh_until().saturating_sub(stored.fresh_until());
     let early = u32::try_from(early).unwrap_or(u32::MAX);
     StoredMeta { lifetime: stored.meta.lifetime.saturating_sub(early), ..stored.meta }
@@ -283,7 +282,7 @@ mod tests {
         }
         let others = [slice_hash(1, 6, 0), slice_hash(stored.hash, 7, 0), slice_hash(stored.hash, 6, 1)];
         assert!(!others.contains(&slice_hash(stored.hash, 6, 0)));
-        let head = written(&head_record(&stored, 6, 1001));
+        let head = written(&head_record(&stored, (6, SLICE_LEN + 10), 1001));
         let record = decode_record(&head, &PLACE, stored.hash).unwrap();
         let Content::Head { total, write_id, .. } = record.front.content else { panic!("a head") };
         assert_eq!((total, write_id, record.front.body_len()), (SLICE_LEN + 10, 6, 0));

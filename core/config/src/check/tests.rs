@@ -194,6 +194,12 @@ fn listeners_and_sizes_are_checked_against_each_other() {
             .contains("at most --memory, which is 16MiB")
     );
     assert!(given(&[("memory", "16MiB")]).is_ok());
+    // with a disk memory is no bound.
+    let size = |given: Result<Settings, SettingError>| given.map(|settings| settings.object_size_max).ok();
+    let with_disk = [("memory", "16MiB"), ("disk", "/a")];
+    assert_eq!(size(given(&with_disk)), Some(50 << 30));
+    assert_eq!(size(given(&[&with_disk[..], &[("object-size-max", "17MiB")]].concat())), Some(17 << 20));
+    assert_eq!(size(given(&[])), Some(64 << 20));
 }
 
 #[test]

@@ -167,7 +167,8 @@ pub(super) const ROWS: &[Setting] = &[
         kind: Kind::Size { min: 1, max: 64 * TIB },
         summary: "The largest body that is stored",
         detail: "Larger ones pass through uncached in a small window, as do those over 15/16 of one core's part of the memory. \
-                 One stored object can push out this much of the others.",
+                 One stored object can push out this much of the others. With `--disk` it is 50GiB unless it is given: what is over 64MiB, or \
+                 an eighth of one core's part of the memory if that is more, is then stored on disk alone.",
         ..PLAIN
     },
     Setting {

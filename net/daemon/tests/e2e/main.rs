@@ -19,6 +19,7 @@ mod fair;
 mod fields;
 mod invalidation;
 mod invalidation_log;
+mod large_objects;
 mod lifecycle;
 mod limits;
 mod memory;

@@ -18,7 +18,7 @@ use aspis_exchange::Collapsing;
 use aspis_exchange::collapse::{Asked, FlightId, Outcome, Shared, Wants};
 use aspis_exchange::response_head::{part_head, stored_fields};
 use aspis_storage::disk::record::Front;
-use aspis_storage::disk::stored::parts;
+use aspis_storage::disk::stored::{parts, shortened};
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
 use aspis_storage::response::{Parts, VariantOf};
 use aspis_wire::request::{RequestHead, parse_request};
@@ -26,6 +26,7 @@ use aspis_wire::{Field, FieldSlots, Method};
 
 use super::restore::Waits;
 use super::slices::{Slices, SlicesOf, covering};
+use super::streaming::Streaming;
 use crate::asking::{Ask, Reply};
 use crate::fill::{self, Fill};
 use crate::limits::{BLOCKS_AHEAD, FILL_RECEIVE_LEN};
@@ -60,6 +61,19 @@ impl Large {
         let parts = parts(front, slices.primary, (slices.hash, &slices.key), empty.body())?;
         let Parts { head, meta, invalidation, tags, variant, .. } = parts;
         Some(Large { head, meta, invalidation, tags, variant, slices })
+    }
+
+    /// What comes just now, and is written meanwhile; `None` if its length is not known.
+    pub(super) fn of_streaming(streaming: &Streaming) -> Option<Self> {
+        let stored = streaming.stored();
+        Some(Large {
+            head: stored.head.clone(),
+            meta: shortened(stored),
+            invalidation: stored.invalidation(),
+            tags: stored.tags.clone(),
+            variant: stored.variant.clone(),
+            slices: streaming.slices()?,
+        })
     }
 
     /// Holds it against the rules that are newer than it (I-22, I-25), and the clock.

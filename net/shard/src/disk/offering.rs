@@ -101,7 +101,7 @@ impl Offer for StoredOffer {
             mark(&shard, stored, variant, volume, now)?;
         }
         match self.slices {
-            Some((write_id, _)) => volume.append(&head_record(stored, write_id, now), now)?,
+            Some((write_id, _)) => volume.append(&head_record(stored, (write_id, len), now), now)?,
             None => volume.append(&whole_record(stored, &pieces(&stored.body, 0..len), now), now)?,
         };
         Ok(Step::Done(len))
@@ -144,7 +144,7 @@ fn first_slice(stored: &StoredResponse, volume: &Volume) -> (u64, u64) {
 }
 
 /// Writes the marker with which a variant counts, unless it is there.
-fn mark(
+pub(super) fn mark(
     shard: &Shard,
     stored: &StoredResponse,
     variant: &VariantOf,

@@ -6,6 +6,7 @@
 //! ```text
 //! marker ───────▶ by what the URI varies is known: the variant is looked for
 //! whole ────────▶ into memory
+//! being written ▶ as a fresh head: its slices are waited for where they are not there yet
 //! head ─┬ stale ▶ all slices, into memory: the origin is asked whether it is still good
 //!       └ fresh ▶ a fill for who wants all of it, and one for each range that is less than half: nothing else is read
 //! nothing, damaged, another's, purged, or memory is short ▶ as if it had never been there
@@ -34,6 +35,7 @@ use super::large::{Judged, Large};
 use super::markers::{Marker, Markers};
 use super::offering::Walk;
 use super::slices::SlicesOf;
+use super::streaming::Streaming;
 use crate::asking::{Ask, Waiter};
 use crate::fill::Fill;
 use crate::limits::{MARKERS_MAX, RESTORES_PER_ASK, WAITERS_MAX};
@@ -46,6 +48,8 @@ pub(crate) struct Restores {
     waiting: Cell<usize>,
     pub(crate) markers: RefCell<Markers>,
     pub(super) walk: Walk,
+    /// What goes to disk as it comes, by the hash of its key.
+    pub(super) streams: RefCell<HashMap<u128, Rc<Streaming>>>,
 }
 
 struct Restore {
@@ -87,6 +91,7 @@ impl Restores {
             waiting: Cell::new(0),
             markers: RefCell::new(Markers::new(MARKERS_MAX, budget)),
             walk: Walk::default(),
+            streams: RefCell::default(),
         }
     }
 
@@ -133,8 +138,9 @@ impl Shard {
         }
         let target = self.target(&ask.key, selected);
         let stranger = |restore: &Restore| restore.key != target.key;
-        let is_there = self.has_on_disk(target.primary, target.hash)
-            && !self.restores.under_way.borrow().get(&target.hash).is_some_and(stranger);
+        let may_be = self.has_on_disk(target.primary, target.hash)
+            || self.streaming(target.hash, &target.key).is_some();
+        let is_there = may_be && !self.restores.under_way.borrow().get(&target.hash).is_some_and(stranger);
         if !is_there {
             self.counters.add(Counter::DiskMiss, 1);
         }
@@ -158,9 +164,11 @@ impl Shard {
         self.ring.spawn(run(self.handle(), target));
     }
 
-    /// A variant is of use only with its marker, which is read first if it is not known.
+    /// A variant is of use only with its marker, which is read first if it is not known; but not for what is being written just now.
     fn target(&self, (primary, key): &(u128, Box<[u8]>), (hash, selected): (u128, &[u8])) -> Target {
-        let is_known = hash == *primary || self.restores.markers.borrow().find(*primary, key).is_some();
+        let is_known = hash == *primary
+            || self.streaming(hash, selected).is_some()
+            || self.restores.markers.borrow().find(*primary, key).is_some();
         let (hash, key) = if is_known { (hash, selected) } else { (*primary, &**key) };
         Target { primary: *primary, hash, key: key.into() }
     }
@@ -220,6 +228,10 @@ async fn run(shard: Rc<Shard>, target: Target) {
 /// Reads the record; `None` if there is nothing of use.
 async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
     let disk = shard.disk.as_ref()?;
+    if let Some(streaming) = shard.streaming(target.hash, &target.key) {
+        let large = Large::of_streaming(&streaming)?;
+        return (large.judge(shard) == Judged::Fresh).then(|| Restored::Large(Box::new(large)));
+    }
     shard.make_room(READ_LEN_MAX);
     let record = disk.read(target.primary, target.hash).await?;
     if shard.restores.is_outdated(target.hash) {

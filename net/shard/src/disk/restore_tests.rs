@@ -2,6 +2,7 @@
 
 mod ending;
 mod large;
+mod streamed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

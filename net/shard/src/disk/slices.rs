@@ -2,7 +2,7 @@
 //!
 //! `restore.rs` makes it from a head; `fill.rs` reads through [`Source`](crate::fill::Source). Invariants: each byte was verified since it was
 //! read; a slice of another body, or of another key with the same hash, is no slice of this one; one piece of a slice and the next are
-//! held at a time, and none while nobody takes any.
+//! held at a time, and none while nobody takes any; a slice that is still being written is waited for.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -45,13 +45,14 @@ pub(crate) struct Slices {
 }
 
 impl SlicesOf {
-    /// Tells whether each slice of a range may be there; memory alone is asked.
+    /// Tells whether each slice of a range may be there, or comes; memory alone is asked.
     pub(crate) fn may_be_there(&self, shard: &Shard, range: ByteRange) -> bool {
         let numbers = range.start / SLICE_LEN..range.end.div_ceil(SLICE_LEN);
+        let streaming = shard.stream_of(self);
+        let comes = |number| streaming.as_ref().is_some_and(|streaming| streaming.expects(number));
         let hash = |number| Some(slice_hash(self.hash, self.write_id, u32::try_from(number).ok()?));
-        numbers
-            .into_iter()
-            .all(|number| hash(number).is_some_and(|hash| shard.has_on_disk(self.primary, hash)))
+        let is_there = |number| hash(number).is_some_and(|hash| shard.has_on_disk(self.primary, hash));
+        numbers.into_iter().all(|number| comes(number) || is_there(number))
     }
 }
 
@@ -90,6 +91,16 @@ impl Slices {
             piece: None,
             ahead: None,
         }
+    }
+
+    /// Whose they are.
+    pub(crate) fn of(&self) -> &SlicesOf {
+        &self.of
+    }
+
+    /// Where in the whole they begin.
+    pub(crate) fn start(&self) -> u64 {
+        self.range.start
     }
 
     /// How many bytes they are.
@@ -180,6 +191,9 @@ async fn read_piece(
     of: &SlicesOf,
     (number, wanted): (u32, Range<usize>),
 ) -> Option<ReadSlice> {
+    if let Some(streaming) = shard.stream_of(of) {
+        streaming.reached(number.into()).await;
+    }
     let SlicesOf { primary, hash, key, write_id, .. } = of;
     let hash = slice_hash(*hash, *write_id, number);
     let disk = shard.disk.as_ref()?;

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aspis_cache::key;
 use aspis_runtime::sync::{Notify, oneshot};
 use aspis_runtime::{Elapsed, future};
 use aspis_storage::budget::Budget;
@@ -166,21 +167,46 @@ impl Disk {
             offer.give_up();
             return refused;
         }
+        self.put_in_line(offer);
+        Ok(())
+    }
+
+    /// Takes a part of something whose length was admitted as a whole ([`Disk::admits`]); it comes back while there is no room.
+    pub(super) fn offer_part(&self, offer: Box<dyn Offer>) -> Result<(), Box<dyn Offer>> {
+        if self.has_no_room(&*offer).is_err() {
+            return Err(offer);
+        }
+        self.put_in_line(offer);
+        Ok(())
+    }
+
+    /// Tells whether so many bytes are worth a write that come bit by bit, under a key that nobody asked for before.
+    pub(super) fn admits(&self, len: u64) -> bool {
+        let (now, chance) = (self.ring.now_millis(), self.writes.draw());
+        let is_admitted = self.writes.admission.borrow_mut().admit(now, len, false, chance);
+        if !is_admitted {
+            self.counters.add(NotTaken::Budget.counter(), 1);
+        }
+        is_admitted
+    }
+
+    /// A number for the slices of one body that no other body of its key has, nor had before a restart; `None` without a volume.
+    pub(super) fn new_write_id(&self, primary: u128) -> Option<u64> {
+        let lsn = self.mounted(primary)?.volume.borrow().next_lsn();
+        let parts = [lsn, self.ring.wall_seconds(), u64::from(self.writes.draw())].map(u64::to_le_bytes);
+        // Zero is no number.
+        Some(key::hash(&parts.concat()) as u64 | 1)
+    }
+
+    fn put_in_line(&self, offer: Box<dyn Offer>) {
         let mounted = self.mounted(offer.primary()).expect("it was looked at just now");
         self.writes.queued_len.set(self.writes.queued_len.get() + offer.len());
         mounted.line.offers.borrow_mut().push_back(offer);
         self.kick();
-        Ok(())
     }
 
     fn refuses(&self, offer: &dyn Offer, used_before: bool) -> Result<(), NotTaken> {
-        let mounted = self
-            .mounted(offer.primary())
-            .filter(|mounted| !self.is_off_line(mounted))
-            .ok_or(NotTaken::OffLine)?;
-        if self.is_full(mounted, offer.len()) || self.writes.end.get() == End::Over {
-            return Err(NotTaken::Queue);
-        }
+        self.has_no_room(offer)?;
         if self.writes.end.get() == End::Begun {
             return Ok(());
         }
@@ -190,6 +216,17 @@ impl Disk {
         } else {
             Err(NotTaken::Budget)
         }
+    }
+
+    fn has_no_room(&self, offer: &dyn Offer) -> Result<(), NotTaken> {
+        let mounted = self
+            .mounted(offer.primary())
+            .filter(|mounted| !self.is_off_line(mounted))
+            .ok_or(NotTaken::OffLine)?;
+        if self.is_full(mounted, offer.len()) || self.writes.end.get() == End::Over {
+            return Err(NotTaken::Queue);
+        }
+        Ok(())
     }
 
     /// Tells whether the line has no room for so many bytes more.

@@ -12,7 +12,9 @@ use std::sync::{Arc, OnceLock};
 use aspis_runtime::sync::Notify;
 use aspis_storage::mapping::body::Body;
 use aspis_storage::passage::Passage;
+use aspis_storage::response::StoredResponse;
 
+use crate::disk::SlicesOf;
 use crate::limits::{FILL_WITHOUT_VIEWER_MISSING_MAX, FILL_WITHOUT_VIEWER_TIME};
 use crate::messages::Message;
 use crate::shard::Shard;
@@ -25,9 +27,20 @@ pub(crate) struct SharedFill {
     pub(crate) body: Arc<Body>,
     /// Where the bytes are that come behind the body's, once it is continued.
     passage: OnceLock<Arc<Passage>>,
+    /// Where on disk its bytes are, or will be.
+    on_disk: OnceLock<OnDisk>,
     readers: AtomicUsize,
     /// For each core: it was told of progress and has not looked yet.
     told: Box<[AtomicBool]>,
+}
+
+/// Where on disk the bytes of a fill are.
+pub(crate) struct OnDisk {
+    pub(crate) slices: SlicesOf,
+    /// Where in these bytes the fill begins.
+    pub(crate) start: u64,
+    /// With the fields that tell which representation it is.
+    pub(crate) stored: Arc<StoredResponse>,
 }
 
 /// A viewer's right to read a fill, on its way to the viewer's core.
@@ -64,6 +77,7 @@ impl FillView {
             number: shard.fills.next_number(),
             body,
             passage: OnceLock::new(),
+            on_disk: OnceLock::new(),
             readers: AtomicUsize::new(0),
             told: (0..shard.cores).map(|_| AtomicBool::new(false)).collect(),
         });
@@ -101,6 +115,17 @@ impl FillView {
     /// On the core that fills: what comes behind the body goes through a passage.
     pub(super) fn go_on_in(&self, passage: Arc<Passage>) {
         self.shared.passage.set(passage).expect("a fill is continued once");
+    }
+
+    /// On the core that fills: its bytes are on disk, or go there.
+    pub(super) fn set_on_disk(&self, on_disk: OnDisk) {
+        // A body has one place there.
+        let _ = self.shared.on_disk.set(on_disk);
+    }
+
+    /// What all cores know of it, if who is too slow for its passage reads on from disk.
+    pub(crate) fn on_disk(&self) -> Option<&Arc<SharedFill>> {
+        self.shared.on_disk.get().map(|_| &self.shared)
     }
 
     /// On the core that fills: lets a viewer on `core` read.
@@ -157,12 +182,23 @@ impl FillView {
 
     /// Idea 4: a fill without viewers goes on if half is there or little is missing. Where the length is not known it has
     /// a little time: an answer that never ends would hold its connection for ever.
-    pub(super) fn is_worth_finishing(&self, length: Option<u64>, millis_alone: u64) -> bool {
+    pub(super) fn is_worth_finishing((length, done): (Option<u64>, u64), millis_alone: u64) -> bool {
         let Some(length) = length else {
             return u128::from(millis_alone) < FILL_WITHOUT_VIEWER_TIME.as_millis();
         };
-        let published = self.body().published();
-        published >= length / 2 || length - published <= FILL_WITHOUT_VIEWER_MISSING_MAX
+        done >= length / 2 || length - done <= FILL_WITHOUT_VIEWER_MISSING_MAX
+    }
+}
+
+impl SharedFill {
+    /// The core that fills.
+    pub(crate) fn core(&self) -> usize {
+        self.core
+    }
+
+    /// Where on disk its bytes are.
+    pub(crate) fn on_disk(&self) -> Option<&OnDisk> {
+        self.on_disk.get()
     }
 }
 

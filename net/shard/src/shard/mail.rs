@@ -93,6 +93,9 @@ impl Shard {
                 Message::AskRemoved { core, number, primary } => self.removals_asked(core, number, primary),
                 Message::Removed(number) => self.removed(number),
                 Message::Ask { core, number, ask } => self.asked(*ask, Waiter::There { core, number }),
+                Message::AskRest { core, number, ask } => {
+                    self.rest_asked(*ask, &Waiter::There { core, number });
+                }
                 Message::Left { core, number } => self.left(Some((core, number))),
                 Message::Reply { number, reply } => self.replied(number, *reply),
                 Message::Progress(fill) => self.fill_changed(&fill),

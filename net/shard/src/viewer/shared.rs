@@ -22,6 +22,7 @@ use aspis_wire::{Field, FieldSlots};
 use super::exchange::{Afterwards, Work};
 use super::relay::{Delimiter, Relay, RelayFailure};
 use crate::asking::{Ask, Reply};
+use crate::disk::reading_on::RestAsk;
 use crate::fill::{FillView, Reader, Reading};
 use crate::limits::ASKS_MAX;
 use crate::owner::Refresh;
@@ -107,8 +108,8 @@ impl Work<'_> {
             Reply::Alone => Next::Alone(forward),
             // Not forwarded, as the word Collapsed has it: stale where that is allowed, else 503.
             Reply::Full => Next::Over(self.answer_failure(OriginFailure::Overloaded, Role::Collapsed)),
-            // The first is taken before.
-            Reply::Interim(_) | Reply::Again => Next::Ask(forward),
+            // The first is taken before, the second is for who reads on.
+            Reply::Interim(_) | Reply::Rest(_) | Reply::Again => Next::Ask(forward),
         }
     }
 
@@ -176,7 +177,7 @@ impl Work<'_> {
                 }
                 Next::Over(match reader {
                     Some(reader) if progress.state != BodyState::Complete => {
-                        self.answer_arriving(&stored, &reader, answer).await
+                        self.answer_arriving(&stored, reader, answer).await
                     }
                     _ => {
                         self.shard.replicate(&stored);
@@ -201,7 +202,7 @@ impl Work<'_> {
     async fn answer_arriving(
         &self,
         stored: &Arc<StoredResponse>,
-        reader: &Reader,
+        reader: Reader,
         answer: StoredAnswer,
     ) -> Afterwards {
         let offset = stored.meta.part.map_or(0, |part| part.start);
@@ -239,7 +240,7 @@ impl Work<'_> {
                 let fields: Vec<Field<'_>> = stored_fields(&stored.head).collect();
                 self.follow(&mut relay, reader, stored.meta.status, &fields).await
             }
-            _ => relay.follow(reader, range).await,
+            _ => self.follow_range(&mut relay, reader, range).await.map_err(|(failure, _)| failure),
         };
         if relayed.is_ok() {
             self.shard.replicate(stored);
@@ -247,21 +248,51 @@ impl Work<'_> {
         self.relayed(relayed, reply.keep_alive)
     }
 
-    /// Follows a fill to its end. Who was too slow for a passage goes on by a range request, where the response allows that (idea 4).
+    /// Follows a fill to its end. Who was too slow for a passage reads on from disk, or goes on by a range request, where the response allows
+    /// that (idea 4).
     async fn follow(
         &self,
         relay: &mut Relay<'_>,
-        reader: &Reader,
+        reader: Reader,
         status: u16,
         fields: &[Field<'_>],
     ) -> Result<(), RelayFailure> {
-        let followed = relay.follow(reader, ByteRange { start: 0, end: u64::MAX }).await;
-        let Err(RelayFailure::Lost { at }) = followed else { return followed };
-        let retry = Retry::new(self.raw.into(), *self.facts);
-        let Some(mut retry) = retry.of(status, fields, reader.view.body().length()) else { return followed };
+        let length = reader.view.body().length();
+        let followed = self.follow_range(relay, reader, ByteRange { start: 0, end: u64::MAX }).await;
+        let Err((failure, Some(at))) = followed else { return followed.map_err(|(failure, _)| failure) };
+        let Some(mut retry) = Retry::new(self.raw.into(), *self.facts).of(status, fields, length) else {
+            return Err(failure);
+        };
         match Box::pin(retry.rest(self.shard, at)).await {
             Some(rest) => Box::pin(relay.pass(rest)).await,
-            None => followed,
+            None => Err(failure),
+        }
+    }
+
+    /// Follows a fill through a range, the end of it from disk if need be. The error says from where on the origin may be asked for the rest.
+    async fn follow_range(
+        &self,
+        relay: &mut Relay<'_>,
+        reader: Reader,
+        range: ByteRange,
+    ) -> Result<(), (RelayFailure, Option<u64>)> {
+        let lost = match relay.follow(&reader, range).await {
+            Ok(()) => return Ok(()),
+            Err(lost @ RelayFailure::Lost { at }) => (lost, at),
+            Err(failure) => return Err((failure, None)),
+        };
+        let (failure, at) = lost;
+        let Some(fill) = reader.view.on_disk().map(Arc::clone) else { return Err((failure, Some(at))) };
+        // Nobody waits for it there any more.
+        drop(reader);
+        let rest = ByteRange { start: at, end: range.end };
+        let ask = RestAsk { fill, range: rest, head: self.raw.into(), facts: *self.facts };
+        match Box::pin(self.shard.read_on(ask)).await {
+            Some(reader) => {
+                let followed = relay.follow(&reader, ByteRange { start: 0, end: range.end - at }).await;
+                followed.map_err(|failure| (failure, None))
+            }
+            None => Err((failure, Some(at))),
         }
     }
 
@@ -282,13 +313,13 @@ impl Work<'_> {
             _ => return Afterwards::Reset,
         };
         let is_kept = stored.as_ref().is_some_and(|stored| {
-            let fits = stored.body.length().is_none_or(|length| length <= self.shard.object_len_max);
+            let fits = stored.body.length().is_none_or(|length| length <= self.shard.kept_len_max());
             fits && stored.is_live()
         });
         let (sending, delimiter) = self.send_origin_head(&head, content, is_kept);
         let mut relay = Relay::new(self.shard, self.viewer, delimiter, &self.progress.sent_len);
         let relayed = match content {
-            Content::Follows => self.follow(&mut relay, &reader, head.status, head.fields).await,
+            Content::Follows => self.follow(&mut relay, reader, head.status, head.fields).await,
             Content::None | Content::NotModified => relay.finish().await,
         };
         if let (Ok(()), Some(stored)) = (&relayed, &stored) {
