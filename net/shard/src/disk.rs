@@ -24,7 +24,7 @@ use aspis_telemetry::{CoreCounters, Counter};
 
 pub(crate) mod ending;
 mod health;
-mod large;
+pub(crate) mod large;
 mod markers;
 pub(crate) mod offering;
 mod pace;

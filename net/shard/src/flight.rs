@@ -21,6 +21,7 @@ use aspis_wire::response::{ResponseHead, parse_response};
 use aspis_wire::{Field, FieldSlots, Method};
 
 use crate::asking::{Reply, Waiter};
+use crate::disk::large::is_unread;
 use crate::fill::{self, Fill, FillView, Filling, Flying};
 use crate::limits::FETCH_ROOM;
 use crate::origin::{NoBody, OriginBody, OriginRequest, OriginResponse};
@@ -236,6 +237,9 @@ impl Work<'_> {
         let (shard, flight) = (self.shard, self.flight);
         let Some(stored) = &*self.stored.borrow() else { return Landed::Done };
         let is_doomed = shard.owner.collapse.borrow().is_doomed(flight.id);
+        if is_unread(stored) {
+            return self.confirmed_on_disk(stored, update, store.filter(|_| !is_doomed));
+        }
         let fresh = shard.freshened(stored, store, update, self.number.get());
         match (&fresh, store) {
             (Some(fresh), Some(_)) if !is_doomed => shard.replace(Arc::clone(fresh), stored),
@@ -257,6 +261,23 @@ impl Work<'_> {
             Answer::Follow => told.reply(core, Role::Collapsed),
             other => other_reply(other, update.status),
         });
+        Landed::Done
+    }
+
+    /// The same where the content lies on disk alone: the new head goes there, and who waited finds it.
+    fn confirmed_on_disk(
+        &self,
+        stored: &StoredResponse,
+        update: &ResponseHead<'_, '_>,
+        store: Option<StoredMeta>,
+    ) -> Landed {
+        let (shard, flight) = (self.shard, self.flight);
+        let fresh = store.and_then(|meta| shard.freshened(stored, Some(meta), update, self.number.get()));
+        match fresh {
+            Some(fresh) => shard.renew_on_disk(fresh, stored),
+            None => shard.forget_on_disk(stored),
+        }
+        shard.settle(flight.id, Outcome::Failed, None, |_, _| Reply::Again);
         Landed::Done
     }
 

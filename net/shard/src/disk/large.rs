@@ -20,7 +20,7 @@ use aspis_exchange::response_head::{part_head, stored_fields};
 use aspis_storage::disk::record::Front;
 use aspis_storage::disk::stored::{parts, shortened};
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
-use aspis_storage::response::{Parts, VariantOf};
+use aspis_storage::response::{Parts, StoredResponse, VariantOf};
 use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::{Field, FieldSlots, Method};
 
@@ -42,6 +42,11 @@ pub(super) struct Large {
     tags: Box<[u64]>,
     variant: Option<VariantOf>,
     slices: SlicesOf,
+}
+
+/// Tells whether a response has its content on disk alone: its body was never filled.
+pub(crate) fn is_unread(stored: &StoredResponse) -> bool {
+    stored.body.write_id().is_some() && stored.body.progress().state == BodyState::Failed
 }
 
 /// Of what use it is.
@@ -83,6 +88,35 @@ impl Large {
             (Verdict::Gone, _) => Judged::Purged,
             (Verdict::Untouched, Reuse::Fresh { .. }) => Judged::Fresh,
             (Verdict::Untouched | Verdict::Stale, _) => Judged::Stale,
+        }
+    }
+
+    /// Tells whether memory could hold all of it.
+    pub(super) fn fits(&self, shard: &Shard) -> bool {
+        let total = self.slices.total;
+        total <= shard.object_len_max && shard.store.borrow().could_hold(total)
+    }
+
+    /// All but its content, for the origin to confirm; `None` if there is nothing to confirm it by, or memory is short.
+    pub(super) fn unread(&self, shard: &Shard) -> Option<Arc<StoredResponse>> {
+        let writer = Body::writer(&shard.arena, Some(self.slices.total));
+        writer.body().set_write_id(self.slices.write_id);
+        let stored = shard.stored_response(self.parts(writer.body()))?;
+        stored.set_on_disk(true);
+        stored.can_be_validated().then_some(stored)
+    }
+
+    /// All of it over a body.
+    fn parts(&self, body: &Arc<Body>) -> Parts {
+        Parts {
+            hash: self.slices.hash,
+            key: self.slices.key.clone(),
+            head: self.head.clone(),
+            meta: self.meta,
+            body: Arc::clone(body),
+            invalidation: self.invalidation,
+            tags: self.tags.clone(),
+            variant: self.variant.clone(),
         }
     }
 
@@ -158,16 +192,7 @@ impl Large {
         if retry.is_none() && !self.slices.may_be_there(shard, range) {
             return None;
         }
-        let parts = Parts {
-            hash: self.slices.hash,
-            key: self.slices.key.clone(),
-            head: self.head.clone(),
-            meta: self.meta,
-            body: Arc::clone(writer.body()),
-            invalidation: self.invalidation,
-            tags: self.tags.clone(),
-            variant: self.variant.clone(),
-        };
+        let parts = self.parts(writer.body());
         let asked = self.asked(self.slices.hash, &self.slices.key);
         self.fill(shard, asked, (parts, writer, retry), range)
     }

@@ -7,7 +7,7 @@
 //! marker ───────▶ by what the URI varies is known: the variant is looked for
 //! whole ────────▶ into memory
 //! being written ▶ as a fresh head: its slices are waited for where they are not there yet
-//! head ─┬ stale ▶ all slices, into memory: the origin is asked whether it is still good
+//! head ─┬ stale ▶ the origin is asked whether it is still good: with all slices in memory, or where they do not fit or only ranges are wanted without
 //!       └ fresh ▶ a fill for who wants all of it, and one for each range that is less than half: nothing else is read
 //! nothing, damaged, another's, purged, or memory is short ▶ as if it had never been there
 //! ```
@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aspis_cache::range;
+use aspis_exchange::{Conditions, Forward};
 use aspis_runtime::weight::Weight;
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::format::READ_LEN_MAX;
@@ -80,6 +81,8 @@ enum Restored {
     Marker,
     /// It is in memory.
     Stored,
+    /// It is stale, and its content stays on disk while the origin is asked whether it is still good.
+    Unread(Arc<StoredResponse>),
     /// Its content lies in slices that nobody has read yet.
     Large(Box<Large>),
 }
@@ -102,7 +105,7 @@ impl Restores {
         }
     }
 
-    /// Tells whether nobody who waits wants more of it than a range. Of what is stale the origin sends that.
+    /// Tells whether nobody who waits wants more of it than a range.
     fn all_want_ranges(&self, shard: &Shard, large: &Large, hash: u128) -> bool {
         let wants_range = |waits: &Waits| {
             let mut slots = FieldSlots::new();
@@ -208,7 +211,9 @@ async fn run(shard: Rc<Shard>, target: Target) {
     let restores = if matches!(restored, Some(Restored::Marker)) { 1 } else { RESTORES_PER_ASK };
     match &restored {
         Some(Restored::Marker) => {}
-        Some(Restored::Stored | Restored::Large(_)) => shard.counters.add(Counter::DiskHit, 1),
+        Some(Restored::Stored | Restored::Large(_) | Restored::Unread(_)) => {
+            shard.counters.add(Counter::DiskHit, 1)
+        }
         None => shard.counters.add(Counter::DiskMiss, 1),
     }
     let restore = shard.restores.under_way.borrow_mut().remove(&target.hash);
@@ -219,10 +224,20 @@ async fn run(shard: Rc<Shard>, target: Target) {
         _ => Vec::new(),
     };
     for Waits { ask, waiter, .. } in waiting {
-        shard.asked(Ask { restores: ask.restores + restores, ..ask }, waiter);
+        let ask = Ask { restores: ask.restores + restores, ..ask };
+        shard.asked(
+            if let Some(Restored::Unread(stored)) = &restored { validating(ask, stored) } else { ask },
+            waiter,
+        );
     }
     // Who waited reads them now; one without readers ends at once.
     fills.into_iter().for_each(Fill::start);
+}
+
+/// What one asks who waited for something that is stale on disk: the origin is to confirm it.
+fn validating(ask: Ask, stored: &Arc<StoredResponse>) -> Ask {
+    let forward = Forward { conditions: Conditions::Stored, ..ask.forward };
+    Ask { has: Some(Arc::clone(stored)), forward, ..ask }
 }
 
 /// Reads the record; `None` if there is nothing of use.
@@ -290,9 +305,13 @@ async fn large(shard: &Rc<Shard>, front: &Front<'_>, target: &Target, slices: Sl
     match large.judge(shard) {
         Judged::Purged => None,
         Judged::Fresh => Some(Restored::Large(Box::new(large))),
-        Judged::Stale if shard.restores.all_want_ranges(shard, &large, target.hash) => None,
-        // It may be validated: then all of it is needed at once.
         Judged::Stale => {
+            let is_for_ranges = shard.restores.all_want_ranges(shard, &large, target.hash);
+            // R-11: the origin may confirm it without any of its content.
+            if is_for_ranges || !large.fits(shard) {
+                return large.unread(shard).map(Restored::Unread);
+            }
+            // It may be served as it is in place of an error: then all of it is needed at once.
             let body = large.read_all(shard).await?;
             let is_current = !shard.restores.is_outdated(target.hash);
             let counts = is_current && shard.counts_on_disk(front, target.primary);

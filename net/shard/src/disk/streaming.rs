@@ -51,7 +51,8 @@ pub(crate) struct Streaming {
     shard: Weak<Shard>,
     stored: Arc<StoredResponse>,
     primary: u128,
-    flight: FlightId,
+    /// What brings it; `None` if its content was there before, and only its head is new.
+    flight: Option<FlightId>,
     write_id: u64,
     /// Of the whole; `None` if the origin does not say.
     length: Option<u64>,
@@ -123,7 +124,7 @@ impl Shard {
             shard: Rc::downgrade(&self.handle()),
             stored: Arc::clone(stored),
             primary,
-            flight,
+            flight: Some(flight),
             write_id: disk.new_write_id(primary)?,
             length: Some(length),
             gathered: RefCell::new(Gathered {
@@ -152,7 +153,8 @@ impl Shard {
     pub(super) fn streaming(&self, hash: u128, key: &[u8]) -> Option<Rc<Streaming>> {
         let streams = self.restores.streams.borrow();
         let streaming = streams.get(&hash).filter(|streaming| *streaming.stored.key == *key)?;
-        let is_of_use = streaming.state.get() != State::GivenUp && !self.is_doomed_flight(streaming.flight);
+        let is_doomed = streaming.flight.is_some_and(|flight| self.is_doomed_flight(flight));
+        let is_of_use = streaming.state.get() != State::GivenUp && !is_doomed;
         is_of_use.then(|| Rc::clone(streaming))
     }
 
@@ -245,7 +247,7 @@ impl Streaming {
         self.stored.mark_gone();
         if let Some(shard) = self.shard.upgrade() {
             shard.counters.add(cause, 1);
-            shard.counters.add(Counter::CacheNotStoredSize, 1);
+            shard.counters.add(Counter::CacheNotStoredSize, self.flight.is_some().into());
             self.leave(&shard);
         }
         self.changed.notify_all();
@@ -254,13 +256,16 @@ impl Streaming {
     /// Nobody finds it here any more, and its flight is over.
     fn leave(&self, shard: &Shard) {
         shard.restores.streams.borrow_mut().remove(&self.stored.hash);
-        shard.land(self.flight);
+        if let Some(flight) = self.flight {
+            shard.land(flight);
+        }
     }
 
     /// The head is appended: who asks from now on finds it on disk.
     fn kept(&self) {
         if let Some(shard) = self.shard.upgrade() {
-            shard.counters.add(Counter::CacheStored, 1);
+            let is_new = self.flight.is_some();
+            shard.counters.add(if is_new { Counter::CacheStored } else { Counter::CacheFreshened }, 1);
             self.leave(&shard);
         }
     }
@@ -302,7 +307,9 @@ impl Feed {
 
     /// Nobody finds its beginning where it is passed on: who comes from now on begins with the slices.
     pub(crate) fn close(&self, shard: &Shard) {
-        shard.owner.collapse.borrow_mut().close(self.0.flight);
+        if let Some(flight) = self.0.flight {
+            shard.owner.collapse.borrow_mut().close(flight);
+        }
     }
 
     /// The slices that it writes.
@@ -373,7 +380,7 @@ impl Feed {
         let stored = &streaming.stored;
         // I-22: a rule that came meanwhile does not let it be stored; nor does an unsafe request, or what was stored in its place.
         let is_wanted = self.is_on()
-            && !shard.is_doomed_flight(streaming.flight)
+            && !streaming.flight.is_some_and(|flight| shard.is_doomed_flight(flight))
             && stored.is_live()
             && shard.is_wanted(stored);
         if !is_wanted {
@@ -400,6 +407,39 @@ impl Drop for Feed {
 }
 
 impl Shard {
+    /// Writes the new head of a response that the origin confirmed and whose content is on disk alone. What was stored in its place stays.
+    ///
+    /// I-24: a rule that came after the origin was asked ends the one and the other.
+    pub(crate) fn renew_on_disk(&self, fresh: Arc<StoredResponse>, old: &StoredResponse) {
+        let (Some(disk), Some(write_id)) = (&self.disk, fresh.body.write_id()) else { return };
+        let is_wanted = self.holds(old)
+            && self.holds(&fresh)
+            && !self.store.borrow().has(fresh.hash, &fresh.key)
+            && !self.restores.streams.borrow().contains_key(&fresh.hash);
+        let Some(total) = fresh.body.length().filter(|_| is_wanted) else {
+            return self.counters.add(Counter::CacheNotStoredFailed, 1);
+        };
+        let streaming = Rc::new(Streaming {
+            shard: Rc::downgrade(&self.handle()),
+            primary: primary_of(&fresh),
+            stored: fresh,
+            flight: None,
+            write_id,
+            length: Some(total),
+            gathered: RefCell::new(Gathered { front: None, chunks: VecDeque::new(), end: total }),
+            offered: Cell::new(slice_count(total)),
+            appended: Cell::new(slice_count(total)),
+            state: Cell::new(State::Whole),
+            is_fed: Cell::new(false),
+            changed: Notify::new(),
+            stalled: Cell::new(0),
+        });
+        self.restores.streams.borrow_mut().insert(streaming.stored.hash, Rc::clone(&streaming));
+        if let Err(mut offer) = disk.offer_part(Box::new(HeadOffer { streaming, total })) {
+            offer.give_up();
+        }
+    }
+
     /// What was in memory under the key of a response that is on disk from now on is out of date: the older one, and parts of it.
     fn make_way_for(&self, streaming: &Streaming) {
         let stored = &streaming.stored;
@@ -492,7 +532,8 @@ impl Offer for HeadOffer {
     fn give_up(&mut self) {
         let streaming = &self.streaming;
         streaming.give_up(Counter::DiskRefusedMemory);
-        if let Some(shard) = streaming.shard.upgrade() {
+        // Of what was confirmed the older head may stay: its content is the same, and is stale no later.
+        if let (Some(_), Some(shard)) = (streaming.flight, streaming.shard.upgrade()) {
             shard.forget_on_disk(&streaming.stored);
         }
     }

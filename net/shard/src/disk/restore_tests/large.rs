@@ -163,37 +163,39 @@ fn who_wants_what_is_stored_gets_it_from_disk() {
     assert_eq!((stage.count("/a"), stage.count("/large"), stage.count("/never")), (1, 1, 0));
 }
 
-/// Of a large object that is stale on disk the origin sends a range; all of it is validated, and then there again.
+/// of a large object that is stale on disk nothing but its head is read before the origin confirms it, for a range as for the whole; then
+/// it is fresh, and its slices are as they were.
 #[test]
-fn a_stale_large_object_is_validated_whole() {
-    let store = Store::new();
-    let content = pattern(LARGE_LEN);
-    let mut stage = stage(&store, move |reply| {
-        let fields = |age: u32| format!("Cache-Control: max-age={age}\r\nETag: \"a\"\r\n");
-        if reply.has("if-none-match") {
-            reply.answer("304 Not Modified", &fields(3600), "");
-        } else if reply.has("range") {
-            let fields = format!("{}Content-Range: bytes 8-15/{LARGE_LEN}\r\n", fields(0));
-            reply.answer("206 Partial Content", &fields, &content[8..16]);
+fn a_stale_large_object_is_validated() {
+    for fields in ["Range: bytes=8-15\r\n", ""] {
+        let store = Store::new();
+        let content = pattern(LARGE_LEN);
+        let mut stage = stage(&store, move |reply| {
+            let fields = |age: u32| format!("Cache-Control: max-age={age}\r\nETag: \"a\"\r\n");
+            if reply.has("if-none-match") {
+                reply.answer("304 Not Modified", &fields(3600), "");
+            } else {
+                reply.answer("200 OK", &fields(0), &content);
+            }
+        });
+        let expected = pattern(LARGE_LEN);
+        stage.viewer().get("/a");
+        restart(&mut stage, &store, Invalidations::default());
+        let before = store.read_len(&stage);
+        let mut viewer = stage.viewer();
+        let answer = viewer.send("GET", "/a", fields);
+        if fields.is_empty() {
+            assert!(answer.body == expected && answer.result() == "refreshhit", "{}", answer.head);
         } else {
-            reply.answer("200 OK", &fields(0), &content);
+            assert!(answer.body == expected[8..16] && answer.result() == "hit", "{}", answer.head);
+            assert!(store.read_len(&stage) - before < 1 << 18, "no more is read than is of use");
         }
-    });
-    let expected = pattern(LARGE_LEN);
-    stage.viewer().get("/a");
-    restart(&mut stage, &store, Invalidations::default());
-    let before = store.read_len(&stage);
-    let mut viewer = stage.viewer();
-    assert_eq!(viewer.send("GET", "/a", "Range: bytes=8-15\r\n").body, expected[8..16]);
-    assert!(store.read_len(&stage) - before < 1 << 18, "no slice is read for what is not of use");
-    let answer = viewer.get("/a");
-    assert!(answer.body == expected && answer.result() == "refreshhit", "{}", answer.head);
-    assert_eq!(stage.count("/a"), 3);
-    // The slices are as they were; only the head was written anew.
-    let written = stage.sum(Counter::DiskWrittenBytes);
-    restart(&mut stage, &store, Invalidations::default());
-    expect_hit(&mut stage.viewer(), "/a", "Range: bytes=8-15\r\n", &expected[8..16]);
-    assert!(stage.viewer().get("/a").body == expected);
-    assert_eq!(stage.count("/a"), 3);
-    assert!(written < 7 << 20, "{written}");
+        assert_eq!(stage.count("/a"), 2);
+        // Only the head was written anew.
+        restart(&mut stage, &store, Invalidations::default());
+        assert!(stage.sum(Counter::DiskWrittenBytes) < 1 << 20);
+        expect_hit(&mut stage.viewer(), "/a", "Range: bytes=8-15\r\n", &expected[8..16]);
+        assert!(stage.viewer().get("/a").body == expected);
+        assert_eq!(stage.count("/a"), 2);
+    }
 }

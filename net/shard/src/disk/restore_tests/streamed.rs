@@ -231,3 +231,66 @@ fn what_is_not_worth_a_write_passes_through() {
     let written = stage.sum(Counter::DiskWrittenBytes);
     assert!(written < 2 * (HUGE_LEN + HUGE_LEN / 8) as u64, "{written}");
 }
+
+/// what memory does not take is validated like everything else, and fetched anew if the origin has another.
+#[test]
+fn what_is_stale_on_disk_alone_is_validated() {
+    for is_changed in [false, true] {
+        let store = Store::new();
+        let mut stage = stage(&store, move |reply| {
+            let fields = |age: u32, tag: &str| format!("Cache-Control: max-age={age}\r\nETag: \"{tag}\"\r\n");
+            match reply.before {
+                0 => reply.answer("200 OK", &fields(0, "a"), &CONTENT),
+                1 if is_changed => reply.answer("200 OK", &fields(3600, "b"), &CONTENT[8..]),
+                1 => reply.answer("304 Not Modified", &fields(3600, "a"), ""),
+                _ => version(reply),
+            }
+        });
+        assert!(stage.viewer().get("/a").body == *CONTENT);
+        wait_kept(&stage, "/a");
+        let expected = if is_changed { &CONTENT[8..] } else { &CONTENT[..] };
+        let mut viewer = stage.viewer();
+        for _ in 0..3 {
+            assert!(viewer.get("/a").body == expected);
+            assert_eq!(stage.count("/a"), 2);
+            wait_kept(&stage, "/a");
+            expect_hit(&mut viewer, "/a", "Range: bytes=100-199\r\n", &expected[100..200]);
+            restart(&mut stage, &store, Invalidations::default());
+            viewer = stage.viewer();
+        }
+        assert_eq!(stage.count("/a"), 2);
+    }
+}
+
+/// I-24, RFC 9111 §4.4: what a rule or an unsafe request ends while the origin is asked is not confirmed by its answer.
+#[test]
+fn what_is_ended_while_it_is_validated_stays_ended() {
+    for by_rule in [false, true] {
+        let store = Store::new();
+        let gate = Gate::default();
+        let held = gate.clone();
+        let mut stage = stage(&store, move |reply| match reply.before {
+            0 => reply.answer("200 OK", "Cache-Control: max-age=0\r\nETag: \"a\"\r\n", &CONTENT),
+            1 => {
+                held.wait();
+                reply.answer("304 Not Modified", FIELDS, "");
+            }
+            _ => version(reply),
+        });
+        assert!(stage.viewer().get("/a").body == *CONTENT);
+        wait_kept(&stage, "/a");
+        let waits = stage.ask("/a");
+        stage.wait_count("/a", 2);
+        let invalidations = if by_rule {
+            stage.purge("/a");
+            rules(1, vec![rule("/a")])
+        } else {
+            assert_eq!(stage.viewer().send("POST", "/a", "Content-Length: 0\r\n").status, 200);
+            Invalidations::default()
+        };
+        gate.open();
+        assert!(waits.recv().unwrap().body.starts_with('v'));
+        restart(&mut stage, &store, invalidations);
+        assert!(stage.viewer().get("/a").body.starts_with('v'));
+    }
+}
