@@ -42,7 +42,7 @@ fn send_video(reply: &mut Reply<'_>, begun: &Begun, readers: usize) {
         reply.send(&pattern(at as u64, len));
         at += len;
         // A disk that is slower than the origin would not get it.
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 
