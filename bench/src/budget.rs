@@ -13,7 +13,7 @@ use crate::peers::fill::{self, Body};
 use crate::plan::Plan;
 use crate::process::{self, Scratch};
 use crate::random::Random;
-use crate::steady::{self, Wish};
+use crate::viewer::{self, Wish};
 use crate::wait;
 use clap::{Arg, ArgMatches, Command};
 use std::io;
@@ -114,7 +114,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
                 let period = Duration::from_secs_f64(VIEWERS as f64 / per_second);
                 let mut choice = Choice::new(urls, number);
                 let address = server.address;
-                viewers.push(scope.spawn(move || steady::ask(address, || choice.draw(), end, period)));
+                viewers.push(scope.spawn(move || viewer::steadily(address, || choice.draw(), end, period)));
             }
         }
         wait::pause(SETTLE);

@@ -14,7 +14,7 @@ use crate::peers::fill::{self, Body};
 use crate::peers::wrk::{Script, Wrk};
 use crate::process::{self, Scratch, Server};
 use crate::stats::Spread;
-use crate::steady;
+use crate::viewer;
 use crate::wait;
 use std::io;
 use std::net::SocketAddr;
@@ -276,7 +276,7 @@ fn scan(address: SocketAddr, objects: u32, first: u32, end: Instant) -> io::Resu
         object = (object + 1) % objects.max(1);
         (plan, None)
     };
-    steady::ask(address, next, end, Duration::ZERO)
+    viewer::steadily(address, next, end, Duration::ZERO)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! What a server costs that nobody asks anything: CPU, and memory for connections that are only kept open.
 
 use crate::aspis::Aspis;
-use crate::http::{Fault, Flow, Reader};
+use crate::http::{Fault, Reader};
 use crate::memory;
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
 use crate::process::{self, raise_open_files};
+use crate::viewer::{self, Body};
 use crate::wait;
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 /// A server has so long to come to rest after its start.
@@ -84,12 +85,5 @@ fn keep(product: &Aspis, count: usize) -> io::Result<Option<Kept>> {
 
 fn ask(reader: &mut Reader) -> Result<(), Fault> {
     let plan = Plan { kind: Kind::Fresh, size: 1024, seed: 1, id: 1 };
-    let request = format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n\r\n");
-    reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
-    let head = reader.head()?;
-    let length = reader.content(&head, |_, _| Flow::Continue)?;
-    if head.status()? == 200 && length == plan.size {
-        return Ok(());
-    }
-    Err(Fault::Malformed(format!("{}, {length} bytes", head.start_line)))
+    viewer::fetch(reader, "bench", (plan, None), Body::Any)
 }

@@ -1,14 +1,15 @@
 //! How long a miss takes on a server that was asleep: one viewer, one request at a time, with pauses in which every tick runs out.
 
 use crate::aspis::Aspis;
-use crate::http::{Fault, Flow, Reader};
+use crate::http::Reader;
 use crate::origin::Origin;
 use crate::plan::{Kind, Plan};
 use crate::process;
 use crate::random::Random;
 use crate::stats::quantile;
+use crate::viewer::{self, Body};
 use crate::wait;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -45,26 +46,12 @@ fn measure(address: SocketAddr, count: usize, seed: u64) -> io::Result<Vec<f64>>
         wait::pause(Duration::from_millis(random.between(PAUSES.0, PAUSES.1)));
         let plan = Plan { kind: Kind::Private, size: 1024, seed, id };
         let start = Instant::now();
-        exchange(&mut reader, plan).map_err(|fault| io::Error::other(format!("{plan}: {fault:?}")))?;
+        let fetched = viewer::fetch(&mut reader, "bench", (plan, None), Body::Planned);
+        fetched.map_err(|fault| io::Error::other(format!("{plan}: {fault:?}")))?;
         if id != 0 {
             times.push(start.elapsed().as_secs_f64() * 1e6);
         }
     }
     times.sort_by(f64::total_cmp);
     Ok(times)
-}
-
-fn exchange(reader: &mut Reader, plan: Plan) -> Result<(), Fault> {
-    let request = format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n\r\n");
-    reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
-    let head = reader.head()?;
-    let mut wrong = None;
-    let length = reader.content(&head, |at, piece| {
-        wrong = wrong.or_else(|| plan.content().first_difference(at, piece));
-        Flow::Continue
-    })?;
-    if head.status()? == 200 && length == plan.size && wrong.is_none() {
-        return Ok(());
-    }
-    Err(Fault::Malformed(format!("{}, {length} bytes, wrong at {wrong:?}", head.start_line)))
 }

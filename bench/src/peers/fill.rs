@@ -4,11 +4,13 @@
 
 use super::arms::{Arm, Running};
 use super::cell::Cell;
-use crate::http::{Fault, Flow, Reader};
+use crate::http::Reader;
 use crate::origin::Origin;
 use crate::plan::Plan;
 use crate::random::Random;
-use std::io::{self, Write};
+use crate::viewer;
+pub(crate) use crate::viewer::Body;
+use std::io;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -21,15 +23,6 @@ const SILENCE: Duration = Duration::from_secs(30);
 const SAMPLE: usize = 1000;
 /// Passes over the sample; some servers store an object only when it is asked for again.
 const PASSES: usize = 3;
-
-/// What an answer must carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Body {
-    /// What its plan promises.
-    Planned,
-    /// As many bytes: the floor has no origin, so its content is its own.
-    Any,
-}
 
 /// Fetches everything that `cell` asks for, checks every byte, and asks again until the origin is asked no more.
 pub(crate) fn fill(running: &Running, cell: &Cell, origin: &Origin) -> io::Result<()> {
@@ -74,7 +67,8 @@ pub(crate) fn fetch_all(
         let fetch = |part: &[u32]| {
             let mut reader = Reader::connect(address, SILENCE).map_err(|error| error.to_string())?;
             part.iter().map(|object| plan(*object)).try_for_each(|plan| {
-                fetch(&mut reader, body, address, plan).map_err(|fault| format!("{plan}: {fault:?}"))
+                viewer::fetch(&mut reader, address, (plan, None), body)
+                    .map_err(|fault| format!("{plan}: {fault:?}"))
             })
         };
         let started: Vec<_> = objects.chunks(part).map(|part| scope.spawn(move || fetch(part))).collect();
@@ -82,22 +76,4 @@ pub(crate) fn fetch_all(
         started.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
     });
     results.into_iter().collect::<Result<(), _>>().map_err(io::Error::other)
-}
-
-/// Fetches one object as the generators do and checks it.
-fn fetch(reader: &mut Reader, body: Body, address: SocketAddr, plan: Plan) -> Result<(), Fault> {
-    let request = format!("GET {plan} HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
-    let head = reader.head()?;
-    let mut wrong = None;
-    let length = reader.content(&head, |at, piece| {
-        if body == Body::Planned {
-            wrong = wrong.or_else(|| plan.content().first_difference(at, piece));
-        }
-        Flow::Continue
-    })?;
-    if head.status()? == 200 && length == plan.size && wrong.is_none() {
-        return Ok(());
-    }
-    Err(Fault::Malformed(format!("{}, {length} bytes, wrong at {wrong:?}", head.start_line)))
 }

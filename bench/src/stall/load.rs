@@ -1,13 +1,13 @@
 //! Everything that a disk tier does, each at a bounded rate: reads of what memory does not hold, repeated reads of parts of large objects, fills small and
 //! large, and the writes that come of them.
 //!
-//! Runs in a process of its own, at the worst priority; each thread is a [`steady`] viewer. A failure of one is a failure of all.
+//! Runs in a process of its own, at the worst priority; each thread is a [`viewer`] that asks steadily. A failure of one is a failure of all.
 
 use crate::peers::cell::Cell;
 use crate::plan::Plan;
 use crate::process::Server;
 use crate::random::Random;
-use crate::steady::{self, Wish};
+use crate::viewer::{self, Wish};
 use crate::wait;
 use std::io;
 use std::net::SocketAddr;
@@ -91,7 +91,7 @@ pub(super) fn part(words: &[String]) -> io::Result<()> {
                 let period = Duration::from_secs_f64(connections as f64 / f64::from(per_second));
                 askers.push(scope.spawn(move || {
                     let mut choice = Choice::new(deed, round, number);
-                    steady::ask(address, || choice.draw(), start + length, period)
+                    viewer::steadily(address, || choice.draw(), start + length, period)
                 }));
             }
         }
