@@ -4,7 +4,8 @@
 //! where it lies. No parsing, no key, no lookup, no clock. What the product costs beyond it is the product's own work.
 
 use aspis_runtime::{
-    Close, CoreOptions, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId, Source, bind, spawn_core,
+    Close, CoreOptions, Handler, ListenerId, Peer, Piece, ReceiveEnd, Ring, SocketId, Source, bind,
+    spawn_core,
 };
 use std::cell::RefCell;
 use std::io;
@@ -55,8 +56,8 @@ fn answer(size: usize) -> Vec<u8> {
 struct Answer(Vec<u8>);
 
 impl Source for Answer {
-    fn piece(&self, at: u64) -> &[u8] {
-        &self.0[at as usize..]
+    fn piece(&self, at: u64) -> Piece<'_> {
+        self.0[at as usize..].into()
     }
 }
 

@@ -4,7 +4,7 @@
 //! - [`mapping`] owns the bytes: the arena of one core, its blocks, and bodies that one writer fills while many cores read.
 //!   It is the only part of the crate that may use `unsafe`.
 //! - [`passage`] carries what is not stored from one writer to many readers through a window of bounded size.
-//! - [`response`] is what a key leads to: key, head, facts for reuse, body and a few atomics.
+//! - [`response`] is what a key leads to: key, head, facts for reuse, body and a few atomics; [`stored_body`] is where its body lies.
 //! - [`rules`] holds it against what the operator invalidated.
 //! - [`tier`] is one core's index of stored responses; [`policy`] decides what leaves when room is needed and
 //!   nothing is of no more use.
@@ -30,6 +30,7 @@ pub mod replica;
 pub mod response;
 pub mod rules;
 pub mod shards;
+pub mod stored_body;
 mod table;
 pub mod tier;
 pub mod vary;

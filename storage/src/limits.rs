@@ -104,6 +104,10 @@ pub const EVICTION_LEN_MIN: u64 = 64 * 1024;
 /// Most entries that one call evicts to make room: about 1 ms of a turn. Who needs more asks again in the next turn.
 pub const EVICTION_COUNT_PER_CALL: usize = 4096;
 
+/// Milliseconds within which the kernel is not asked again whether the pages of a mapped body are in memory. A page that leaves meanwhile costs the core
+/// that sends it one read of the disk, or fails that send.
+pub const RESIDENCE_ASKED_MILLIS: u64 = 10;
+
 // Regions are the unit of the buddy and of huge pages; a block must never cross one.
 const _: () = assert!(BLOCK_LEN_MAX.is_power_of_two() && BLOCK_LEN_MIN.is_power_of_two());
 // The first block of a fill must be one that the arena can give.

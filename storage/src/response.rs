@@ -17,8 +17,10 @@ use crate::budget::{Budget, Charge, Purpose};
 use crate::heap::{arc_len, class_len};
 use crate::limits::USE_COUNT_MAX;
 use crate::mapping::body::Body;
+use crate::mapping::mapped::MappedBody;
 use crate::mapping::prefetch::prefetch;
 use crate::parts;
+use crate::stored_body::StoredBody;
 
 /// What a stored response is made of.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ pub struct StoredResponse {
     /// The facts from which reuse is decided.
     pub meta: StoredMeta,
     /// The content.
-    pub body: Arc<Body>,
+    pub body: StoredBody,
     /// The hashes of its tags (I-17).
     pub tags: Box<[u64]>,
     /// Of which URI it is a variant; `None` if its key is the primary one.
@@ -99,7 +101,13 @@ impl StoredResponse {
     /// Key, head and the record itself are charged as heads; `None` when the budget refuses.
     pub fn new(parts: Parts, budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
         let charge = budget.reserve(Purpose::Heads, parts.charged_len())?;
-        Some(Self::charged(parts, charge))
+        Some(Self::charged(parts, None, charge))
+    }
+
+    /// Makes one whose content is mapped, in place of the body that `parts` has.
+    pub fn mapped(parts: Parts, body: Arc<MappedBody>, budget: &Arc<Budget>) -> Option<Arc<StoredResponse>> {
+        let charge = budget.reserve(Purpose::Heads, parts.charged_len())?;
+        Some(Self::charged(parts, Some(body), charge))
     }
 
     /// Makes one that is not to be kept, for those who wait for it to share while it comes: charged over the limit if need be, since each by
@@ -107,11 +115,12 @@ impl StoredResponse {
     pub fn under_way(parts: Parts, budget: &Arc<Budget>) -> Arc<StoredResponse> {
         let mut charge = budget.reserve(Purpose::Heads, 0).expect("nothing always fits into a budget");
         charge.set(parts.charged_len());
-        Self::charged(parts, charge)
+        Self::charged(parts, None, charge)
     }
 
-    fn charged(parts: Parts, charge: Charge) -> Arc<StoredResponse> {
+    fn charged(parts: Parts, mapped: Option<Arc<MappedBody>>, charge: Charge) -> Arc<StoredResponse> {
         let Parts { hash, key, head, meta, body, invalidation, tags, variant } = parts;
+        let body = mapped.map_or(StoredBody::Memory(body), StoredBody::Mapped);
         let can_be_validated = names_a_validator(&head);
         Arc::new(StoredResponse {
             hash,

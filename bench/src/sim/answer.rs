@@ -16,7 +16,7 @@ use aspis_wire::FieldSlots;
 use super::counts::Count;
 use super::oracle::End;
 use super::viewer::{State, parsed};
-use super::world::{Bytes, Message, World, note};
+use super::world::{Bytes, Message, World, content, note};
 
 /// A viewer's place in a body.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ impl World {
         // The state before the bytes: what was published before the end was told is seen.
         let state = reader.stored.body.progress().state;
         while left > 0 && reader.end.is_none_or(|end| reader.at < end) {
-            let piece = reader.stored.body.piece(reader.at);
+            let piece = content(&reader.stored).piece(reader.at);
             if piece.is_empty() {
                 break;
             }
@@ -260,7 +260,7 @@ impl World {
             self.counts.add(Count::Broken, 1);
         }
         if let State::Reading(reader) = state {
-            self.viewers[id].got.began = self.began(&reader.stored.body);
+            self.viewers[id].got.began = self.began(content(&reader.stored));
             if let Some(flight) = reader.flight {
                 self.stops_reading(id, flight);
             }

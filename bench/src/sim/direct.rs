@@ -24,7 +24,7 @@ use super::flight::answers_ours;
 use super::oracle::End;
 use super::owner::{Change, Deposit, Keeps};
 use super::viewer::{State, parsed, parsed_answer, view};
-use super::world::{Bytes, Consumer, FACTS, Message, World, note};
+use super::world::{Bytes, Consumer, FACTS, Message, World, content, note};
 
 /// An answer that passes through.
 #[derive(Debug)]
@@ -153,12 +153,12 @@ impl World {
                 let len = stored.body.published() + head.content_length.unwrap_or(0);
                 self.send_origin(id, &request, &joined_head(&head, &fields, len), Content::Follows);
                 self.counts.add(Count::Joined, 1);
-                let began = self.began(&stored.body);
+                let began = self.began(content(&stored));
                 let viewer = &mut self.viewers[id];
                 viewer.got.began = began;
                 let mut at = 0;
                 while at < stored.body.published() {
-                    let piece = stored.body.piece(at);
+                    let piece = content(&stored).piece(at);
                     viewer.got.body.extend_from_slice(piece);
                     at += piece.len() as u64;
                 }

@@ -24,7 +24,7 @@ use super::direct::conditional;
 use super::oracle::End;
 use super::owner::{Kept, Reply, tags_of};
 use super::viewer::{Primary, parsed, parsed_answer, view};
-use super::world::{Bytes, Consumer, FACTS, Message, World, note};
+use super::world::{Bytes, Consumer, FACTS, Message, World, content, note};
 
 /// Times that a broken fill asks for the rest.
 const RESUMES_MAX: u8 = 2;
@@ -206,7 +206,7 @@ impl World {
                     let fields = joined_fields(&prefix.head, &head);
                     let len = prefix.body.published() + head.content_length.unwrap_or(0);
                     let whole = joined_head(&head, &fields, len);
-                    self.fill(flight, &request, &whole, meta, From::Prefix(&prefix.body))
+                    self.fill(flight, &request, &whole, meta, From::Prefix(content(&prefix)))
                 });
                 // The rest alone answers nobody: who waited asks for the whole.
                 if !joined {

@@ -22,7 +22,7 @@ use aspis_wire::{FieldSlots, Method};
 use super::counts::Count;
 use super::flight::Start;
 use super::viewer::{Primary, parsed, parsed_answer};
-use super::world::{Bytes, Fetch, Message, World, note};
+use super::world::{Bytes, Fetch, Message, World, content, note};
 
 /// What an owner tells one who asked.
 pub(crate) enum Reply {
@@ -382,7 +382,7 @@ impl World {
         };
         let candidate =
             Candidate { hash: stored.hash, key: stored.key.to_vec(), variant: stored.variant.clone() };
-        let body = Arc::clone(&stored.body);
+        let body = Arc::clone(content(stored));
         let fresh = self.record(core, candidate, Kept { head, meta, body, number, tags })?;
         let wall = self.clock().wall;
         let is_held = self.cores[core].admits(&fresh, wall);

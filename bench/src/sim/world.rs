@@ -21,6 +21,7 @@ use aspis_storage::budget::{Budget, Purpose};
 use aspis_storage::mapping::arena::Arena;
 use aspis_storage::mapping::body::Body;
 use aspis_storage::replica::ReplicaTable;
+use aspis_storage::response::StoredResponse;
 use aspis_storage::shards::owner_core;
 use aspis_storage::tier::RamTier;
 use aspis_wire::Scheme;
@@ -140,6 +141,11 @@ pub(crate) struct World {
     /// When the last message from one core to another arrives.
     last: Vec<u64>,
     random: Random,
+}
+
+/// The content of a stored response: nothing is mapped here.
+pub(super) fn content(stored: &StoredResponse) -> &Arc<Body> {
+    stored.body.in_memory().expect("the simulator has no disk")
 }
 
 /// Writes a line of the trace if there is one.

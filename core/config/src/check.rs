@@ -70,6 +70,7 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
             bounded_size("disk-write-budget", text.strip_suffix("/s").unwrap_or(text))
         })?,
         disk_flush_timeout: duration(raw, "disk-flush-timeout")?,
+        disk_mapped: optional(raw, "disk-mapped", |text| bounded_size("disk-mapped", text))?,
         disk_mean_object: one(raw, "disk-mean-object", |text| bounded_size("disk-mean-object", text))?,
         access_log: one(raw, "access-log", values::access_log)?,
         name: one(raw, "name", values::name)?,

@@ -49,6 +49,8 @@ pub struct Settings {
     pub disk_write_budget: Option<u64>,
     /// How long the end may take to write what only memory has; zero writes only what is under way.
     pub disk_flush_timeout: Duration,
+    /// The most bytes of the store that are sent from the page cache; `None` for a part of what memory there is.
+    pub disk_mapped: Option<u64>,
     /// The mean length of what is stored on disk, by which its index is sized.
     pub disk_mean_object: u64,
     /// Where the access log goes.

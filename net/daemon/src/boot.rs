@@ -101,7 +101,9 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let mut disk = None;
     let mut folders = Arc::default();
     if let Some(store) = &mut store {
-        let (boot, watched) = store.boot(settings.disk_write_budget).map_err(failed)?;
+        let mapped = || memory::default_mapped(memory::available(&memory::read_file).as_ref(), memory);
+        let mapped = settings.disk_mapped.unwrap_or_else(mapped);
+        let (boot, watched) = store.boot(settings.disk_write_budget, mapped).map_err(failed)?;
         // Behind the log, which knows by now whether it may be believed.
         store.note_numbers(beginning.last_number).map_err(failed)?;
         disk = Some(boot);

@@ -108,6 +108,7 @@ fn document(explanation: &Explanation) -> Value {
             "number": stored.number,
             "uses": stored.uses,
             "can_be_validated": stored.can_be_validated,
+            "mapped": stored.mapped,
         })),
         "varies_by": varies_by,
         "variants": variants,

@@ -34,6 +34,11 @@ pub(crate) fn default_limit(available: &Available) -> u64 {
     (available.bytes / 2).max(LEAST)
 }
 
+/// Returns how much of the page cache the store may count on when nobody says: half of what a limit leaves, nothing if that is not known.
+pub(crate) fn default_mapped(available: Option<&Available>, limit: u64) -> u64 {
+    available.map_or(0, |available| available.bytes.saturating_sub(limit) / 2)
+}
+
 /// Reads a small file of `/proc` or `/sys`; `None` if it is not there.
 pub(crate) fn read_file(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()

@@ -64,6 +64,18 @@ impl Ring {
         self.finish_on_file(operation).await
     }
 
+    /// Has the kernel bring a range of a file, which is open through the page cache, into memory. Done when the reads have begun, by a worker of the
+    /// kernel.
+    pub async fn read_ahead(&self, file: &DiskFile, range: Range<u64>) -> Result<(), i32> {
+        let len = libc::off_t::try_from(range.end.saturating_sub(range.start)).unwrap_or(libc::off_t::MAX);
+        let entry = opcode::Fadvise::new(Fd(file.0.as_raw_fd()), len, libc::POSIX_FADV_WILLNEED)
+            .offset(range.start)
+            .build();
+        let operation = self.inner.state.borrow_mut().push_on_file(file, Memory::None, &entry);
+        let (result, _) = OperationFuture::new(self.inner.clone(), operation).await;
+        if result < 0 { Err(-result) } else { Ok(()) }
+    }
+
     async fn finish_on_file<B: 'static>(&self, operation: Key) -> (Result<usize, i32>, B) {
         let (result, memory) = OperationFuture::new(self.inner.clone(), operation).await;
         let Memory::Buffer(pinned) = memory else { unreachable!("it was started with a buffer") };
@@ -82,14 +94,19 @@ impl State {
     ) -> Key {
         let (start, len) = pinned.range(range.start, range.end);
         let entry = entry(Fd(file.0.as_raw_fd()), start, u32::try_from(len).unwrap_or(u32::MAX));
+        self.push_on_file(file, Memory::Buffer(pinned), &entry)
+    }
+
+    /// Submits one operation on a file.
+    fn push_on_file(&mut self, file: &DiskFile, memory: Memory, entry: &Entry) -> Key {
         let operation = self.operations.insert(Operation {
             holder: Holder::File { _descriptor: Rc::clone(&file.0) },
-            memory: Memory::Buffer(pinned),
+            memory,
             waker: None,
             result: None,
             abandoned: false,
         });
-        self.push(&entry.user_data(user_data(Kind::Operation, operation)));
+        self.push(&entry.clone().user_data(user_data(Kind::Operation, operation)));
         operation
     }
 }

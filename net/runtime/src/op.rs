@@ -121,6 +121,8 @@ impl Drop for PinnedBuffer {
 /// What the kernel may read or write on behalf of an operation.
 pub(crate) enum Memory {
     Buffer(PinnedBuffer),
+    /// It names none.
+    None,
     /// Held for the kernel; nothing of ours reads it.
     Address {
         _storage: Box<libc::sockaddr_storage>,

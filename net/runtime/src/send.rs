@@ -6,11 +6,14 @@
 //! until its completion. One send per socket is in flight; the others wait in order.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::rc::Rc;
 
 use io_uring::{opcode, squeue};
 
+use crate::bind;
 use crate::buffers::Region;
 use crate::limits::{GATHER_LEN_MAX, GATHER_PIECE_COUNT_MAX, OWNED_MERGE_LEN_MAX};
 use crate::op::{Kind, user_data};
@@ -26,7 +29,43 @@ use crate::weight::{Meter, Weight};
 /// bytes stay where they are. `piece` must not call the ring.
 pub trait Source: 'static {
     /// Returns the longest contiguous run of bytes from `at`.
-    fn piece(&self, at: u64) -> &[u8];
+    fn piece(&self, at: u64) -> Piece<'_>;
+
+    /// The kernel could not read what a piece named (`EFAULT`): the peer sees a cut. It must not call the ring.
+    fn unreadable(&self) {}
+}
+
+/// Bytes that the kernel reads; whether anybody else can is not said.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'p> {
+    start: *const u8,
+    len: usize,
+    _bytes: PhantomData<&'p [u8]>,
+}
+
+impl Piece<'_> {
+    /// Returns how many bytes they are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Tells whether there are none: the source ended.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl<'p> From<&'p [u8]> for Piece<'p> {
+    fn from(bytes: &'p [u8]) -> Self {
+        Piece { start: bytes.as_ptr(), len: bytes.len(), _bytes: PhantomData }
+    }
+}
+
+/// Bytes that are not to be read by us: of a file's mapping, say, which may be cut short.
+impl<'p> From<&'p [MaybeUninit<u8>]> for Piece<'p> {
+    fn from(bytes: &'p [MaybeUninit<u8>]) -> Self {
+        Piece { start: bytes.as_ptr().cast(), len: bytes.len(), _bytes: PhantomData }
+    }
 }
 
 /// A send that waits for its turn.
@@ -98,14 +137,15 @@ impl Gather {
         let send = &self.send;
         let (vectors, mut len) = (&mut self.vectors, 0);
         vectors.clear();
-        let mut name = |bytes: &[u8]| {
-            vectors.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
-            len += bytes.len();
+        let mut name = |bytes: Piece<'_>, taken: usize| {
+            vectors.push(libc::iovec { iov_base: bytes.start.cast_mut().cast(), iov_len: taken });
+            len += taken;
             vectors.len() < GATHER_PIECE_COUNT_MAX && len < GATHER_LEN_MAX
         };
         let mut room = true;
         if send.head_at < send.head.len() {
-            room = name(&send.head[send.head_at..]);
+            let head = &send.head[send.head_at..];
+            room = name(head.into(), head.len());
         }
         let (mut at, mut left) = (send.at, GATHER_LEN_MAX as u64);
         while room && at < send.end && left > 0 {
@@ -114,7 +154,7 @@ impl Gather {
             if take == 0 {
                 break;
             }
-            room = name(&run[..take as usize]);
+            room = name(run, take as usize);
             (at, left) = (at + take, left - take);
         }
         let listed = self.vectors.capacity() * size_of::<libc::iovec>();
@@ -266,7 +306,7 @@ impl State {
             // The source ended before the range that it was asked for: the peer must see a cut, not a short body.
             self.bury_in_flight(key);
             self.finish_one(key);
-            return self.send_failed(key, libc::EPIPE);
+            return self.send_cut(key, libc::EPIPE);
         }
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
         let send = opcode::SendMsg::new(fd, &raw const gather.message).flags(flags).build();
@@ -362,9 +402,13 @@ impl State {
                 _ => self.push_owned(key),
             },
             Outcome::Failed(errno) if !ended => {
+                let is_ours = errno == libc::EFAULT;
+                if let (true, InFlight::Gather(gather)) = (is_ours, &socket.in_flight) {
+                    gather.send.source.unreadable();
+                }
                 self.bury_in_flight(key);
                 self.finish_one(key);
-                self.send_failed(key, errno);
+                if is_ours { self.send_cut(key, errno) } else { self.send_failed(key, errno) }
             }
             _ => {
                 self.bury_in_flight(key);
@@ -396,6 +440,14 @@ impl State {
         } else if matches!(socket.phase, Phase::Draining(_)) {
             self.shut_socket(key);
         }
+    }
+
+    /// What was promised to the peer cannot be sent, and that is not the peer's doing: it must not wait for the rest.
+    fn send_cut(&mut self, key: Key, errno: i32) {
+        if let Some(socket) = self.sockets.get(key) {
+            bind::shut_write(&socket.descriptor);
+        }
+        self.send_failed(key, errno);
     }
 
     /// The write side is broken: what is queued can never leave.

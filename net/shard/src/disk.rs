@@ -25,6 +25,7 @@ use aspis_telemetry::{CoreCounters, Counter};
 pub(crate) mod ending;
 mod health;
 pub(crate) mod large;
+mod mapped;
 mod markers;
 pub(crate) mod offering;
 mod pace;
@@ -46,6 +47,7 @@ pub(crate) use writing::{Offer, Step};
 
 use crate::limits::{DISK_WRITE_SHARE, WRITE_BUFFERS_KEPT, WRITE_BUFFERS_MAX, WRITE_BUFFERS_MIN};
 use health::Health;
+use mapped::{Mapping, Mappings};
 use pace::Pace;
 use reading::Reads;
 use writing::{Line, Writes};
@@ -63,6 +65,8 @@ pub struct DiskBoot {
     pub index_slots_per_volume: u64,
     /// Bytes that may be written in a second, to all volumes; `None` writes everything.
     pub write_budget: Option<u64>,
+    /// Bytes of responses that may be sent from the page cache, through mappings of the volumes; 0 sends none so.
+    pub mapped_len_max: u64,
 }
 
 /// The file of one shard, locked, of its whole length, and verified to be of the store.
@@ -70,6 +74,8 @@ pub struct DiskBoot {
 pub struct VolumeFile {
     /// Open for reading and writing, past the page cache where the file system allows.
     pub file: OwnedFd,
+    /// The same, open for reading through the page cache, if it is to be mapped.
+    pub mapped: Option<OwnedFd>,
     /// In which of [`DiskBoot::directories`] it lies.
     pub directory: usize,
     /// What it says about itself.
@@ -91,6 +97,7 @@ pub(crate) struct Disk {
     health: RefCell<Vec<Health>>,
     reads: Reads,
     writes: Writes,
+    mappings: Mappings,
     pace: Pace,
 }
 
@@ -99,6 +106,7 @@ struct Mounted {
     /// Its place among the volumes of the core.
     at: usize,
     file: DiskFile,
+    mapping: Option<Mapping>,
     directory: usize,
     superblock: Superblock,
     volume: RefCell<Volume>,
@@ -124,6 +132,8 @@ pub(crate) struct Plan {
     index_slots: u64,
     /// Bytes that may be written to one volume in a second.
     write_budget: Option<u64>,
+    /// Bytes that may be mapped of one volume.
+    mapped_len_max: u64,
 }
 
 /// Why something was not read or written.
@@ -133,6 +143,8 @@ enum IoFailed {
     Errno(i32),
     /// The file ends before.
     Short,
+    /// A page of its mapping cannot be read.
+    Page,
     /// It took too long.
     Late,
 }
@@ -142,6 +154,7 @@ impl fmt::Display for IoFailed {
         match self {
             IoFailed::Errno(errno) => write!(f, "\"{}\"", io::Error::from_raw_os_error(*errno)),
             IoFailed::Short => write!(f, "a file that ends too early"),
+            IoFailed::Page => f.write_str("a page that cannot be read"),
             IoFailed::Late => write!(f, "waiting too long for an answer"),
         }
     }
@@ -155,10 +168,8 @@ pub(crate) fn deal(
     cores: usize,
     budget: &Arc<Budget>,
 ) -> Result<(Sharding, Vec<Dealt>), String> {
-    let Some(DiskBoot { mut volumes, directories, shard_bits, index_slots_per_volume, write_budget }) = boot
-    else {
-        return Ok((Sharding::IN_MEMORY, Vec::new()));
-    };
+    let Some(boot) = boot else { return Ok((Sharding::IN_MEMORY, Vec::new())) };
+    let DiskBoot { mut volumes, directories, shard_bits, index_slots_per_volume, .. } = boot;
     let sharding = Sharding::of_bits(shard_bits.min(Sharding::BITS_MAX));
     volumes.sort_by_key(|volume| volume.superblock.shard);
     let is_whole = volumes.iter().enumerate().all(|(shard, volume)| {
@@ -171,7 +182,8 @@ pub(crate) fn deal(
         sharding,
         directories,
         index_slots: index_slots_per_volume,
-        write_budget: write_budget.map(|rate| rate / volumes.len() as u64),
+        write_budget: boot.write_budget.map(|rate| rate / volumes.len() as u64),
+        mapped_len_max: boot.mapped_len_max / volumes.len() as u64,
     };
     let index_len = plan.index_slots * size_of::<u64>() as u64 * volumes.len() as u64;
     let is_affordable = try_out(&volumes, &plan, cores, budget);
@@ -244,17 +256,28 @@ impl Disk {
             WRITE_BUFFERS_KEPT,
             Arc::clone(budget),
         );
-        let mount = |(at, file): (usize, VolumeFile)| Mounted {
-            at,
-            file: DiskFile::new(file.file),
-            directory: file.directory,
-            superblock: file.superblock,
-            volume: RefCell::new(
-                new_volume(&file.superblock, &plan, budget, &pool).expect("the limit has room for the store"),
-            ),
-            line: Line::default(),
-            is_located: Cell::new(false),
-            is_reclaiming: Cell::new(false),
+        let mappings = Mappings::new(plan.mapped_len_max * volumes.len() as u64, budget);
+        let mount = |(at, file): (usize, VolumeFile)| {
+            let mut volume =
+                new_volume(&file.superblock, &plan, budget, &pool).expect("the limit has room for the store");
+            let mapping = file.mapped.and_then(|mapped| {
+                let mapping = Mapping::new(mapped, file.superblock.geometry(), budget);
+                mapping.inspect_err(|error| tracing::warn!("a volume cannot be mapped: {error}")).ok()
+            });
+            if let Some(mapping) = &mapping {
+                volume.send_from(Arc::clone(&mapping.map));
+            }
+            Mounted {
+                at,
+                file: DiskFile::new(file.file),
+                mapping,
+                directory: file.directory,
+                superblock: file.superblock,
+                volume: RefCell::new(volume),
+                line: Line::default(),
+                is_located: Cell::new(false),
+                is_reclaiming: Cell::new(false),
+            }
         };
         let disk = Rc::new_cyclic(|me| Disk {
             me: me.clone(),
@@ -267,6 +290,7 @@ impl Disk {
             health: RefCell::new(plan.directories.iter().cloned().map(Health::new).collect()),
             reads,
             writes,
+            mappings,
             pace: Pace::default(),
         });
         // From the first look on: who waits for recovery must not take it for done before it began.
@@ -337,6 +361,7 @@ impl Disk {
         counters.set(Counter::DiskCrowdedOut, sum(&|stats| stats.crowded_out));
         counters.set(Counter::DiskTombstones, sum(&|stats| stats.tombstones));
         counters.set(Counter::DiskQueueBytes, self.writes.queued_len());
+        counters.set(Counter::DiskMappedBytes, self.mapped_len());
     }
 
     /// A read or write failed that should not.

@@ -76,6 +76,8 @@ pub struct StoredFacts {
     pub uses: u8,
     /// It has a validator.
     pub can_be_validated: bool,
+    /// Its content is sent from the page cache, through the mapping of its volume.
+    pub mapped: bool,
 }
 
 /// What would become of a request.
@@ -261,6 +263,7 @@ impl Shard {
             number: stored.invalidation(),
             uses: stored.uses(),
             can_be_validated: stored.can_be_validated(),
+            mapped: stored.body.mapped().is_some(),
         }
     }
 }

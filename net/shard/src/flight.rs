@@ -166,7 +166,7 @@ impl Work<'_> {
         let mut origin = Some(body);
         let stored = self.stored.borrow().clone();
         let joined = stored.as_ref().filter(|_| raw.is_none());
-        let prefix = joined.map(|stored| &stored.body);
+        let prefix = joined.and_then(|stored| stored.body.in_memory());
         let invalidation = older_of(self.number.get(), joined.map(|stored| &**stored));
         let filling = store.map(|meta| Filling {
             head,

@@ -253,6 +253,18 @@ pub(crate) const DISK_READ_SHARE: u64 = 32;
 /// But at most this much on one core.
 pub(crate) const DISK_READ_LEN_MAX: u64 = 32 * 1024 * 1024;
 
+/// Records shorter than this are copied into memory: a mapped page costs the same however little of it is sent.
+pub(crate) const MAPPED_LEN_MIN: u64 = 32 * 1024;
+
+/// Mapped responses that are looked at for each one that is taken in: to let go of those that are gone, and of others where there is no room.
+pub(crate) const MAPPED_LOOKED_AT: usize = 4;
+
+/// Bytes that the kernel reads ahead for one core at once.
+pub(crate) const READ_AHEAD_LEN_MAX: u64 = 16 * 1024 * 1024;
+
+/// How long nothing is read ahead after pages left memory: the kernel needs it for something else.
+pub(crate) const READ_AHEAD_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long a request waits for the disk before it goes to the origin; the device has failed it.
 pub(crate) const DISK_READ_PATIENCE: Duration = Duration::from_secs(2);
 

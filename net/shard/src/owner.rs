@@ -282,7 +282,7 @@ impl Shard {
         selected: &[u8],
     ) -> Option<Arc<StoredResponse>> {
         let store = self.store.borrow();
-        let whole = store.lookup(hash, selected);
+        let whole = store.lookup(hash, selected).filter(|whole| self.can_send(whole));
         let may_be_a_part = store.has_parts() && selected.len() == ask.key.1.len();
         whole
             .or_else(|| {

@@ -41,8 +41,10 @@ impl Shard {
         if unsafes < self.rules.unsafes() || !self.holds(filled) {
             return;
         }
-        let mut writer = Body::writer(&self.arena, Some(filled.body.published()));
-        if !self.copy_body(&mut writer, &filled.body) {
+        // What was filled is in memory.
+        let Some(content) = filled.body.in_memory() else { return };
+        let mut writer = Body::writer(&self.arena, Some(content.published()));
+        if !self.copy_body(&mut writer, content) {
             self.counters.add(Counter::CacheNotStoredMemory, 1);
             return;
         }
@@ -150,6 +152,8 @@ impl Shard {
 
     /// Makes a stored response with a new head over the same body (RFC 9111 §3.2); `None` when memory is short.
     ///
+    /// Content that is mapped gets none either: it would be written to disk anew, which nobody can read it for.
+    ///
     /// Without `meta` it is for one answer only. I-24: it is no newer than what was held of `stored` against the rules, since a rule may
     /// have been accepted before the origin confirmed it that this core did not have yet.
     pub(crate) fn freshened(
@@ -159,6 +163,7 @@ impl Shard {
         update: &ResponseHead<'_, '_>,
         invalidation: u64,
     ) -> Option<Arc<StoredResponse>> {
+        let body = Arc::clone(stored.body.in_memory()?);
         let meta = meta.unwrap_or(stored.meta);
         let mut head = Vec::with_capacity(stored.head.len() + 256);
         response_head::write_freshened(&self.behavior, &stored.head, &meta, update, self.now(), &mut head);
@@ -172,7 +177,7 @@ impl Shard {
             key: stored.key.clone(),
             head: head.into(),
             meta,
-            body: Arc::clone(&stored.body),
+            body,
             invalidation: invalidation.min(stored.invalidation()),
             tags,
             variant: stored.variant.clone(),

@@ -194,6 +194,14 @@ counters! {
     Monotonic "disk_read_bytes" "Bytes that were read from disk, recovery and reclaiming included." { DiskReadBytes [] }
     Monotonic "disk_false_candidates" "Reads that brought the record of another key." { DiskFalseCandidates [] }
     Monotonic "disk_check_failures" "Reads that brought something else than what was written; it was not served." { DiskCheckFailures [] }
+    Monotonic "disk_mapped" "What became of responses that are sent from the mapping of their volume, out of the page cache: taken from there after a check, sent, found with pages gone, cut off because a page could not be read." {
+        DiskMappedTaken ["event" = "taken"]
+        DiskMappedSent ["event" = "sent"]
+        DiskMappedGone ["event" = "gone"]
+        DiskMappedFault ["event" = "fault"]
+    }
+    Monotonic "disk_read_ahead_bytes" "Bytes that the kernel was asked to bring into the page cache, for the mapping." { DiskReadAheadBytes [] }
+    Gauge "disk_mapped_bytes" "Bytes of responses that are sent from the mapping." { DiskMappedBytes [] }
     Monotonic "disk_errors" "Reads and writes that failed, took too long or ended early." {
         DiskReadErrors ["operation" = "read"]
         DiskWriteErrors ["operation" = "write"]

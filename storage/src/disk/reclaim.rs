@@ -126,11 +126,16 @@ impl Volume {
     }
 
     fn choose_victim(&mut self) -> Reclaim {
+        // Nobody tells when the last send from a segment ends.
+        if self.segments.count(&[Role::Freeing]) > 0 {
+            self.segments.settle_all();
+        }
         if self.segments.count(&[Role::Free, Role::Freeing]) >= CLEAN_SEGMENTS {
             return Reclaim::Idle;
         }
         let Some(victim) = self.victim() else { return Reclaim::Wait };
         self.segments.at_mut(victim).role = Role::Victim;
+        self.segments.close_gate(victim);
         self.reclaim = Reclaimer { segment: victim, stage: Stage::Footer, ..Reclaimer::default() };
         // One whose footer could not be written still has its list in memory.
         if let Some(at) = self.closing.iter().position(|open| open.segment == victim) {

@@ -19,6 +19,7 @@ use super::format::{
 };
 use crate::budget::{Budget, Charge, Purpose};
 use crate::mapping::aligned::{AlignedBuf, SharedBuf};
+use crate::mapping::mapped::VolumeMap;
 
 /// What the volume does with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,8 @@ pub(super) struct Segments {
     /// Segments of which the disk does not know yet that nothing in them counts.
     leaving: Vec<u32>,
     last_sequence: u64,
+    /// Through which others send what lies in them, if anybody does.
+    map: Option<Arc<VolumeMap>>,
     _charge: Charge,
 }
 
@@ -112,8 +115,21 @@ impl Segments {
             changes: 0,
             leaving: Vec::new(),
             last_sequence: 0,
+            map: None,
             _charge: charge,
         })
+    }
+
+    /// From now on segments are written anew only when nobody sends from them.
+    pub(super) fn send_from(&mut self, map: Arc<VolumeMap>) {
+        self.map = Some(map);
+    }
+
+    /// Has nobody begin to send from a segment that is about to be written anew, or not relied on.
+    pub(super) fn close_gate(&self, segment: u32) {
+        if let Some(map) = &self.map {
+            map.gates().close(segment);
+        }
     }
 
     pub(super) fn at(&self, segment: u32) -> &Segment {
@@ -168,6 +184,9 @@ impl Segments {
         let number = segment / ENTRIES_PER_BLOCK;
         self.blocks[number as usize].changed = self.changes;
         self.enqueue(number);
+        if matches!(role, Role::Freeing | Role::Bad) {
+            self.close_gate(segment);
+        }
         if matches!(role, Role::Freeing | Role::Bad) && !self.leaving.contains(&segment) {
             self.leaving.push(segment);
         }
@@ -211,11 +230,19 @@ impl Segments {
         self.list.iter().filter(|segment| roles.contains(&segment.role)).count() as u32
     }
 
-    /// Makes a reclaimed segment free if the disk knows and nobody reads it.
+    /// Makes a reclaimed segment free if the disk knows and nobody reads it or sends from it.
     pub(super) fn settle(&mut self, segment: u32) {
         let known = self.at(segment);
-        if known.role == Role::Freeing && known.pins == 0 && self.is_durable(segment) {
+        let is_over = known.role == Role::Freeing && known.pins == 0 && self.is_durable(segment);
+        if is_over && self.map.as_ref().is_none_or(|map| map.gates().retire(segment)) {
             self.at_mut(segment).role = Role::Free;
+        }
+    }
+
+    /// Does that for all segments from which somebody sent when it was tried last.
+    pub(super) fn settle_all(&mut self) {
+        if self.map.is_some() {
+            (0..self.geometry.segment_count).for_each(|segment| self.settle(segment));
         }
     }
 

@@ -214,15 +214,18 @@ mod tests {
     fn a_response_comes_back_as_it_was() {
         for variant in [None, Some(variant())] {
             let stored = stored(variant, META, b"body");
-            let pieces = pieces(&stored.body, 0..4);
+            let pieces = pieces(stored.body.in_memory().unwrap(), 0..4);
             let bytes = written(&whole_record(&stored, &pieces, 1001));
             let record = decode_record(&bytes, &PLACE, stored.hash).unwrap();
             assert_eq!((record.body(), record.front.lsn), (&b"body"[..], 77));
-            let back = parts(&record.front, 7 << 64, (stored.hash, &stored.key), &stored.body).unwrap();
+            let back =
+                parts(&record.front, 7 << 64, (stored.hash, &stored.key), stored.body.in_memory().unwrap())
+                    .unwrap();
             assert_eq!((back.hash, &back.key, &back.head), (stored.hash, &stored.key, &stored.head));
             assert_eq!((back.meta, back.invalidation, &back.tags), (stored.meta, 5, &stored.tags));
             assert_eq!(back.variant, stored.variant);
-            let other = parts(&record.front, 7 << 64, (stored.hash, b"other"), &stored.body);
+            let other =
+                parts(&record.front, 7 << 64, (stored.hash, b"other"), stored.body.in_memory().unwrap());
             assert!(other.is_none(), "the hash proves nothing");
         }
     }
@@ -233,23 +236,31 @@ mod tests {
         let bytes = written(&whole_record(&plain, &[], 1001));
         let record = decode_record(&bytes, &PLACE, plain.hash).unwrap();
         // A record of a primary key under the hash of a variant, and the other way round.
-        assert!(parts(&record.front, 8 << 64, (plain.hash, &plain.key), &plain.body).is_none());
+        assert!(
+            parts(&record.front, 8 << 64, (plain.hash, &plain.key), plain.body.in_memory().unwrap())
+                .is_none()
+        );
         let varied = stored(Some(variant()), META, b"body");
         let bytes = written(&whole_record(&varied, &[], 1001));
         let record = decode_record(&bytes, &PLACE, varied.hash).unwrap();
         for primary in [varied.hash, 8 << 64] {
-            assert!(parts(&record.front, primary, (varied.hash, &varied.key), &varied.body).is_none());
+            assert!(
+                parts(&record.front, primary, (varied.hash, &varied.key), varied.body.in_memory().unwrap())
+                    .is_none()
+            );
         }
         let meta = StoredMeta { part: Some(Part { start: 0, total: 9 }), ..META };
         let part = stored(None, meta, b"body");
         let bytes = written(&whole_record(&part, &[], 1001));
         let record = decode_record(&bytes, &PLACE, part.hash).unwrap();
-        assert!(parts(&record.front, part.hash, (part.hash, &part.key), &part.body).is_none());
+        assert!(
+            parts(&record.front, part.hash, (part.hash, &part.key), part.body.in_memory().unwrap()).is_none()
+        );
         let marker = variant();
         let bytes = written(&marker_record(&varied, &marker, 3, 1001));
         let record = decode_record(&bytes, &PLACE, 7 << 64).unwrap();
         assert_eq!(record.front.key, b"key");
-        assert!(parts(&record.front, 7 << 64, (7 << 64, b"key"), &part.body).is_none());
+        assert!(parts(&record.front, 7 << 64, (7 << 64, b"key"), part.body.in_memory().unwrap()).is_none());
     }
 
     /// I-25: what a soft rule ended is stale when it comes back, whether or not the rule is still known.
@@ -260,7 +271,9 @@ mod tests {
         stored.raise_invalidation(8);
         let bytes = written(&whole_record(&stored, &[], 1001));
         let record = decode_record(&bytes, &PLACE, stored.hash).unwrap();
-        let back = parts(&record.front, stored.hash, (stored.hash, &stored.key), &stored.body).unwrap();
+        let back =
+            parts(&record.front, stored.hash, (stored.hash, &stored.key), stored.body.in_memory().unwrap())
+                .unwrap();
         assert_eq!((back.meta.fresh_until(), back.invalidation), (1020, 8));
     }
 
@@ -271,7 +284,7 @@ mod tests {
         assert!(is_large(SLICE_LEN + 10) && !is_large(SLICE_LEN));
         assert_eq!((slice_count(SLICE_LEN + 10), slice_count(SLICE_LEN)), (2, 1));
         for (number, range) in [(0, 0..SLICE_LEN), (1, SLICE_LEN..SLICE_LEN + 10)] {
-            let pieces = pieces(&stored.body, range.clone());
+            let pieces = pieces(stored.body.in_memory().unwrap(), range.clone());
             let new = slice_record(&stored, (6, number), &pieces, 1001);
             assert_eq!(new.hash, slice_hash(stored.hash, 6, number));
             let written = written(&new);

@@ -26,6 +26,7 @@ use super::recovery::Recovery;
 use super::segments::{Role, Segments};
 use crate::budget::{Budget, Charge, Purpose};
 use crate::mapping::aligned::AlignedPool;
+use crate::mapping::mapped::VolumeMap;
 
 mod rebuild;
 mod writing;
@@ -198,6 +199,18 @@ impl Volume {
             in_flight: 0,
             stats: VolumeStats::default(),
         })
+    }
+
+    /// Has segments written anew only when nobody sends from their mapping. Before anything is sent from it.
+    pub fn send_from(&mut self, map: Arc<VolumeMap>) {
+        self.segments.send_from(map);
+    }
+
+    /// Tells whether what was found lies in a segment that is not written to any more, and how often it was used, at most 3; `None` if it does not.
+    pub fn rests(&self, found: &Found, hash: u128) -> Option<u8> {
+        let is_sealed = self.segments.at(found.segment).role == Role::Sealed;
+        let slot = self.index.find(top(hash)).filter(|_| is_sealed && found.location == Location::Written)?;
+        Some(slot.hits)
     }
 
     /// Asks the processor for what [`Volume::find`] looks at.

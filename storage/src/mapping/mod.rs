@@ -1,5 +1,7 @@
 //! The bytes themselves: the arena's memory, its blocks and the bodies made of them.
 //!
+//! And the mappings of the disk tier's files, which nothing here reads.
+//!
 //! The one part of the crate that may use `unsafe`: many cores read a body while one writer fills it, and the kernel writes into
 //! its end, which no safe type of the language allows over one mapping. What keeps it sound, in one place:
 //!
@@ -8,6 +10,8 @@
 //! 3. Of a body's bytes, those below its published length are never written again, and those above are reached by at most one
 //!    [`body::Tail`] or the writer, never both.
 //! 4. Whoever holds bytes holds the `Arc` that keeps the mapping and their span.
+//!
+//! What keeps the mappings of files sound is in [`mapped`].
 
 // JUSTIFICATION: see above; the rest of the crate denies it.
 #![allow(unsafe_code)]
@@ -15,6 +19,8 @@
 pub mod aligned;
 pub mod arena;
 pub mod body;
+pub mod gates;
+pub mod mapped;
 pub(crate) mod prefetch;
 mod residence;
 mod watch;

@@ -224,7 +224,7 @@ fn parts_leave_with_the_whole_a_variant_a_removal_and_an_invalidation() {
     assert_eq!(tier.len(), 4, "a part of a later fetch does not push the whole out");
     let mut variant_key = PRIMARY.to_vec();
     variant_key.extend_from_slice(b"\nx");
-    let body = Arc::clone(&tier.lookup(hash(PRIMARY), PRIMARY).unwrap().body);
+    let body = Arc::clone(tier.lookup(hash(PRIMARY), PRIMARY).unwrap().body.in_memory().unwrap());
     let variant = crate::response::VariantOf {
         primary: hash(PRIMARY),
         primary_len: PRIMARY.len(),

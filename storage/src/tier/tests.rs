@@ -116,7 +116,7 @@ fn a_replaced_response_is_gone() {
     assert!(Arc::ptr_eq(&replaced, &old) && !old.is_live() && new.is_live());
     assert!(Arc::ptr_eq(tier.lookup(hash(1), &key(1)).unwrap(), &new));
     assert_eq!((tier.len(), tier.bytes(), budget.used(Purpose::Index)), (1, new.charged_len(), index));
-    assert_eq!(old.body.piece(9_999), &[7], "a send that runs goes on");
+    assert_eq!(old.body.in_memory().unwrap().piece(9_999), &[7], "a send that runs goes on");
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn what_varies_makes_room_for_its_rule() {
         key: key.into(),
         head: [0; 9].into(),
         meta: META,
-        body: Arc::clone(&tier.lookup(hash(99), &self::key(99)).unwrap().body),
+        body: Arc::clone(tier.lookup(hash(99), &self::key(99)).unwrap().body.in_memory().unwrap()),
         invalidation: 0,
         tags: Box::default(),
         variant: Some(crate::response::VariantOf { primary, primary_len, names: "accept".into() }),

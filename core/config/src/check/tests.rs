@@ -61,6 +61,8 @@ fn a_disk_tier_has_folders_that_differ_and_keeps_its_rules_beside_it() {
     assert_eq!(settings.disk, ["/b", "/a"]);
     assert_eq!((settings.disk_size, settings.disk_write_budget), (Some(1 << 40), Some(20 << 20)));
     assert_eq!((settings.disk_mean_object, settings.state.as_deref()), (16 << 10, Some("/b")));
+    let mapped = |value| given(&[("disk", "/b"), ("disk-mapped", value)]).unwrap().disk_mapped;
+    assert_eq!((mapped("0"), mapped("2GiB"), settings.disk_mapped), (Some(0), Some(2 << 30), None));
     let settings = given(&[("disk", "/b"), ("state", "/s")]).unwrap();
     assert_eq!((settings.disk_size, settings.state.as_deref()), (None, Some("/s")));
     assert_eq!(

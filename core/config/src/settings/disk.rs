@@ -56,6 +56,18 @@ pub(super) const ROWS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        flag: "disk-mapped",
+        value_name: "SIZE",
+        default_note: "half of the memory that --memory leaves of the machine's",
+        kind: Kind::Size { min: 0, max: 16 * TIB },
+        summary: "Send so much of the store from the page cache",
+        detail: "Responses of 32 KiB to 1 MiB that are read from disk again and again, and that --memory has no room for, are kept in the kernel's page cache and \
+                 sent from there, verified once, as long as the kernel keeps their pages. That memory is the kernel's: it is not part of --memory, and \
+                 taken from it by whoever needs it. 0 copies everything into --memory. Needs Linux 6.5 and a file system with direct I/O; without them \
+                 it is as with 0.",
+        ..PLAIN
+    },
+    Setting {
         flag: "disk-mean-object",
         value_name: "SIZE",
         default: Some("16KiB"),

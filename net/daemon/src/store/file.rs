@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aspis_config::values::write_size;
+use aspis_runtime::page_cache;
 use aspis_storage::disk::check::ReadAt;
 use aspis_storage::disk::format::BLOCK_LEN;
 use rustix::fs::{FallocateFlags, OFlags};
@@ -75,6 +77,24 @@ pub(super) fn open_direct(path: &Path) -> io::Result<(File, bool)> {
             Ok((private().open(path)?, false))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// What `statfs(2)` says of a file system in memory: its pages count as this process's own.
+const TMPFS: u64 = 0x0102_1994;
+
+/// Opens a volume to be mapped. The error says why that is of no use.
+pub(super) fn open_mapped(path: &Path) -> io::Result<OwnedFd> {
+    let file = File::open(path)?;
+    let magic = rustix::fs::fstatfs(&file)?.f_type;
+    if u64::try_from(magic).unwrap_or_default() & 0xffff_ffff == TMPFS {
+        return Err(io::Error::other("the store lies in memory already"));
+    }
+    match page_cache::is_resident(file.as_fd(), &(0..1)) {
+        Ok(_) => Ok(file.into()),
+        Err(error) => Err(io::Error::other(format!(
+            "the kernel does not tell what is in it, as Linux 6.5 does: {error}"
+        ))),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -332,7 +333,11 @@ impl Store {
     }
 
     /// Hands the volumes over to the cores; what stays watches their files.
-    pub(crate) fn boot(&mut self, write_budget: Option<u64>) -> Result<(DiskBoot, Folders), String> {
+    pub(crate) fn boot(
+        &mut self,
+        write_budget: Option<u64>,
+        mapped_len_max: u64,
+    ) -> Result<(DiskBoot, Folders), String> {
         let directories: Vec<Arc<Directory>> =
             self.folders.iter().map(|folder| Directory::new(&folder.path.display().to_string())).collect();
         let paths = |at: usize| {
@@ -343,8 +348,11 @@ impl Store {
             directories.iter().enumerate().map(|(at, directory)| (Arc::clone(directory), paths(at)));
         let folders = Folders::new(watched.collect())
             .map_err(|error| format!("the store cannot be watched: {error}"))?;
+        let mut mapped = self.open_mapped(mapped_len_max).into_iter();
+        let mapped_len_max = if mapped.len() > 0 { mapped_len_max } else { 0 };
         let volumes = std::mem::take(&mut self.volumes).into_iter().map(|volume| VolumeFile {
             file: volume.file.into(),
+            mapped: mapped.next(),
             directory: volume.folder,
             superblock: volume.superblock,
         });
@@ -355,7 +363,25 @@ impl Store {
             shard_bits,
             index_slots_per_volume: self.index_slots,
             write_budget,
+            mapped_len_max,
         };
         Ok((boot, folders))
+    }
+
+    /// Opens all volumes once more, to be mapped; none if they are not to be, or cannot.
+    fn open_mapped(&self, mapped_len_max: u64) -> Vec<OwnedFd> {
+        if mapped_len_max == 0 || self.volumes.iter().any(|volume| !volume.is_direct) {
+            return Vec::new();
+        }
+        let opened = self.volumes.iter().map(|volume| {
+            file::open_mapped(&volume_path(&self.folders[volume.folder].path, volume.superblock.shard))
+        });
+        match opened.collect::<io::Result<Vec<_>>>() {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::info!("nothing is sent from the page cache: {error}");
+                Vec::new()
+            }
+        }
     }
 }

@@ -58,6 +58,11 @@ impl StorePage {
             "read_bytes": sum(Counter::DiskReadBytes),
             "hits": sum(Counter::DiskHit),
             "misses": sum(Counter::DiskMiss),
+            "mapped": {
+                "bytes": sum(Counter::DiskMappedBytes),
+                "sent": sum(Counter::DiskMappedSent),
+                "gone": sum(Counter::DiskMappedGone),
+            },
             "folders": folders,
         })
     }

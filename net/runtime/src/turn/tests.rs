@@ -6,7 +6,7 @@ use crate::executor::CoreOptions;
 use crate::file::DiskFile;
 use crate::kernel::{Chance, incoming};
 use crate::ring::Ring;
-use crate::send::Source;
+use crate::send::{Piece, Source};
 use crate::socket::{Close, ReceiveEnd};
 use crate::stats::RingStats;
 use std::cell::RefCell;
@@ -46,15 +46,15 @@ struct Pieces {
 }
 
 impl Source for Pieces {
-    fn piece(&self, at: u64) -> &[u8] {
+    fn piece(&self, at: u64) -> Piece<'_> {
         let mut at = at as usize;
         for piece in &self.pieces {
             if at < piece.len() {
-                return &piece[at..];
+                return piece[at..].into();
             }
             at -= piece.len();
         }
-        &[]
+        [0_u8; 0].as_slice().into()
     }
 }
 

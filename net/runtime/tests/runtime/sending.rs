@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aspis_runtime::{Close, Source};
+use aspis_runtime::{Close, Piece, Source};
 
 use crate::harness::*;
 
@@ -20,12 +20,10 @@ impl Blocks {
 }
 
 impl Source for Blocks {
-    fn piece(&self, at: u64) -> &[u8] {
+    fn piece(&self, at: u64) -> Piece<'_> {
         let block_len = self.0[0].len() as u64;
-        match self.0.get((at / block_len) as usize) {
-            Some(block) => &block[(at % block_len) as usize..],
-            None => &[],
-        }
+        let block = self.0.get((at / block_len) as usize);
+        block.map_or(&[][..], |block| &block[(at % block_len) as usize..]).into()
     }
 }
 
@@ -164,7 +162,7 @@ fn bodies_to_a_stalled_reader_arrive_whole_and_in_order() {
 fn a_source_is_dropped_after_its_last_byte_left() {
     struct Watched(Rc<Blocks>, Rc<Cell<bool>>);
     impl Source for Watched {
-        fn piece(&self, at: u64) -> &[u8] {
+        fn piece(&self, at: u64) -> Piece<'_> {
             self.0.piece(at)
         }
     }

@@ -133,7 +133,8 @@ impl Shard {
     fn look_for_missing(&self, disk: &Disk, missing: &mut Vec<Arc<StoredResponse>>) -> (u64, bool) {
         let (mut count, now) = (0, self.ring.wall_seconds());
         let is_through = self.store.borrow_mut().walk(WRITTEN_OUT_PER_TURN, &mut |stored| {
-            if !is_of_use(stored, now) || !self.holds(stored) {
+            // What is mapped is there.
+            if !is_of_use(stored, now) || !self.holds(stored) || stored.body.mapped().is_some() {
                 return;
             }
             let mounted = disk.mounted(primary_of(stored));

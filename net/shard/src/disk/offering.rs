@@ -14,6 +14,7 @@ use aspis_storage::disk::stored::{
     head_record, is_large, marker_record, pieces, slice_count, slice_hash, slice_record, whole_record,
 };
 use aspis_storage::disk::volume::{Location, Refused, Volume};
+use aspis_storage::mapping::body::Body;
 use aspis_storage::response::{StoredResponse, VariantOf};
 
 use super::markers::Marker;
@@ -56,6 +57,8 @@ pub(super) struct Walk {
 struct StoredOffer {
     shard: Weak<Shard>,
     stored: Arc<StoredResponse>,
+    /// Its content.
+    body: Arc<Body>,
     primary: u128,
     why: Why,
     len: u64,
@@ -77,8 +80,8 @@ impl Offer for StoredOffer {
     }
 
     fn step(&mut self, volume: &mut Volume, now: u32) -> Result<Step, Refused> {
-        let stored = &*self.stored;
-        let len = stored.body.published();
+        let (stored, content) = (&*self.stored, &*self.body);
+        let len = content.published();
         if is_large(len) {
             let (write_id, written) = match self.slices {
                 Some(slices) => slices,
@@ -87,14 +90,14 @@ impl Offer for StoredOffer {
             if written < slice_count(len) {
                 let start = written * SLICE_LEN;
                 let end = len.min(start + SLICE_LEN);
-                let body = pieces(&stored.body, start..end);
+                let body = pieces(content, start..end);
                 // A body has fewer slices than 2^32: it would be 4 PiB.
                 let number = u32::try_from(written).map_err(|_| Refused::TooLarge)?;
                 volume.append(&slice_record(stored, (write_id, number), &body, now), now)?;
                 self.slices = Some((write_id, written + 1));
                 return Ok(Step::More(end - start));
             }
-            stored.body.set_write_id(write_id);
+            content.set_write_id(write_id);
             self.slices = Some((write_id, written));
         }
         if let (Some(variant), Some(shard)) = (&stored.variant, self.shard.upgrade()) {
@@ -102,7 +105,7 @@ impl Offer for StoredOffer {
         }
         match self.slices {
             Some((write_id, _)) => volume.append(&head_record(stored, (write_id, len), now), now)?,
-            None => volume.append(&whole_record(stored, &pieces(&stored.body, 0..len), now), now)?,
+            None => volume.append(&whole_record(stored, &pieces(content, 0..len), now), now)?,
         };
         Ok(Step::Done(len))
     }
@@ -182,11 +185,12 @@ impl Shard {
     }
 
     pub(super) fn offer_to_disk(&self, stored: Arc<StoredResponse>, primary: u128, why: Why) {
-        let Some(disk) = &self.disk else { return };
+        // What is mapped came from there.
+        let (Some(disk), Some(body)) = (&self.disk, stored.body.in_memory().map(Arc::clone)) else { return };
         stored.set_on_disk(true);
         let shard = Rc::downgrade(&self.handle());
         let len = offered_len(&stored);
-        let offer = StoredOffer { shard, stored, primary, why, len, slices: None };
+        let offer = StoredOffer { shard, stored, body, primary, why, len, slices: None };
         // It is told where it is not taken.
         let _ = disk.offer(Box::new(offer), why.used_before());
     }
@@ -230,6 +234,9 @@ impl Shard {
 
     /// Begins to look through memory for what the disk should know, unless that is under way or was done lately. From the timer.
     pub(crate) fn tend_disk(&self) {
+        if let Some(disk) = &self.disk {
+            disk.note_faults();
+        }
         let (now, walk) = (self.ring.now_millis(), &self.restores.walk);
         let is_due = !walk.is_on.get() && now >= walk.next_at.get();
         if self.disk.as_ref().is_some_and(|disk| is_due && !disk.is_ending()) {

@@ -41,7 +41,7 @@ const _: () = assert!(SMALL.1 + MEDIUM.1 + LARGE.1 == DISK_READS_MAX);
 const FRONT_LEN: usize = BLOCK_LEN as usize;
 
 /// A record longer than this is verified in a turn without another such thing.
-const LONG: usize = 128 * 1024;
+pub(super) const LONG: usize = 128 * 1024;
 
 /// A record that was read and verified, as long as somebody looks at it.
 pub(crate) struct ReadRecord {
@@ -365,7 +365,7 @@ impl Disk {
     }
 
     /// Acts on what the checks said.
-    fn judge<T>(
+    pub(super) fn judge<T>(
         &self,
         mounted: &Mounted,
         found: &Found,

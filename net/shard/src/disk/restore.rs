@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! marker ───────▶ by what the URI varies is known: the variant is looked for
-//! whole ────────▶ into memory
+//! whole ─┬──────▶ into memory
+//!        └ in the page cache: stays there (`mapped.rs`)
 //! being written ▶ as a fresh head: its slices are waited for where they are not there yet
 //! head ─┬ stale ▶ the origin is asked whether it is still good: with all slices in memory, or where they do not fit or only ranges are wanted without
 //!       └ fresh ▶ a fill for who wants all of it, and one for each range that is less than half: nothing else is read
@@ -33,6 +34,7 @@ use aspis_wire::FieldSlots;
 use aspis_wire::request::{RequestHead, parse_request};
 
 use super::large::{Judged, Large};
+use super::mapped;
 use super::markers::{Marker, Markers};
 use super::offering::Walk;
 use super::slices::SlicesOf;
@@ -68,11 +70,11 @@ pub(super) struct Waits {
 }
 
 /// What is read next: the record under the selected key, or the marker that says which of the URI's variants count.
-struct Target {
+pub(super) struct Target {
     /// The hash of the primary key.
-    primary: u128,
-    hash: u128,
-    key: Box<[u8]>,
+    pub(super) primary: u128,
+    pub(super) hash: u128,
+    pub(super) key: Box<[u8]>,
 }
 
 /// What a record turned out to be.
@@ -115,7 +117,7 @@ impl Restores {
         self.under_way.borrow().get(&hash).is_some_and(|restore| restore.waiting.iter().all(wants_range))
     }
 
-    fn is_outdated(&self, hash: u128) -> bool {
+    pub(super) fn is_outdated(&self, hash: u128) -> bool {
         self.under_way.borrow().get(&hash).is_some_and(|restore| restore.is_outdated)
     }
 }
@@ -177,7 +179,7 @@ impl Shard {
     }
 
     /// Tells whether a variant on disk counts, as far as is known now.
-    fn counts_on_disk(&self, front: &Front<'_>, primary: u128) -> bool {
+    pub(super) fn counts_on_disk(&self, front: &Front<'_>, primary: u128) -> bool {
         let (Content::Whole(facts) | Content::Head { facts, .. }) = &front.content else { return false };
         facts.variant.is_none_or(|variant| {
             let markers = self.restores.markers.borrow();
@@ -187,7 +189,7 @@ impl Shard {
     }
 
     /// Takes what came from disk into memory. What a rule took, or something in memory is in place of, is gone.
-    fn take_back(&self, stored: &Arc<StoredResponse>) -> bool {
+    pub(super) fn take_back(&self, stored: &Arc<StoredResponse>) -> bool {
         stored.set_on_disk(true);
         let is_taken = self.is_wanted(stored) && self.insert(stored).is_ok();
         if !is_taken {
@@ -246,6 +248,9 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
     if let Some(streaming) = shard.streaming(target.hash, &target.key) {
         let large = Large::of_streaming(&streaming)?;
         return (large.judge(shard) == Judged::Fresh).then(|| Restored::Large(Box::new(large)));
+    }
+    if mapped::restore(shard, target).await {
+        return Some(Restored::Stored);
     }
     shard.make_room(READ_LEN_MAX);
     let record = disk.read(target.primary, target.hash).await?;

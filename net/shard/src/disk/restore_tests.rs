@@ -2,6 +2,7 @@
 
 mod ending;
 mod large;
+mod mapped;
 mod streamed;
 
 use std::sync::Arc;

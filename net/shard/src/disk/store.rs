@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A store with a volume for each core, in a directory that goes with it.
 pub(super) struct Store {
     path: PathBuf,
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
     pub(super) directory: Arc<Directory>,
 }
 
@@ -80,6 +80,7 @@ impl Store {
     pub(super) fn open_as(&self, options: &OpenOptions) -> DiskBoot {
         let open = |shard| VolumeFile {
             file: options.open(self.volume_path(shard)).expect("it is there").into(),
+            mapped: None,
             directory: 0,
             superblock: self.superblock(shard),
         };
@@ -89,7 +90,18 @@ impl Store {
             shard_bits: SHARD_BITS,
             index_slots_per_volume: 4096,
             write_budget: None,
+            mapped_len_max: 0,
         }
+    }
+
+    /// Opens it as the daemon does, with its volumes mapped.
+    pub(super) fn open_mapped(&self, mapped_len_max: u64) -> DiskBoot {
+        let mut boot = self.open();
+        for volume in &mut boot.volumes {
+            let path = self.volume_path(volume.superblock.shard);
+            volume.mapped = Some(File::open(path).expect("it is there").into());
+        }
+        DiskBoot { mapped_len_max, ..boot }
     }
 
     /// Opens it as the daemon does: past the page cache where the file system allows.

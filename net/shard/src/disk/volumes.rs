@@ -176,6 +176,7 @@ impl Disk {
 
     /// Leaves a directory alone that just failed once too often: what waits for it is given up, and it is looked after.
     pub(super) fn leave_alone(&self, directory: usize) {
+        self.suspend_mappings(directory);
         for mounted in self.volumes.iter().filter(|mounted| mounted.directory == directory) {
             let count = self.drop_offers(mounted, |_| true);
             self.counters.add(Counter::DiskRefusedOffLine, count);
@@ -200,6 +201,7 @@ impl Disk {
             }
             if works.is_some() {
                 drop(health);
+                self.resume_mappings(directory);
                 return self.kick();
             }
         }

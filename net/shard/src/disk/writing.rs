@@ -445,6 +445,10 @@ impl Disk {
         let Write { file_offset, mut buffer, len, token } = write;
         let (mut done, mut outcome) = (0, Ok(()));
         while done < len && outcome.is_ok() {
+            if self.is_cut_short(mounted) {
+                outcome = Err(IoFailed::Short);
+                break;
+            }
             let at = file_offset + done as u64;
             let mut write = pin!(self.ring.write_at(&mounted.file, at, buffer, done..len));
             let (result, back) = loop {

@@ -292,7 +292,9 @@ impl Work<'_> {
                     let fields = joined_fields(&stored.head, &head);
                     let len = stored.body.published() + response.body.length().unwrap_or(0);
                     let whole = joined_head(&head, &fields, len);
-                    let prefix = Some(&stored.body);
+                    // Parts are in memory.
+                    let Some(prefix) = stored.body.in_memory() else { return Afterwards::Reset };
+                    let prefix = Some(prefix);
                     let content = Content::Follows;
                     return self.send_response(&whole, response.body, store, content, flight, prefix).await;
                 }

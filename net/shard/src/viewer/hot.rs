@@ -14,7 +14,7 @@ use aspis_cache::range;
 use aspis_exchange::response_head::error::refusal_status;
 use aspis_exchange::response_head::{self, ErrorAnswer, HIT_TAIL_LEN_MAX, HitTail};
 use aspis_exchange::{Action, Event, Exchange, OriginFailure, ResultType, Role, ViewerFacts};
-use aspis_runtime::{Close, SocketId, Source};
+use aspis_runtime::{Close, SocketId};
 use aspis_storage::replica::ReplicaTable;
 use aspis_storage::response::StoredResponse;
 use aspis_storage::tier::RamTier;
@@ -29,7 +29,6 @@ use crate::owner::Refresh;
 use crate::shard::Shard;
 use crate::storing::view_of;
 use crate::viewer::exchange::{self, Parked};
-use crate::viewer::relay::BodySource;
 use crate::viewer::stored::Material;
 use crate::viewer::{Deadline, Viewer, ViewerState, purge};
 
@@ -319,7 +318,7 @@ impl Shard {
         key: &mut Vec<u8>,
     ) -> Found<'s> {
         match store.lookup(hash, key) {
-            Some(found) if self.holds(found) => self.found(found),
+            Some(found) if self.holds(found) && self.can_send(found) => self.found(found),
             _ => self.look_further(store, exchange, head, hash, key),
         }
     }
@@ -343,7 +342,7 @@ impl Shard {
         let (now, primary_len) = (self.now(), key.len());
         let mut action = Action::Lookup { hash };
         let mut found = None;
-        let held = |found: &&Arc<StoredResponse>| self.holds(found);
+        let held = |found: &&Arc<StoredResponse>| self.holds(found) && self.can_send(found);
         if let Some(names) = store.vary_names(hash, key) {
             action = exchange.step(&self.behavior, Event::Varies { names, head, key_buffer: key }, now);
             if let Action::Lookup { hash } = action {
@@ -500,13 +499,13 @@ impl Shard {
     ) -> u64 {
         let body_len = if send_body { stored.body.published() } else { 0 };
         let head_len_max = stored.head.len() + HIT_TAIL_LEN_MAX;
-        if body_len <= INLINE_BODY_LEN_MAX {
+        if let (0..=INLINE_BODY_LEN_MAX, Some(body)) = (body_len, stored.body.in_memory()) {
             let mut written = 0;
             self.ring.send_with(socket, head_len_max + body_len as usize, |out| {
                 written = response_head::finish_hit(&self.behavior, &stored.head, tail, out);
                 let mut at = 0;
                 while at < body_len {
-                    let piece = stored.body.piece(at);
+                    let piece = body.piece(at);
                     out[written..written + piece.len()].copy_from_slice(piece);
                     written += piece.len();
                     at += piece.len() as u64;
@@ -517,7 +516,7 @@ impl Shard {
         }
         head_buffer.resize(head_len_max, 0);
         let head_len = response_head::finish_hit(&self.behavior, &stored.head, tail, head_buffer);
-        let source: Rc<dyn Source> = Rc::new(BodySource(Arc::clone(&stored.body)));
+        let source = self.source_of(&stored.body);
         self.ring.send_source(socket, &head_buffer[..head_len], source, 0..body_len);
         head_len as u64 + body_len
     }

@@ -10,9 +10,12 @@ use std::sync::Arc;
 
 use aspis_cache::range::ByteRange;
 use aspis_exchange::OriginFailure;
-use aspis_runtime::Source;
+use aspis_runtime::{Piece, Source};
 use aspis_storage::mapping::body::{Body, BodyState};
+use aspis_storage::mapping::mapped::Lease;
 use aspis_storage::passage::{Chunk, Passage, PassageReader, Step};
+use aspis_storage::stored_body::StoredBody;
+use aspis_telemetry::Counter;
 
 use crate::fill::{FillView, Reader};
 use crate::limits::FILL_PIECE_LEN;
@@ -48,8 +51,37 @@ pub(crate) enum RelayFailure {
 pub(crate) struct BodySource(pub(crate) Arc<Body>);
 
 impl Source for BodySource {
-    fn piece(&self, at: u64) -> &[u8] {
-        self.0.piece(at)
+    fn piece(&self, at: u64) -> Piece<'_> {
+        self.0.piece(at).into()
+    }
+}
+
+/// Bytes of a mapped body, for the ring. Without a lease there are none: its segment was written anew between the look and the send, and the viewer
+/// sees a connection that ends before the answer.
+struct MappedSource(Option<Lease>);
+
+impl Source for MappedSource {
+    fn piece(&self, at: u64) -> Piece<'_> {
+        self.0.as_ref().map_or(Piece::from([0_u8; 0].as_slice()), |lease| lease.piece(at).into())
+    }
+
+    fn unreadable(&self) {
+        if let Some(lease) = &self.0 {
+            lease.unreadable();
+        }
+    }
+}
+
+impl Shard {
+    /// What the ring sends a stored response's content from.
+    pub(crate) fn source_of(&self, body: &StoredBody) -> Rc<dyn Source> {
+        match body {
+            StoredBody::Memory(body) => Rc::new(BodySource(Arc::clone(body))),
+            StoredBody::Mapped(body) => {
+                self.counters.add(Counter::DiskMappedSent, 1);
+                Rc::new(MappedSource(body.lease()))
+            }
+        }
     }
 }
 
@@ -57,8 +89,8 @@ impl Source for BodySource {
 struct ChunkSource(Arc<Chunk>);
 
 impl Source for ChunkSource {
-    fn piece(&self, at: u64) -> &[u8] {
-        self.0.piece(at)
+    fn piece(&self, at: u64) -> Piece<'_> {
+        self.0.piece(at).into()
     }
 }
 

@@ -76,8 +76,8 @@ impl Work<'_> {
 
     async fn replied(&self, reply: Reply, forward: Forward) -> Next {
         match reply {
-            // The owner does not have the rule yet that this core has.
-            Reply::Stored(stored) if !self.shard.holds(&stored) => {
+            // The owner does not have the rule yet that this core has; or what is mapped went meanwhile.
+            Reply::Stored(stored) if !self.shard.holds(&stored) || !self.shard.can_send(&stored) => {
                 self.found.replace(None);
                 Next::Ask(forward)
             }

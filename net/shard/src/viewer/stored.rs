@@ -3,27 +3,23 @@
 //! Called by `viewer/hot.rs` where nothing has to be waited for, and by `viewer/exchange.rs` after the origin was asked. What is sent was
 //! decided by the exchange; this file queues it.
 
-use std::rc::Rc;
-use std::sync::Arc;
-
 use aspis_cache::range::{self, ByteRange, Selection};
 use aspis_cache::stored::StoredMeta;
 use aspis_exchange::response_head::{self, ErrorAnswer, Multipart, StoredReply};
 use aspis_exchange::{AnswerKind, Exchange, StoredAnswer};
-use aspis_runtime::{SocketId, Source};
-use aspis_storage::mapping::body::Body;
+use aspis_runtime::SocketId;
+use aspis_storage::stored_body::StoredBody;
 use aspis_wire::request::RequestHead;
 
 use crate::limits::INLINE_BODY_LEN_MAX;
 use crate::shard::Shard;
-use crate::viewer::relay::BodySource;
 
 /// What an answer is made from: a stored response, or one whose head was just freshened.
 pub(crate) struct Material<'m> {
     pub(crate) hash: u128,
     pub(crate) head: &'m [u8],
     pub(crate) meta: &'m StoredMeta,
-    pub(crate) body: &'m Arc<Body>,
+    pub(crate) body: &'m StoredBody,
 }
 
 impl Shard {
@@ -76,13 +72,12 @@ impl Shard {
     }
 
     /// Queues a head with bytes of a body; small ones are copied so that they leave with one send.
-    fn send_range(&self, socket: SocketId, mut head: Vec<u8>, body: &Arc<Body>, range: ByteRange) -> u64 {
+    fn send_range(&self, socket: SocketId, mut head: Vec<u8>, body: &StoredBody, range: ByteRange) -> u64 {
         let sent_len = head.len() as u64 + range.len();
-        if range.len() > INLINE_BODY_LEN_MAX {
-            let source: Rc<dyn Source> = Rc::new(BodySource(Arc::clone(body)));
-            self.ring.send_source(socket, &head, source, range.start..range.end);
+        let Some(body) = body.in_memory().filter(|_| range.len() <= INLINE_BODY_LEN_MAX) else {
+            self.ring.send_source(socket, &head, self.source_of(body), range.start..range.end);
             return sent_len;
-        }
+        };
         let mut at = range.start;
         while at < range.end {
             let piece = body.piece(at);
@@ -94,7 +89,7 @@ impl Shard {
         sent_len
     }
 
-    fn send_parts(&self, socket: SocketId, head: Vec<u8>, body: &Arc<Body>, multipart: Multipart) -> u64 {
+    fn send_parts(&self, socket: SocketId, head: Vec<u8>, body: &StoredBody, multipart: Multipart) -> u64 {
         let mut sent_len = head.len() as u64;
         self.ring.send_owned(socket, head);
         for (before, range) in multipart.parts {
