@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) object_size: u64,
     /// Rounds of each kind of rule.
     pub(crate) rounds: usize,
+    /// Leaves out the part before the stream.
+    pub(crate) only_stream: bool,
     /// Seconds of the stream; 0 leaves it out.
     pub(crate) seconds: u64,
     /// Invalidations in each of them.
@@ -59,20 +61,23 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let flags = ["--memory", &memory, "--cores", &cores, "--state", &state, "--idle-timeout", "1h"];
     let program = process::find_aspis(options.aspis.as_deref())?;
     let server = Aspis::start(&program, origin.address(), None, &flags)?;
-    fill(&server, options.objects, size)?;
+    let streamed = options.objects.min(RATE_OBJECTS_MAX);
+    let objects = if options.only_stream { streamed } else { options.objects };
+    fill(&server, objects, size)?;
     println!(
         "{} objects of {size} bytes stored in {:.0} s, {} origin requests, {:.0} MiB resident of at most {:.0} MiB",
-        options.objects,
+        objects,
         began.elapsed().as_secs_f64(),
         origin.requests(),
         mib(server.server.status_bytes("VmRSS")),
         memory.parse().map_or(0.0, mib)
     );
-    let effect = effect::run(&server, &origin, options)?;
+    let effect = options.only_stream || effect::run(&server, &origin, options)?;
     let rate = options.seconds == 0 || {
-        let objects = options.objects.min(RATE_OBJECTS_MAX);
-        fill(&server, objects, size)?;
-        rate::run(&server, &origin, options, objects)?
+        if !options.only_stream {
+            fill(&server, streamed, size)?;
+        }
+        rate::run(&server, &origin, options, streamed)?
     };
     println!("\nThe whole run took {:.0} s.", began.elapsed().as_secs_f64());
     Ok(effect && rate)

@@ -144,6 +144,7 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             objects: number(arguments, "objects"),
             object_size: number(arguments, "object-size"),
             rounds: number(arguments, "rounds") as usize,
+            only_stream: arguments.get_flag("only-stream"),
             seconds: number(arguments, "seconds"),
             rate: number(arguments, "rate"),
             cores: number(arguments, "cores"),

@@ -193,7 +193,7 @@ fn ask_until(server: &Aspis, over: &AtomicBool) -> io::Result<Vec<f64>> {
     Ok(times)
 }
 
-pub(super) fn p99(times: &[f64]) -> f64 {
+fn p99(times: &[f64]) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
     quantile(&sorted, 0.99).unwrap_or(f64::INFINITY)
@@ -208,6 +208,6 @@ pub(super) fn settled(server: &Aspis) -> io::Result<bool> {
     gauge(server, "aspis_invalidation_rules_pending").map(|pending| pending == 0.0)
 }
 
-pub(super) fn gauge(server: &Aspis, name: &str) -> io::Result<f64> {
+fn gauge(server: &Aspis, name: &str) -> io::Result<f64> {
     sum(&server.metrics()?, name).ok_or_else(|| io::Error::other(format!("no metric {name}")))
 }

@@ -10,6 +10,7 @@
 pub(crate) mod api;
 mod batch;
 mod limits;
+mod pace;
 mod record;
 mod recovery;
 mod registry;
@@ -19,17 +20,18 @@ pub(crate) mod time;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use aspis_cache::invalidation::{Rule, Wildcards};
 use aspis_shard::{Purged, Purges, RuleBatch, Shards};
 use aspis_telemetry::{CoreCounters, Counter};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::Instant;
 
 use crate::admin::Readiness;
 use crate::metrics::Level;
 use batch::{Batch, ItemKind};
 use limits::{BODY_COUNT_MAX, HEAL_AFTER, IN_PROGRESS_COUNT_MAX};
+use pace::Pace;
 use record::Header;
 pub(crate) use recovery::Bound;
 use registry::{Refusal, Registry, Replacement, Until, View, Waiter};
@@ -39,8 +41,12 @@ use rules_log::{LogThread, Told};
 pub(crate) trait Cores: Send + Sync {
     /// Gives the next number; from now on what is fetched carries it.
     fn next_number(&self) -> u64;
-    /// Tells every core of a batch.
+    /// Tells every core of a batch; one that sleeps looks at it before it does anything else, but is not woken.
     fn tell(&self, batch: RuleBatch);
+    /// Wakes the cores that sleep, so that they apply what they were told.
+    fn ring(&self);
+    /// Has `rules_changed` called when every core has applied this number; `u64::MAX` for none.
+    fn await_applied(&self, number: u64);
     /// The number that every core has applied.
     fn applied(&self) -> u64;
     /// The same for each core, for the metrics.
@@ -58,6 +64,14 @@ impl Cores for Shards {
 
     fn tell(&self, batch: RuleBatch) {
         self.add_rules(&Arc::new(batch));
+    }
+
+    fn ring(&self) {
+        self.ring_all();
+    }
+
+    fn await_applied(&self, number: u64) {
+        self.await_rules(number);
     }
 
     fn applied(&self) -> u64 {
@@ -85,6 +99,9 @@ pub(crate) struct Invalidations {
     log: Mutex<Log>,
     /// Something changed at the cores or in the log.
     changed: Arc<Notify>,
+    bell: Mutex<Bell>,
+    /// The bell is due, but not yet.
+    ring_later: Notify,
     purges: mpsc::Sender<Purge>,
     counters: Arc<CoreCounters>,
     /// Requests that wait for completion.
@@ -92,6 +109,13 @@ pub(crate) struct Invalidations {
     /// Places for bodies that are being read.
     bodies: Semaphore,
     wildcards: Wildcards,
+}
+
+/// When the cores are rung.
+struct Bell {
+    pace: Pace,
+    /// Something was told since.
+    is_due: bool,
 }
 
 /// Where what is accepted is kept.
@@ -170,6 +194,8 @@ pub(crate) fn open(
         cores: OnceLock::new(),
         log: Mutex::new(log),
         changed: Arc::new(Notify::new()),
+        bell: Mutex::new(Bell { pace: Pace::new(Instant::now()), is_due: false }),
+        ring_later: Notify::new(),
         purges,
         counters: Arc::new(CoreCounters::new()),
         waiting: Semaphore::new(limits::WAITING_COUNT_MAX),
@@ -196,7 +222,7 @@ fn still_counting(header: &Header, records: &[(record::Invalidation, Arc<[u8]>)]
 }
 
 impl Invalidations {
-    /// What the cores call when they have applied or settled something.
+    /// What the cores call when they have applied what is awaited, or settled something.
     pub(crate) fn rules_changed(&self) -> Arc<dyn Fn() + Send + Sync> {
         let changed = Arc::clone(&self.changed);
         Arc::new(move || changed.notify_one())
@@ -218,12 +244,16 @@ impl Invalidations {
         let mut mend_at = Instant::now();
         loop {
             let is_broken = self.registry().broken().is_some();
+            let ring_at = self.ring_at();
             tokio::select! {
                 Some(told) = incoming.told.recv() => self.take(told, &readiness),
                 Some(purge) = incoming.purges.recv() => self.purge_now(purge),
                 () = self.changed.notified() => self.progress(),
-                // The only timer, and only while the disk fails.
-                () = tokio::time::sleep_until(mend_at), if is_broken => {
+                // The next time of this loop knows when.
+                () = self.ring_later.notified() => {}
+                // The only timers: one of a few milliseconds after a batch of a stream, and one while the disk fails.
+                () = tokio::time::sleep_until(ring_at.unwrap_or(mend_at).into()), if ring_at.is_some() => self.ring_if_free(),
+                () = tokio::time::sleep_until(mend_at.into()), if is_broken => {
                     mend_at = Instant::now() + HEAL_AFTER;
                     self.replace_log(Registry::mend);
                 }
@@ -256,6 +286,7 @@ impl Invalidations {
         let Some(cores) = self.cores() else { return Err(Refusal::Log("the server is starting".into())) };
         let rules = batch.rules.clone();
         let path_count = batch.items.iter().filter(|item| matches!(item.kind, ItemKind::Path)).count();
+        self.progress();
         let due;
         let number;
         {
@@ -268,6 +299,7 @@ impl Invalidations {
             number = at;
             let Some(accepted) = accepted else { return Ok(number) };
             cores.tell(RuleBatch { number, rules });
+            self.bell().is_due = true;
             // Within the lock, so that records are in the log in their order, and in each replacement of it.
             due = match &*log {
                 Log::File(log) => {
@@ -277,22 +309,59 @@ impl Invalidations {
                 Log::Memory | Log::Closed => registry.logged(number, 0),
             };
         }
+        self.ring_if_free();
         self.counters.add(by, 1);
         self.counters.add(Counter::InvalidationPaths, path_count as u64);
         due.call();
         Ok(number)
     }
 
+    fn bell(&self) -> MutexGuard<'_, Bell> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When cores are to be rung that were not yet.
+    fn ring_at(&self) -> Option<Instant> {
+        let bell = self.bell();
+        bell.is_due.then(|| bell.pace.free_at())
+    }
+
+    /// Rings the cores if something was told, now or when the pace lets it.
+    fn ring_if_free(&self) {
+        let mut bell = self.bell();
+        let now = Instant::now();
+        if !bell.is_due {
+            return;
+        }
+        if bell.pace.free_at() > now {
+            return self.ring_later.notify_one();
+        }
+        bell.is_due = false;
+        bell.pace.note(now);
+        drop(bell);
+        if let Some(cores) = self.cores() {
+            cores.ring();
+        }
+    }
+
     /// Has `waiter` called when an invalidation is so far.
     fn wait(&self, number: u64, until: Until, waiter: Waiter) {
-        let outcome = self.registry().wait(number, until, waiter);
+        let (outcome, awaited) = {
+            let mut registry = self.registry();
+            (registry.wait(number, until, waiter), registry.awaited())
+        };
         match outcome {
             Ok(due) => due.call(),
             Err(waiter) => waiter(Err("it could not be kept".into())),
         }
+        if let (Until::Completed, Some(cores)) = (until, self.cores()) {
+            cores.await_applied(awaited);
+        }
     }
 
     fn take(&self, told: Told, readiness: &Readiness) {
+        // Mostly the cores were quicker, and who waits for the log hears of the completion at once.
+        self.progress();
         let due = {
             let mut registry = self.registry();
             match told {
@@ -315,10 +384,16 @@ impl Invalidations {
     fn progress(&self) {
         let Some(cores) = self.cores() else { return };
         let (applied, settled) = (cores.applied(), cores.settled());
-        let (due, is_news) = {
+        let (due, is_news, awaited) = {
             let mut registry = self.registry();
-            (registry.applied(applied), registry.settled(settled))
+            let was_awaited = registry.awaited() != u64::MAX;
+            let (due, is_news) = (registry.applied(applied), registry.settled(settled));
+            (due, is_news, was_awaited.then(|| registry.awaited()))
         };
+        // Who is told of what he waited for waits for something else now.
+        if let Some(awaited) = awaited {
+            cores.await_applied(awaited);
+        }
         if is_news {
             cores.forget(settled);
         }
@@ -350,6 +425,7 @@ impl Invalidations {
 
     /// Levels for `/metrics`.
     pub(crate) fn levels(&self) -> Vec<Level> {
+        self.progress();
         let figures = self.registry().figures();
         let level = |name, help, value| Level { name, help, label: None, value };
         let mut levels = vec![
@@ -383,6 +459,7 @@ impl Invalidations {
     }
 
     fn view(&self, number: u64) -> Option<View> {
+        self.progress();
         self.registry().by_number(number)
     }
 }

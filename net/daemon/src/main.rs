@@ -20,6 +20,7 @@ mod listeners;
 mod log_writer;
 mod memory;
 mod metrics;
+mod niceness;
 mod notify;
 mod origin_tls;
 mod process;

@@ -14,6 +14,7 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use crate::limits::EXECUTOR_PREEMPT;
 use crate::mailbox::Doorbell;
 use crate::ring::{Handler, Inner, Ring, State};
+use crate::slice;
 use crate::turn;
 
 /// How a core is set up.
@@ -116,6 +117,7 @@ fn run_core<H: Handler, F: FnOnce(Ring) -> Rc<H>>(
     make: F,
     report: &mpsc::SyncSender<Result<(), StartError>>,
 ) {
+    slice::ask_for_short();
     let executor = LocalExecutorBuilder::new(options.cpu.map_or(Placement::Unbound, Placement::Fixed))
         .name(&options.name)
         .preempt_timer(EXECUTOR_PREEMPT)

@@ -39,6 +39,7 @@ pub mod probe;
 mod receive;
 mod ring;
 mod send;
+mod slice;
 mod slots;
 mod socket;
 mod stats;

@@ -106,10 +106,26 @@ impl<M: Send> Post<M> {
     /// # Panics
     /// If there is no such core.
     pub fn send(&self, core: usize, message: M) -> Result<(), M> {
-        let core = &self.0[core];
-        core.queue.push(message)?;
-        core.doorbell.ring();
+        self.put(core, message)?;
+        self.ring(core);
         Ok(())
+    }
+
+    /// Puts a message into the mailbox of `core`, which looks at it when it wakes; whoever calls this rings later. Gives the message back if the
+    /// mailbox is full.
+    ///
+    /// # Panics
+    /// If there is no such core.
+    pub fn put(&self, core: usize, message: M) -> Result<(), M> {
+        self.0[core].queue.push(message)
+    }
+
+    /// Wakes `core` if it sleeps.
+    ///
+    /// # Panics
+    /// If there is no such core.
+    pub fn ring(&self, core: usize) {
+        self.0[core].doorbell.ring();
     }
 
     /// Returns the number of cores.

@@ -315,15 +315,39 @@ impl Shards {
         self.rules.next()
     }
 
-    /// Tells every core of a batch, rung if it sleeps. Batches are to be told in the order of their numbers.
+    /// Tells every core of a batch. Batches are to be told in the order of their numbers.
+    ///
+    /// A core that sleeps is not rung for it: whatever wakes it has it take the batch in before it looks at anything stored. Until then it has not
+    /// applied it, so [`ring_all`](Self::ring_all) is to follow soon.
     pub fn add_rules(&self, batch: &Arc<RuleBatch>) {
-        self.tell_all(|| Message::Rules(Arc::clone(batch)));
+        for core in 0..self.counters.len() {
+            let mut waiting = Message::Rules(Arc::clone(batch));
+            while let Err(back) = self.post.put(core, waiting) {
+                waiting = back;
+                // Who sleeps would never make room.
+                self.post.ring(core);
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Wakes every core that sleeps.
+    pub fn ring_all(&self) {
+        for core in 0..self.counters.len() {
+            self.post.ring(core);
+        }
     }
 
     /// The number of the newest batch that every core holds its answers against: no request that comes now is answered with what a rule up
     /// to there concerns (I-21).
     pub fn rules_applied(&self) -> u64 {
         self.rules.applied()
+    }
+
+    /// Has `rules_changed` called when every core has applied the rules up to this number, if that is not so already; `u64::MAX` for none.
+    /// Only the last call counts. Without it nothing is told of rules that are applied: a stream of them would wake the caller for each.
+    pub fn await_rules(&self, number: u64) {
+        self.rules.await_applied(number);
     }
 
     /// The same for each core.

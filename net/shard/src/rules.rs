@@ -15,7 +15,7 @@ mod sweep;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use aspis_cache::invalidation::{Rule, RuleTable, Subject, Verdict};
 use aspis_storage::budget::{Budget, Charge, Purpose};
@@ -50,7 +50,8 @@ pub struct Invalidations {
     pub rules: Vec<RuleBatch>,
     /// The number of the newest batch that was ever accepted.
     pub first_number: u64,
-    /// Called on a core's thread after it applied rules or settled them; it must not wait for anything.
+    /// Called on a core's thread after rules that are [awaited](crate::Shards::await_rules) were applied, and after some were settled; it must
+    /// not wait for anything.
     pub rules_changed: Arc<dyn Fn() + Send + Sync>,
     /// Who takes what PURGE requests name; `None` refuses them.
     pub purges: Option<Arc<dyn Purges>>,
@@ -87,6 +88,8 @@ pub(crate) struct RuleNumbers {
     /// How often an unsafe request invalidated something (RFC 9111 §4.4).
     unsafes: AtomicU64,
     cores: Box<[CoreProgress]>,
+    /// The number that somebody waits for; `u64::MAX` if nobody does.
+    awaited: AtomicU64,
     changed: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -97,6 +100,7 @@ impl RuleNumbers {
             accepted: AtomicU64::new(accepted),
             unsafes: AtomicU64::new(0),
             cores: (0..cores).map(|_| CoreProgress::default()).collect(),
+            awaited: AtomicU64::new(u64::MAX),
             changed,
         }
     }
@@ -109,6 +113,21 @@ impl RuleNumbers {
     /// The number that every core has reached.
     pub(crate) fn applied(&self) -> u64 {
         self.least(|core| &core.applied)
+    }
+
+    /// Has `changed` called when every core has reached `number`, now if that is so.
+    pub(crate) fn await_applied(&self, number: u64) {
+        self.awaited.store(number, Ordering::Relaxed);
+        self.tell_if_awaited();
+    }
+
+    /// Calls `changed` if what is awaited has come. Both sides store, fence and look: of two cores that reach a number at once, or a core and who begins
+    /// to wait for it, at least the one whose fence is second sees what both stored.
+    fn tell_if_awaited(&self) {
+        fence(Ordering::SeqCst);
+        if self.applied() >= self.awaited.load(Ordering::Relaxed) {
+            (self.changed)();
+        }
     }
 
     /// The number that each core has reached.
@@ -268,7 +287,7 @@ impl Shard {
         rules.recharge(|bytes| self.make_room(bytes));
         rules.latest.set(rules.table.borrow().latest());
         rules.progress().applied.store(rules.latest(), Ordering::Release);
-        (rules.shared.changed)();
+        rules.shared.tell_if_awaited();
         // Where everything sleeps nothing else would wake the sweep.
         self.arm_sweep();
     }

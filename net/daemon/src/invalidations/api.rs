@@ -122,6 +122,7 @@ where
 
 /// Answers `GET /v1/invalidations/ID`.
 pub(crate) async fn read(invalidations: &Invalidations, id: &str, query: &Query) -> Reply {
+    invalidations.progress();
     let found = invalidations.registry().by_id(id);
     let Some(view) = found else {
         return Problem::new(
@@ -154,6 +155,7 @@ pub(crate) fn list(invalidations: &Invalidations, query: &Query) -> Reply {
             .reply();
         }
     };
+    invalidations.progress();
     let Some((page, is_truncated)) = invalidations.registry().list(query.value("marker"), count) else {
         return Problem::bad("marker", "no invalidation has the id in marker; begin without it").reply();
     };

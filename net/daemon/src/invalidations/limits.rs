@@ -39,6 +39,11 @@ pub(crate) const RECORD_LEN_MAX: usize = 32 << 20;
 pub(crate) const REWRITE_LEN_MIN: u64 = 1 << 20;
 /// How soon a log that could not be written is tried again.
 pub(crate) const HEAL_AFTER: Duration = Duration::from_secs(1);
+/// In a stream of invalidations the log is synced, and cores that sleep are rung, once in so long; see [`super::pace`]. So much longer may an answer
+/// take, and completion. A sync and what the kernel does for it cost 30 microseconds of a processor, a core's way out of its sleep 10.
+pub(crate) const PACE: Duration = Duration::from_millis(4);
+/// Before that it is done at once so many times, a credit that comes back at the pace: for a list of paths that a script sends one after the other.
+pub(crate) const PACE_BURST: u32 = 16;
 /// The invalidations of one page of the list, unless it says otherwise (I-2).
 pub(crate) const PAGE_LEN: usize = 100;
 /// The most of them.

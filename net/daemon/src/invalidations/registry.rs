@@ -13,6 +13,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -128,6 +129,8 @@ pub(crate) struct Registry {
     /// Accepted or logged, not completed.
     open: BTreeSet<u64>,
     open_len: usize,
+    /// Those of them for whose completion somebody waits.
+    awaited: BTreeSet<u64>,
     /// The bytes of all records, and of those whose rules still matter.
     kept_len: usize,
     unsettled_len: usize,
@@ -151,6 +154,7 @@ impl Registry {
             by_reference: HashMap::new(),
             open: BTreeSet::new(),
             open_len: 0,
+            awaited: BTreeSet::new(),
             kept_len: 0,
             unsettled_len: 0,
             last: header.numbers,
@@ -256,7 +260,12 @@ impl Registry {
         let is_so_far = kept.stage >= if until == Until::Logged { Stage::Logged } else { Stage::Completed };
         match is_so_far {
             true => due.0.push((waiter, Ok(kept.view(number)))),
-            false => kept.waiters.push((until, waiter)),
+            false => {
+                if until == Until::Completed {
+                    self.awaited.insert(number);
+                }
+                kept.waiters.push((until, waiter));
+            }
         }
         Ok(due)
     }
@@ -280,6 +289,12 @@ impl Registry {
             due.extend(kept.waiters.into_iter().map(|(_, waiter)| waiter), &Err(Arc::clone(cause)));
         }
         due
+    }
+
+    /// Returns the next number that the cores have to apply because somebody waits for it; `u64::MAX` if nobody does.
+    pub(crate) fn awaited(&self) -> u64 {
+        let further = (Bound::Excluded(self.applied), Bound::Unbounded);
+        self.awaited.range(further).next().copied().unwrap_or(u64::MAX)
     }
 
     /// Every core has applied everything up to this number.
@@ -312,6 +327,7 @@ impl Registry {
         }
         for number in completed {
             self.open.remove(&number);
+            self.awaited.remove(&number);
             self.open_len -= self.kept[&number].record.len();
         }
         self.forget_old();
@@ -372,6 +388,7 @@ impl Registry {
         if number > self.header.settled {
             self.unsettled_len -= kept.record.len();
         }
+        self.awaited.remove(&number);
         if self.open.remove(&number) {
             self.open_len -= kept.record.len();
         }

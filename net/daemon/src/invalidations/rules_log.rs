@@ -2,7 +2,7 @@
 //!
 //! A thread of its own writes it, so that no core and no admin request waits for a disk that others wait for. What waits when it is free is
 //! written and synced together (group commit): with one sync in flight, thousands of invalidations a second cost as many syncs as the disk does
-//! anyway. What it tells comes back as [`Told`]. Invariants:
+//! anyway. A stream of them is synced at a [`Pace`], since each sync takes time of processors that also serve. What it tells comes back as [`Told`]. Invariants:
 //!
 //! - what was told as synced survives kill -9 and a loss of power;
 //! - a file is only appended to or replaced as a whole (written beside, synced, renamed, folder synced);
@@ -13,12 +13,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tokio::sync::mpsc;
 
+use super::pace::Pace;
 use super::record::Header;
-use crate::files;
+use crate::{files, niceness};
 
 /// The log's name in its folder.
 pub(crate) const FILE_NAME: &str = "rules.log";
@@ -59,8 +61,10 @@ impl LogThread {
         // Bounded by what may be in progress: each is asked for once.
         let (asks, asked) = unbounded();
         let mut writer = Writer { disk, tell, broken: None };
-        let thread =
-            std::thread::Builder::new().name("aspis-rules".to_owned()).spawn(move || writer.run(&asked))?;
+        let thread = std::thread::Builder::new().name("aspis-rules".to_owned()).spawn(move || {
+            niceness::stand_back();
+            writer.run(&asked);
+        })?;
         Ok(LogThread { asks: Some(asks), thread: Some(thread) })
     }
 
@@ -109,7 +113,11 @@ impl<D: Disk> Writer<D> {
     fn run(&mut self, asked: &Receiver<Asked>) {
         let mut group: Vec<u8> = Vec::new();
         let mut numbers: Vec<u64> = Vec::new();
+        let mut pace = Pace::new(Instant::now());
         while let Ok(first) = asked.recv() {
+            // Asleep, not at the queue: who fills it has nobody to wake.
+            wait_until(pace.free_at());
+            pace.note(Instant::now());
             let mut next = Some(first);
             while let Some(ask) = next {
                 match ask {
@@ -169,6 +177,11 @@ impl<D: Disk> Writer<D> {
         // Nobody listens any more when the process ends.
         let _ = self.tell.send(told);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a thread of its own, never a core")]
+fn wait_until(moment: Instant) {
+    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
 }
 
 fn cause(what: &str, error: &io::Error) -> Arc<str> {

@@ -17,7 +17,9 @@ struct FakeCores {
     applied: AtomicU64,
     settled: AtomicU64,
     forgotten: AtomicU64,
+    rung: AtomicU64,
     told: Mutex<Vec<RuleBatch>>,
+    applies_when_rung: bool,
 }
 
 impl Cores for FakeCores {
@@ -30,6 +32,14 @@ impl Cores for FakeCores {
         assert!(told.last().is_none_or(|last| last.number < batch.number), "numbers rise");
         told.push(batch);
     }
+
+    fn ring(&self) {
+        let told = self.told.lock().expect("no panic").len() as u64;
+        self.rung.fetch_add(1, Ordering::SeqCst);
+        self.applied.fetch_max(told * u64::from(self.applies_when_rung), Ordering::SeqCst);
+    }
+
+    fn await_applied(&self, _: u64) {}
 
     fn applied(&self) -> u64 {
         self.applied.load(Ordering::SeqCst)
@@ -56,10 +66,14 @@ struct Rig {
 
 impl Rig {
     fn new(state: Option<&Path>) -> Self {
+        Self::with(state, FakeCores::default())
+    }
+
+    fn with(state: Option<&Path>, cores: FakeCores) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (invalidations, incoming, beginning) =
             open(state, Bound::default(), Wildcards::Trailing).expect("it opens");
-        let cores = Arc::new(FakeCores::default());
+        let cores = Arc::new(cores);
         cores.last.store(beginning.last_number, Ordering::SeqCst);
         invalidations.attach(Arc::clone(&cores) as Arc<dyn Cores>);
         runtime.spawn(Arc::clone(&invalidations).run(incoming, Arc::default()));
@@ -201,6 +215,28 @@ fn a_purge_is_told_when_it_is_completed() {
     let id = rig.list("/").1["items"][0]["id"].as_str().expect("listed").to_owned();
     let (_, document) = rig.get(&id, "/");
     assert_eq!((document["paths"][0].as_str(), document["soft"].as_bool()), (Some("/x"), Some(true)));
+}
+
+/// I-20: the last of a stream is rung for as well, and one bell does for many.
+#[test]
+fn cores_that_sleep_are_rung_at_a_pace() {
+    const COUNT: u64 = 500;
+    let rig = Rig::with(None, FakeCores { applies_when_rung: true, ..FakeCores::default() });
+    let (status, first) = rig.post("/", r#"{"all":true}"#);
+    assert_eq!((status, rig.cores.rung.load(Ordering::SeqCst)), (201, 1), "nobody waits for the first");
+    let began = Instant::now();
+    for _ in 0..COUNT {
+        rig.post("/", r#"{"all":true}"#);
+    }
+    // Each look completes what the cores have applied, whether they told or not.
+    assert_eq!(rig.get(first["id"].as_str().expect("an id"), "/").1["status"], "Completed");
+    while rig.cores.applied() <= COUNT {
+        rig.runtime.block_on(async { tokio::time::sleep(limits::PACE).await });
+        assert!(began.elapsed() < Duration::from_secs(30), "the last ones are never rung for");
+    }
+    let at_pace = began.elapsed().as_micros() / limits::PACE.as_micros();
+    let rung = u128::from(rig.cores.rung.load(Ordering::SeqCst));
+    assert!(rung <= at_pace + u128::from(limits::PACE_BURST) + 2, "{rung} in {at_pace}");
 }
 
 /// Whoever asks while the process ends must not be told that it is kept.

@@ -189,6 +189,7 @@ impl Stage {
     pub(crate) fn invalidate(&self, rules: Vec<Rule>) -> u64 {
         let number = self.shards().next_rule_number();
         self.shards().add_rules(&Arc::new(RuleBatch { number, rules }));
+        self.shards().ring_all();
         self.wait(|| self.shards().rules_applied() >= number);
         number
     }

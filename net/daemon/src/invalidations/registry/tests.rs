@@ -94,6 +94,26 @@ fn completed_needs_the_log_and_every_core() {
     }
 }
 
+/// The cores tell of nothing else, so a number that is missing here would never be told.
+#[test]
+fn what_the_cores_must_tell_is_the_next_number_that_somebody_waits_for() {
+    let mut rig = Rig::new();
+    for _ in 0..5 {
+        rig.accept(r#"{"all":true}"#);
+    }
+    assert_eq!(rig.registry.awaited(), u64::MAX);
+    for (number, until) in [(1, Until::Logged), (4, Until::Completed), (2, Until::Completed)] {
+        rig.wait(number, until);
+    }
+    assert_eq!(rig.registry.awaited(), 2);
+    rig.registry.applied(3).call();
+    assert_eq!(rig.registry.awaited(), 4, "the log is missing for 2, which no core can tell");
+    rig.registry.failed(&[4], &"full".into()).call();
+    assert_eq!(rig.registry.awaited(), u64::MAX);
+    rig.registry.logged(3, 0).call();
+    assert!(rig.registry.awaited.is_empty());
+}
+
 /// I-5: the same reference with the same set is the earlier one, with other items a conflict.
 #[test]
 fn a_caller_reference_is_one_invalidation() {

@@ -2,6 +2,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::invalidations::limits::{PACE, PACE_BURST};
 
 /// A disk that fails as it is told, and holds the thread until the test lets it go.
 #[derive(Clone, Default)]
@@ -103,6 +104,23 @@ fn what_waits_shares_a_sync() {
     assert!(matches!(told.blocking_recv(), Some(Told::Synced { up_to: 1000, .. })));
     drop(log);
     disk.set(|state| assert_eq!((state.syncs, state.file.len()), (2, 1000)));
+}
+
+/// A caller after the other, each of whom waits for his sync: the first ones have one at once, a stream has them at the pace.
+#[test]
+fn a_stream_is_synced_at_a_pace() {
+    let disk = Faulty::default();
+    let (log, mut told) = start(disk.clone());
+    let began = Instant::now();
+    let count = u64::from(PACE_BURST) + 5;
+    for number in 1..=count {
+        log.append(number, record("x"));
+        assert!(matches!(told.blocking_recv(), Some(Told::Synced { up_to, .. }) if up_to == number));
+    }
+    // The credit is gone, so the last four of them came one pace after the other.
+    assert!(began.elapsed() >= PACE * 4, "{:?}", began.elapsed());
+    drop(log);
+    disk.set(|state| assert_eq!(state.syncs as u64, count));
 }
 
 /// Disk full or EIO: nothing more is written to a file that cannot be trusted, until it was replaced.
