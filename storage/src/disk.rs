@@ -7,7 +7,8 @@
 //! - [`stored`] says which records a stored response is written as, and makes a response of what was read.
 //! - [`recovery`] rebuilds what is known about a volume from what lies in it, and [`check`](mod@check) says whether that is whole.
 //! - [`shrink`] says what stays when a volume is made smaller.
-//! - [`volume`] puts them together: where a record lies, what is appended and written; [`reclaim`] makes room.
+//! - [`volume`] puts them together: where a record lies, what is appended and written; [`reclaim`] makes room, and [`trial`] tries again
+//!   what was given up.
 //!
 //! Fed by the driver of each shard and by the offline commands, which own the files. Invariants: little endian throughout; no bytes
 //! that came from a disk make any of this panic, and no length is believed before the check that covers it.
@@ -28,4 +29,5 @@ mod sample;
 mod segments;
 pub mod shrink;
 pub mod stored;
+pub mod trial;
 pub mod volume;

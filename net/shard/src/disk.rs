@@ -35,6 +35,7 @@ mod removing;
 pub(crate) mod restore;
 mod slices;
 mod streaming;
+mod trying;
 mod volumes;
 mod writing;
 
@@ -340,6 +341,18 @@ impl Disk {
         self.volumes.iter().map(|mounted| mounted.volume.borrow().oldest_number()).min().unwrap_or(u64::MAX)
     }
 
+    /// Looks after what nobody comes by for, about once a second while the core is awake.
+    pub(crate) fn tend(&self) {
+        let count = self.health.borrow().len();
+        for directory in 0..count {
+            let goes_off = self.health.borrow_mut()[directory].note_cut(self.ring.now_millis());
+            if goes_off {
+                self.leave_alone(directory);
+            }
+        }
+        self.volumes.iter().for_each(|mounted| self.try_bad(mounted));
+    }
+
     /// Copies levels to where the control thread reads them.
     pub(crate) fn show_levels(&self) {
         let count =
@@ -356,6 +369,8 @@ impl Disk {
         counters.set(Counter::DiskSegmentsUsed, sum(&|stats| stats.used_segments.into()));
         counters.set(Counter::DiskSegmentsFree, sum(&|stats| stats.free_segments.into()));
         counters.set(Counter::DiskSegmentsBad, sum(&|stats| stats.bad_segments.into()));
+        counters.set(Counter::DiskTrialsPassed, sum(&|stats| stats.trials_passed));
+        counters.set(Counter::DiskTrialsFailed, sum(&|stats| stats.trials_failed));
         counters.set(Counter::DiskReclaimed, sum(&|stats| stats.reclaimed_segments));
         counters.set(Counter::DiskReinserted, sum(&|stats| stats.reinserted_bytes));
         counters.set(Counter::DiskCrowdedOut, sum(&|stats| stats.crowded_out));

@@ -326,6 +326,9 @@ impl Shard {
         self.origin.sweep();
         self.tend_rules();
         self.tend_disk();
+        if let Some(disk) = &self.disk {
+            disk.tend();
+        }
         self.ring_limbo();
         self.show_levels();
         self.charge_log();

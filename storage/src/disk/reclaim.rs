@@ -13,7 +13,7 @@
 //! nevertheless, because a crash would bring the victim's records back.
 
 use super::footer::{FooterEntry, footer_len, read_footer, read_trailer};
-use super::format::{BLOCK_LEN, Class, SegmentState, UNIT_LEN};
+use super::format::{BLOCK_LEN, Class, UNIT_LEN};
 use super::index::HITS_MAX;
 use super::length_class;
 use super::record::{Place, RecordKind, relocate, scan_record};
@@ -357,7 +357,7 @@ impl Volume {
         self.segments.at_mut(segment).live_len = 0;
         self.stats.reclaimed_segments += 1;
         if self.segments.at(segment).entry.errors >= ERRORS_MAX {
-            self.segments.change(segment, Role::Bad, |entry| entry.state = SegmentState::Bad);
+            self.give_up(segment);
         } else {
             self.free(segment);
         }

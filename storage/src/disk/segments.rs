@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Unknown ─┬─> Free ──> Open ──> Closing ──> Sealed ──> Victim ──> Freeing ──> Free
-//!          ├─> Sealed          (footer)                              └──> Bad, after errors
+//!          ├─> Sealed          (footer)                              └──> Bad, after errors ──> Freeing, after a trial
 //!          ├─> Closing, if it was open when the process ended
 //!          └─> Bad
 //! ```

@@ -24,6 +24,7 @@ use super::reclaim::Reclaimer;
 use super::record::{Content, NewRecord, Place, RecordKind, encode_record, record_len};
 use super::recovery::Recovery;
 use super::segments::{Role, Segments};
+use super::trial::Trials;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::mapping::aligned::AlignedPool;
 use crate::mapping::mapped::VolumeMap;
@@ -131,6 +132,10 @@ pub struct VolumeStats {
     pub write_errors: u64,
     /// Reads at the start that failed, so that older records were left out.
     pub unread: u64,
+    /// Segments that were given up and are used again, because a trial found them good.
+    pub trials_passed: u64,
+    /// Trials of segments that were given up which found them bad.
+    pub trials_failed: u64,
     /// Removals that wait for room on the disk.
     pub pending_tombstones: u64,
 }
@@ -158,6 +163,7 @@ pub struct Volume {
     open: [Option<OpenSegment>; 2],
     pub(super) closing: Vec<OpenSegment>,
     pub(super) reclaim: Reclaimer,
+    pub(super) trials: Trials,
     list_charge: Charge,
     /// Hashes of removals that could not be appended.
     pending: Vec<u64>,
@@ -188,6 +194,7 @@ impl Volume {
             open: [None, None],
             closing: Vec::new(),
             reclaim: Reclaimer::default(),
+            trials: Trials::default(),
             list_charge: lists,
             pending: Vec::new(),
             late: Mark::default(),
@@ -530,7 +537,9 @@ impl Volume {
 
     /// Charges the lists that come and go.
     pub(super) fn charge_lists(&mut self) {
-        let len = self.reclaim.memory() + (self.pending.capacity() * size_of::<u64>()) as u64;
+        let len = self.reclaim.memory()
+            + self.trials.memory()
+            + (self.pending.capacity() * size_of::<u64>()) as u64;
         if len != self.list_charge.bytes() {
             self.list_charge.set(len);
         }

@@ -6,4 +6,5 @@ mod reclaim;
 mod resize;
 mod simulated;
 mod speed;
+mod trial;
 mod volume;

@@ -20,6 +20,7 @@ use super::format::{check_space, make, needed, write_free};
 use super::label::Label;
 use super::shrink;
 use super::size::{self, Plan};
+use super::watch::Watched;
 use super::{Folders, name_of, volume_path};
 
 /// What the operator wants.
@@ -340,13 +341,18 @@ impl Store {
     ) -> Result<(DiskBoot, Folders), String> {
         let directories: Vec<Arc<Directory>> =
             self.folders.iter().map(|folder| Directory::new(&folder.path.display().to_string())).collect();
-        let paths = |at: usize| {
+        let watch = |(at, directory): (usize, &Arc<Directory>)| {
             let inside = self.volumes.iter().filter(|volume| volume.folder == at);
-            inside.map(|volume| volume_path(&self.folders[at].path, volume.superblock.shard)).collect()
+            let watched = inside.map(|volume| {
+                let path = volume_path(&self.folders[at].path, volume.superblock.shard);
+                let len = volume.superblock.geometry().file_len();
+                Ok(Watched { path, file: volume.file.try_clone()?, len })
+            });
+            Ok((Arc::clone(directory), watched.collect::<io::Result<_>>()?))
         };
-        let watched =
-            directories.iter().enumerate().map(|(at, directory)| (Arc::clone(directory), paths(at)));
-        let folders = Folders::new(watched.collect())
+        let watched: io::Result<_> = directories.iter().enumerate().map(watch).collect();
+        let folders = watched
+            .and_then(Folders::new)
             .map_err(|error| format!("the store cannot be watched: {error}"))?;
         let mut mapped = self.open_mapped(mapped_len_max).into_iter();
         let mapped_len_max = if mapped.len() > 0 { mapped_len_max } else { 0 };

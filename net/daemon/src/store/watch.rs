@@ -1,9 +1,11 @@
 //! How are the folders of the store while cores serve from it? For `/readyz`, `/v1/store` and the log.
 //!
-//! Two things can be wrong that viewers do not notice. The cores go without a folder whose device fails, and say so by [`Directory`]. Or its files
-//! are not under their names any more: the cores hold them open and go on, but the next start will not find what is in them. For the second a
-//! task looks now and then, on a thread of its own, because a dead device may keep it waiting. Nothing here touches content.
+//! Three things can be wrong that viewers do not notice. The cores go without a folder whose device fails, and say so by [`Directory`]. Its files
+//! are not under their names any more: the cores hold them open and go on, but the next start will not find what is in them. Or one was cut short
+//! while it is served from: the cores are told at once, and go without the folder until the file has its length again. For the latter two a
+//! task looks each second, on a thread of its own, because a dead device may keep it waiting. Nothing here touches content.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +14,24 @@ use std::time::Duration;
 
 use aspis_shard::Directory;
 
-/// How often names are looked at: at most 64 of them, for which nobody waits.
-const LOOK_AFTER: Duration = Duration::from_secs(5);
+/// How often files and names are looked at: at most 64 of each, for which nobody waits.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// A volume as it should be.
+#[derive(Debug)]
+pub(super) struct Watched {
+    /// Its name.
+    pub(super) path: PathBuf,
+    /// The same open file that the cores have.
+    pub(super) file: File,
+    /// How long it was made.
+    pub(super) len: u64,
+}
 
 /// A file that should be under its name.
 #[derive(Debug)]
 struct Known {
-    path: PathBuf,
+    watched: Watched,
     device: u64,
     inode: u64,
 }
@@ -41,13 +54,13 @@ pub(crate) struct Folders {
 
 impl Folders {
     /// Watches the volumes in these folders.
-    pub(super) fn new(folders: Vec<(Arc<Directory>, Vec<PathBuf>)>) -> std::io::Result<Self> {
-        let known = |path: PathBuf| {
-            let found = std::fs::metadata(&path)?;
-            Ok(Known { path, device: found.dev(), inode: found.ino() })
+    pub(super) fn new(folders: Vec<(Arc<Directory>, Vec<Watched>)>) -> std::io::Result<Self> {
+        let known = |watched: Watched| {
+            let found = watched.file.metadata()?;
+            Ok(Known { watched, device: found.dev(), inode: found.ino() })
         };
-        let folder = |(directory, paths): (_, Vec<PathBuf>)| {
-            let files = paths.into_iter().map(known).collect::<std::io::Result<_>>()?;
+        let folder = |(directory, volumes): (_, Vec<Watched>)| {
+            let files = volumes.into_iter().map(known).collect::<std::io::Result<_>>()?;
             Ok(Folder { directory, files, missing: RwLock::new(None) })
         };
         let folders = folders.into_iter().map(folder).collect::<std::io::Result<_>>()?;
@@ -76,6 +89,7 @@ impl Folders {
 
     fn look(&self) {
         for folder in &self.folders {
+            folder.directory.set_cut(folder.files.iter().any(Known::is_cut));
             let found = folder.files.iter().find_map(Known::missing);
             if self.is_ending.load(Ordering::Relaxed) {
                 return;
@@ -117,13 +131,18 @@ impl Folder {
 }
 
 impl Known {
+    fn is_cut(&self) -> bool {
+        // A device that does not tell fails reads as well: the cores judge by those.
+        self.watched.file.metadata().is_ok_and(|found| found.len() < self.watched.len)
+    }
+
     fn missing(&self) -> Option<String> {
-        let is_there = std::fs::metadata(&self.path)
+        let is_there = std::fs::metadata(&self.watched.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
         (!is_there).then(|| {
             format!(
                 "{} was removed or replaced: it is served from as long as this process runs, and the next start will not find it",
-                self.path.display()
+                self.watched.path.display()
             )
         })
     }
@@ -139,7 +158,8 @@ mod tests {
         let scratch = Scratch::new("watch");
         let path = scratch.path().join("shard-0000.aspis");
         std::fs::write(&path, "content").unwrap();
-        let folders = Folders::new(vec![(Directory::new("/cache"), vec![path.clone()])]).unwrap();
+        let watched = Watched { path: path.clone(), file: File::open(&path).unwrap(), len: 7 };
+        let folders = Folders::new(vec![(Directory::new("/cache"), vec![watched])]).unwrap();
         folders.look();
         assert!(folders.warnings().is_empty());
         let aside = scratch.path().join("aside");
@@ -152,5 +172,21 @@ mod tests {
         std::fs::rename(&aside, &path).unwrap();
         folders.look();
         assert!(folders.warnings().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_cut_short_puts_its_folder_off_line_until_it_has_its_length_again() {
+        let scratch = Scratch::new("cut");
+        let path = scratch.path().join("shard-0000.aspis");
+        let file = File::create(&path).unwrap();
+        file.set_len(4096).unwrap();
+        let directory = Directory::new("/cache");
+        let watched = Watched { path, file: file.try_clone().unwrap(), len: 4096 };
+        let folders = Folders::new(vec![(Arc::clone(&directory), vec![watched])]).unwrap();
+        for (len, is_cut) in [(4096, false), (4095, true), (8192, false), (0, true), (4096, false)] {
+            file.set_len(len).unwrap();
+            folders.look();
+            assert_eq!((directory.is_off_line(), folders.warnings().len()), (is_cut, usize::from(is_cut)));
+        }
     }
 }

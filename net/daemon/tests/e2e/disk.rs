@@ -450,6 +450,28 @@ fn a_folder_that_is_removed_is_said_and_served_from() {
     assert!(!warnings(&aspis).contains("warnings"));
 }
 
+/// Nobody has to read what is not there any more before it is known.
+#[test]
+fn a_volume_that_is_cut_short_is_off_line_until_it_has_its_length_again() {
+    let rig = Rig::new();
+    let targets = targets("page", 5, 10 * KIB);
+    let url = stored_then_ended(&rig, &targets, end);
+    let aspis = rig.start(&url);
+    wait_until_recovered(&aspis);
+    let _viewer = Viewer::connect(&aspis);
+    let volumes = rig.volumes();
+    let volume = File::options().write(true).open(&volumes[1]).expect("a volume");
+    let len = volume.metadata().expect("its length").len();
+    volume.set_len(len - 1).expect("our own file");
+    eventually("the folder is off line", || warnings(&aspis).contains("is off line").then_some(()));
+    aspis.wait_for_error("cut short");
+    assert_eq!(aspis.metric("aspis_disk_errors_total{operation=\"read\"}"), 0);
+    volume.set_len(len).expect("our own file");
+    aspis.wait_for_error("works again");
+    eventually("nothing warns any more", || (!warnings(&aspis).contains("warnings")).then_some(()));
+    expect_hits(&aspis, &targets);
+}
+
 /// Root writes wherever it likes, so that a limit on the length of files stands for a disk that takes nothing more.
 #[test]
 fn a_disk_that_takes_no_writes_goes_off_line_and_comes_back_by_itself() {

@@ -1,12 +1,13 @@
 //! Whether a directory's device can be relied on: it goes off line after a few errors in a short time, and comes back by itself.
 //!
 //! Each core judges by its own reads and writes and probes by itself; who asks for the process ([`Directory`]) hears how many cores have
-//! it off line. Nothing is read or written meanwhile but a probe. Times are arguments. Invariants: what cannot be read is a miss and never
-//! an answer; going off line and coming back are each said once in the log, by whichever core is first or last.
+//! it off line. Nothing is read or written meanwhile but a probe. Who watches its files says when one ends too early: then it is off line on all
+//! cores at once, before they touch what is not there any more, until the file has its length again. Times are arguments. Invariants: what cannot be
+//! read is a miss and never an answer; going off line and coming back are each said once in the log, by whichever core is first or last.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::limits::{DISK_ERRORS_MAX, DISK_ERRORS_SPAN, DISK_PROBE_PAUSE_MAX, DISK_PROBE_PAUSE_MIN};
 
@@ -16,13 +17,20 @@ pub struct Directory {
     name: Box<str>,
     /// How many cores have it off line.
     off_line: AtomicU32,
+    /// A file of it is shorter than it was made.
+    is_cut: AtomicBool,
     errors: AtomicU64,
 }
 
 impl Directory {
     /// Makes one that is well; `name` is what operators are told.
     pub fn new(name: &str) -> Arc<Directory> {
-        Arc::new(Directory { name: name.into(), off_line: AtomicU32::new(0), errors: AtomicU64::new(0) })
+        Arc::new(Directory {
+            name: name.into(),
+            off_line: AtomicU32::new(0),
+            is_cut: AtomicBool::new(false),
+            errors: AtomicU64::new(0),
+        })
     }
 
     /// Returns its name.
@@ -32,7 +40,18 @@ impl Directory {
 
     /// Tells whether any core goes without it now.
     pub fn is_off_line(&self) -> bool {
-        self.off_line.load(Ordering::Relaxed) > 0
+        self.is_cut() || self.off_line.load(Ordering::Relaxed) > 0
+    }
+
+    /// Tells every core whether a file of it is shorter than it was made: nothing of it is touched from now on, or no longer for that.
+    pub fn set_cut(&self, is_cut: bool) {
+        self.is_cut.store(is_cut, Ordering::Release);
+    }
+
+    /// Tells whether a file of it is shorter than it was made. One load: for who is about to touch a mapping.
+    #[inline]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
     }
 
     /// Returns how many reads and writes of it failed so far.
@@ -80,7 +99,21 @@ impl Health {
 
     /// Tells whether it is to be left alone.
     pub(crate) fn is_off_line(&self) -> bool {
-        self.off.is_some()
+        self.off.is_some() || self.directory.is_cut()
+    }
+
+    /// Tells whether a file of it is shorter than it was made.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.directory.is_cut()
+    }
+
+    /// Takes it off line if a file was found cut short since; true if it goes off line with that.
+    pub(crate) fn note_cut(&mut self, now: u64) -> bool {
+        if self.off.is_some() || !self.directory.is_cut() {
+            return false;
+        }
+        self.go_off(now, &"finding a file of it cut short");
+        true
     }
 
     /// A read or write failed that should not. True if the directory goes off line with it; then it is to be probed.
@@ -96,10 +129,14 @@ impl Health {
         if self.errors[self.next].is_none_or(|oldest| now.saturating_sub(oldest) > span) {
             return false;
         }
+        self.go_off(now, cause);
+        true
+    }
+
+    fn go_off(&mut self, now: u64, cause: &dyn fmt::Display) {
         let pause = DISK_PROBE_PAUSE_MIN.as_millis() as u64;
         self.off = Some(Off { probe_at: now + pause, pause });
         self.directory.went_off(cause);
-        true
     }
 
     /// Returns how many milliseconds from now the next probe is due; `None` while it is well.
@@ -183,6 +220,19 @@ mod tests {
         health.probe_succeeded();
         assert!(!health.is_off_line() && !directory.is_off_line());
         assert!(!health.note_error(now, &"EIO"), "it starts anew");
+    }
+
+    #[test]
+    fn a_file_cut_short_puts_it_off_line_everywhere_at_once() {
+        let (directory, mut health) = health();
+        assert!(!health.note_cut(0));
+        directory.set_cut(true);
+        assert!(health.is_off_line() && directory.is_off_line(), "before the core looked");
+        assert!(health.note_cut(0) && !health.note_cut(0), "it goes off line once");
+        directory.set_cut(false);
+        assert!(health.is_off_line(), "until a probe works");
+        health.probe_succeeded();
+        assert!(!health.is_off_line() && !directory.is_off_line());
     }
 
     #[test]

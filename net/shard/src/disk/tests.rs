@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use aspis_storage::disk::record::RecordKind;
+use aspis_storage::disk::trial::Outcome;
 
 use super::bare::*;
 use super::store::Store;
@@ -275,6 +276,45 @@ fn damage_is_a_miss_and_the_rest_is_found() {
     assert_eq!(core.count(Counter::DiskCheckFailures), 1);
     assert_eq!(core.read(0..20).iter().filter(|body| body.is_none()).count(), 1);
     assert_eq!(core.count(Counter::DiskCheckFailures), 1, "it lost its place");
+}
+
+#[test]
+fn a_segment_that_was_given_up_is_tried_and_used_again() {
+    let store = Store::of(GEOMETRY);
+    let core = Core::start(store.open());
+    core.offer(plain(0..1, 60_000));
+    core.wait_settled();
+    core.call(|disk| {
+        let mut volume = disk.volumes[0].volume.borrow_mut();
+        let segment = volume.find(hash(0)).unwrap().segment;
+        (0..3).for_each(|_| volume.note_error(segment));
+    });
+    let bad_segments = |disk: &Disk| disk.volumes[0].volume.borrow().stats().bad_segments;
+    for base in (10..410).step_by(10) {
+        core.offer(plain(base..base + 10, 60_000));
+        core.wait("all is appended", |disk| disk.writes.queued_len() == 0);
+    }
+    core.wait_settled();
+    assert_eq!(core.call(move |disk| bad_segments(disk)), 1);
+    let outcome = core.block(|disk| async move {
+        let mounted = &disk.volumes[0];
+        let due = |now| mounted.volume.borrow_mut().next_trial(now);
+        assert!(due(disk.wall()).is_none());
+        let trial = due(disk.wall() + 601).unwrap();
+        let outcome = disk.run_trial(mounted, &trial).await;
+        mounted.volume.borrow_mut().tried(trial, outcome);
+        disk.write_out(mounted);
+        outcome
+    });
+    assert_eq!(outcome, Outcome::Passed);
+    core.wait_settled();
+    core.call(|disk| disk.show_levels());
+    assert_eq!((core.count(Counter::DiskTrialsPassed), core.count(Counter::DiskSegmentsBad)), (1, 0));
+    // What was read from elsewhere meanwhile is there, and what is written now comes back.
+    assert_bodies(&core.read(400..410), 400..410, 60_000);
+    core.offer(plain(500..540, 60_000));
+    core.wait_settled();
+    assert_bodies(&core.read(500..540), 500..540, 60_000);
 }
 
 #[test]

@@ -193,7 +193,8 @@ impl Disk {
             let due = self.health.borrow()[directory].probe_in(self.ring.now_millis());
             let Some(millis) = due else { return };
             self.ring.sleep(Duration::from_millis(millis)).await;
-            let works = self.probe(mounted).await;
+            let is_cut = self.health.borrow()[directory].is_cut();
+            let works = if is_cut { None } else { self.probe(mounted).await };
             let mut health = self.health.borrow_mut();
             match works {
                 Some(()) => health[directory].probe_succeeded(),

@@ -150,6 +150,11 @@ impl Writes {
         self.queued_len.get()
     }
 
+    /// Takes what was written off the budget.
+    pub(super) fn spend(&self, len: u64) {
+        self.admission.borrow_mut().spend(len);
+    }
+
     fn draw(&self) -> u32 {
         let next =
             self.chance.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -467,7 +472,7 @@ impl Disk {
         }
         self.counters.add(Counter::DiskWrites, 1);
         self.counters.add(Counter::DiskWrittenBytes, done as u64);
-        self.writes.admission.borrow_mut().spend(done as u64);
+        self.writes.spend(done as u64);
         mounted.volume.borrow_mut().written(token, buffer, outcome.map_err(|_| WriteFailed));
         mounted.line.in_flight.set(mounted.line.in_flight.get() - 1);
         if let Err(failed) = outcome {

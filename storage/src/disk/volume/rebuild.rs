@@ -21,6 +21,10 @@ impl Rebuild for Volume {
             SegmentState::Bad => Role::Bad,
         };
         self.segments.learn(segment, *entry, role);
+        if role == Role::Bad {
+            self.trials.note(segment);
+            self.charge_lists();
+        }
         if entry.state != SegmentState::Free {
             self.newest_number = self.newest_number.max(entry.newest);
         }
