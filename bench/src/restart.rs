@@ -42,11 +42,11 @@ const LOST_MAX: f64 = 1.0;
 const FIRST_HIT_MAX: f64 = 0.5;
 const COMPLETE_BOUND: f64 = 2.0;
 const INDEX_BYTES_MAX: f64 = 10.0;
-/// What the server says of its volumes while it reads their footers, and of the memory of the disk tier, which is the index and few buffers.
+/// What the server says of its volumes while it reads their footers, and of its index.
 const VOLUMES: &str = "aspis_disk_volumes";
 const RECOVERING: &str = "aspis_disk_volumes_recovering";
 const RECORDS: &str = "aspis_disk_records";
-const INDEX: &str = "aspis_memory_used_bytes{purpose=\"disk\"}";
+const INDEX: &str = "aspis_disk_index_bytes";
 
 /// What the command line asks for.
 #[derive(Debug)]

@@ -366,6 +366,7 @@ impl Disk {
         let sum = |of: &dyn Fn(&VolumeStats) -> u64| stats.iter().map(of).sum();
         counters.set(Counter::DiskRecords, sum(&|stats| stats.records));
         counters.set(Counter::DiskLiveBytes, sum(&|stats| stats.live_bytes));
+        counters.set(Counter::DiskIndexBytes, sum(&|stats| stats.index_bytes));
         counters.set(Counter::DiskSegmentsUsed, sum(&|stats| stats.used_segments.into()));
         counters.set(Counter::DiskSegmentsFree, sum(&|stats| stats.free_segments.into()));
         counters.set(Counter::DiskSegmentsBad, sum(&|stats| stats.bad_segments.into()));

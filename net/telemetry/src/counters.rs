@@ -220,6 +220,7 @@ counters! {
     Gauge "disk_queue_bytes" "Responses that wait to be written to disk." { DiskQueueBytes [] }
     Gauge "disk_records" "Records that can be found on disk." { DiskRecords [] }
     Gauge "disk_live_bytes" "Bytes of these records." { DiskLiveBytes [] }
+    Gauge "disk_index_bytes" "Memory of the index that finds records on disk." { DiskIndexBytes [] }
     Monotonic "disk_segment_trials" "Segments given up after errors that were written and read back whole; those that passed are used again." {
         DiskTrialsPassed ["outcome" = "passed"]
         DiskTrialsFailed ["outcome" = "failed"]

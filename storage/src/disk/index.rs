@@ -167,6 +167,11 @@ impl Index {
         self.bucket_count * BUCKET_SLOTS as u64
     }
 
+    /// Returns how many bytes of memory it has, whether they are in use or not.
+    pub fn memory_len(&self) -> u64 {
+        self.memory.len() as u64
+    }
+
     /// Returns how many slots are not free.
     pub fn len(&self) -> u64 {
         self.len

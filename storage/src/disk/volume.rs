@@ -108,6 +108,8 @@ pub struct VolumeStats {
     pub records: u64,
     /// Bytes of these, by their length classes.
     pub live_bytes: u64,
+    /// Memory of the index that finds them.
+    pub index_bytes: u64,
     /// Segments with records, open or not.
     pub used_segments: u32,
     /// Segments that can be written.
@@ -340,6 +342,7 @@ impl Volume {
     /// Returns the volume's figures.
     pub fn stats(&self) -> VolumeStats {
         VolumeStats {
+            index_bytes: self.index.memory_len(),
             records: self.index.len(),
             live_bytes: self.segments.iter().map(|(_, segment)| segment.live_len).sum(),
             used_segments: self.segments.count(&[Role::Open, Role::Closing, Role::Sealed, Role::Victim]),
