@@ -18,7 +18,7 @@ use super::index::HITS_MAX;
 use super::length_class;
 use super::record::{Place, RecordKind, relocate, scan_record};
 use super::recovery::ReadFailed;
-use super::segments::{Role, Segment};
+use super::segments::Role;
 use super::volume::{ERRORS_MAX, Refused, Volume};
 
 /// Segments that are kept free ahead of what is appended.
@@ -134,7 +134,7 @@ impl Volume {
             return Reclaim::Idle;
         }
         let Some(victim) = self.victim() else { return Reclaim::Wait };
-        self.segments.at_mut(victim).role = Role::Victim;
+        self.segments.set_role(victim, Role::Victim);
         self.segments.close_gate(victim);
         self.reclaim = Reclaimer { segment: victim, stage: Stage::Footer, ..Reclaimer::default() };
         // One whose footer could not be written still has its list in memory.
@@ -146,33 +146,34 @@ impl Volume {
         self.footer_read()
     }
 
-    /// Returns the segment that is worth least.
+    /// Returns the segment that is worth least. One look at each segment, once for each that is reclaimed.
     fn victim(&self) -> Option<u32> {
-        let is_used = |segment: &Segment| matches!(segment.role, Role::Open | Role::Closing | Role::Sealed);
-        let sequence = |segment: &Segment| segment.entry.sequence;
-        let oldest_in_order = self
-            .segments
-            .iter()
-            .filter(|(_, segment)| is_used(segment) && segment.entry.class == Class::Records)
-            .map(|(_, segment)| sequence(segment))
-            .min();
         let is_over =
             |number: u32| self.closing.iter().any(|open| open.segment == number && open.is_without_footer());
-        let mut oldest: Vec<(u64, u32)> = self
-            .segments
-            .iter()
-            .filter(|(number, segment)| segment.role == Role::Sealed || is_over(*number))
-            .map(|(number, segment)| (sequence(segment), number))
-            .collect();
-        oldest.sort_unstable();
-        let candidates =
-            oldest.into_iter().take(CANDIDATES).map(|(_, number)| (number, self.segments.at(number)));
+        let mut oldest_in_order = u64::MAX;
+        // The oldest, by sequence.
+        let mut oldest = [(u64::MAX, 0); CANDIDATES];
+        for (number, segment) in self.segments.iter() {
+            let (role, sequence) = (segment.role(), segment.entry.sequence);
+            let is_used = matches!(role, Role::Open | Role::Closing | Role::Sealed);
+            if is_used && segment.entry.class == Class::Records {
+                oldest_in_order = oldest_in_order.min(sequence);
+            }
+            let is_older = sequence < oldest[CANDIDATES - 1].0;
+            if is_older && (role == Role::Sealed || role != Role::Free && is_over(number)) {
+                let place = oldest.partition_point(|(other, _)| *other < sequence);
+                oldest.copy_within(place..CANDIDATES - 1, place + 1);
+                oldest[place] = (sequence, number);
+            }
+        }
+        let candidates = oldest.into_iter().filter(|(sequence, _)| *sequence < u64::MAX);
         candidates
+            .map(|(_, number)| (number, self.segments.at(number)))
             .filter(|(_, segment)| {
-                segment.entry.class == Class::Slices || Some(sequence(segment)) == oldest_in_order
+                segment.entry.class == Class::Slices || segment.entry.sequence == oldest_in_order
             })
             .min_by_key(|(_, segment)| {
-                (segment.entry.expires >= self.now, segment.live_len, sequence(segment))
+                (segment.entry.expires >= self.now, segment.live_len(), segment.entry.sequence)
             })
             .map(|(number, _)| number)
     }
@@ -354,7 +355,7 @@ impl Volume {
     fn end(&mut self) {
         let segment = self.reclaim.segment;
         self.reclaim = Reclaimer::default();
-        self.segments.at_mut(segment).live_len = 0;
+        self.segments.clear_live(segment);
         self.stats.reclaimed_segments += 1;
         if self.segments.at(segment).entry.errors >= ERRORS_MAX {
             self.give_up(segment);

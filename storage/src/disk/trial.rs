@@ -117,10 +117,8 @@ impl Volume {
         if self.trials.is_under_way || !self.is_recovered() {
             return None;
         }
-        let can_be_tried = |segment: u32| {
-            let bad = self.segments.at(segment);
-            bad.role == Role::Bad && bad.pins == 0 && self.segments.is_durable(segment)
-        };
+        let can_be_tried =
+            |segment: u32| self.segments.at(segment).role() == Role::Bad && self.segments.is_left(segment);
         let now = self.now;
         for waiting in &mut self.trials.waiting {
             waiting.due.get_or_insert(now.saturating_add(PAUSE_MIN));

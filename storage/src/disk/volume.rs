@@ -217,7 +217,7 @@ impl Volume {
 
     /// Tells whether what was found lies in a segment that is not written to any more, and how often it was used, at most 3; `None` if it does not.
     pub fn rests(&self, found: &Found, hash: u128) -> Option<u8> {
-        let is_sealed = self.segments.at(found.segment).role == Role::Sealed;
+        let is_sealed = self.segments.at(found.segment).role() == Role::Sealed;
         let slot = self.index.find(top(hash)).filter(|_| is_sealed && found.location == Location::Written)?;
         Some(slot.hits)
     }
@@ -243,17 +243,12 @@ impl Volume {
 
     /// Keeps a segment from being written anew while it is read.
     pub fn pin(&mut self, segment: u32) {
-        self.segments.at_mut(segment).pins += 1;
+        self.segments.pin(segment);
     }
 
     /// Ends what [`Volume::pin`] began.
     pub fn unpin(&mut self, segment: u32) {
-        let pins = &mut self.segments.at_mut(segment).pins;
-        debug_assert!(*pins > 0, "nobody reads segment {segment}");
-        *pins = pins.saturating_sub(1);
-        if *pins == 0 {
-            self.segments.settle(segment);
-        }
+        self.segments.unpin(segment);
     }
 
     /// Counts a use of the record of this hash, from the disk or from memory: what is used is kept when its segment is reclaimed.
@@ -314,7 +309,7 @@ impl Volume {
     }
 
     fn note_errors(&mut self, segment: u32, count: u16) {
-        let role = self.segments.at(segment).role;
+        let role = self.segments.at(segment).role();
         self.segments.change(segment, role, |entry| entry.errors = entry.errors.saturating_add(count));
     }
 
@@ -344,7 +339,7 @@ impl Volume {
         VolumeStats {
             index_bytes: self.index.memory_len(),
             records: self.index.len(),
-            live_bytes: self.segments.iter().map(|(_, segment)| segment.live_len).sum(),
+            live_bytes: self.segments.live_len(),
             used_segments: self.segments.count(&[Role::Open, Role::Closing, Role::Sealed, Role::Victim]),
             free_segments: self.segments.count(&[Role::Free, Role::Freeing]),
             bad_segments: self.segments.count(&[Role::Bad]),
@@ -455,7 +450,7 @@ impl Volume {
     /// Has an open segment take no more records.
     fn close(&mut self, mut open: OpenSegment) {
         open.seal();
-        self.segments.at_mut(open.segment).role = Role::Closing;
+        self.segments.set_role(open.segment, Role::Closing);
         self.closing.push(open);
     }
 

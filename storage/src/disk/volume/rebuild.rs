@@ -83,7 +83,7 @@ impl Rebuild for Volume {
                 self.closing.push(unsealed);
             }
             // Without memory for its footer it is reclaimed without one.
-            None => self.segments.at_mut(segment).role = Role::Sealed,
+            None => self.segments.set_role(segment, Role::Sealed),
         }
     }
 
