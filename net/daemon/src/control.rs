@@ -18,7 +18,6 @@ use crate::dns::{Follower, Found, OriginName, Say};
 use crate::invalidations::{Incoming, Invalidations};
 use crate::log_writer::LogWriter;
 use crate::memory::watch::Watch;
-use crate::niceness;
 use crate::notify;
 use crate::origin_tls;
 use crate::signals::Signal;
@@ -69,7 +68,6 @@ pub(crate) struct Control {
 
 /// Runs until a signal ends it; returns the exit code.
 pub(crate) fn run(control: Control, runtime: tokio::runtime::Runtime) -> u8 {
-    niceness::stand_back();
     let code = runtime.block_on(control.run());
     // Tasks of the admin server may wait for their peers; nobody waits for them.
     runtime.shutdown_background();

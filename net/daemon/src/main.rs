@@ -20,7 +20,6 @@ mod listeners;
 mod log_writer;
 mod memory;
 mod metrics;
-mod niceness;
 mod notify;
 mod origin_tls;
 mod process;

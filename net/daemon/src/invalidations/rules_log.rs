@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::pace::Pace;
 use super::record::Header;
-use crate::{files, niceness};
+use crate::files;
 
 /// The log's name in its folder.
 pub(crate) const FILE_NAME: &str = "rules.log";
@@ -62,7 +62,6 @@ impl LogThread {
         let (asks, asked) = unbounded();
         let mut writer = Writer { disk, tell, broken: None };
         let thread = std::thread::Builder::new().name("aspis-rules".to_owned()).spawn(move || {
-            niceness::stand_back();
             writer.run(&asked);
         })?;
         Ok(LogThread { asks: Some(asks), thread: Some(thread) })
