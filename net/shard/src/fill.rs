@@ -31,7 +31,7 @@ use aspis_wire::request::RequestHead;
 use aspis_wire::response::ResponseHead;
 
 use crate::disk::{Feed, Slices};
-use crate::limits::FILL_RECEIVE_LEN as RECEIVE_LEN;
+use crate::limits::{FILL_RECEIVE_LEN as RECEIVE_LEN, STREAM_EARLY_SHARE};
 use crate::origin::OriginBody;
 use crate::resume::Retry;
 use crate::shard::Shard;
@@ -85,6 +85,8 @@ impl Fill {
             flying,
             length,
             retry,
+            feed: None,
+            has_tried: false,
         };
         Fill { view, stored, task, source, writer }
     }
@@ -246,6 +248,10 @@ struct Task {
     length: Option<u64>,
     /// How the rest is asked for if the origin's stream breaks.
     retry: Option<Retry>,
+    /// What writes it to disk while it comes.
+    feed: Option<Feed>,
+    /// It was tried to.
+    has_tried: bool,
 }
 
 enum End {
@@ -260,7 +266,7 @@ impl Task {
     /// Reads the origin's body to its end and stores the response if it is still wanted then.
     async fn run(mut self, mut source: Source, mut writer: BodyWriter) {
         let end = self.read_all(&mut source, &mut writer).await;
-        let (shard, view) = (&self.shard, &self.view);
+        let (shard, view) = (Rc::clone(&self.shard), Rc::clone(&self.view));
         match end {
             End::Whole => {
                 // I-22: a rule that came meanwhile does not let it be stored; who reads it gets it whole.
@@ -268,6 +274,9 @@ impl Task {
                 if doomed {
                     // Before readers on other cores can see it whole, and keep it.
                     self.give_up(Counter::CacheNotStoredFailed);
+                }
+                if let (Some(feed), false) = (self.feed.take(), doomed) {
+                    feed.stays_in_memory(writer.body());
                 }
                 let whole = writer.complete() == BodyState::Complete;
                 if whole && !doomed {
@@ -281,18 +290,19 @@ impl Task {
                     End::TooLarge => Counter::CacheNotStoredSize,
                     _ => Counter::CacheNotStoredMemory,
                 };
-                let feed = self.stream(&source, &writer);
-                if feed.is_none() {
-                    self.give_up(counter);
+                let feed = self.feed.take().filter(Feed::is_on).or_else(|| self.stream(&source, &writer));
+                match &feed {
+                    Some(feed) => feed.leaves_memory(),
+                    None => self.give_up(counter),
                 }
-                let mut passing = Passing::behind(shard, view, writer, source);
+                let mut passing = Passing::behind(&shard, &view, writer, source);
                 // Who comes from now on would find the beginning gone. What goes to disk ends by itself.
                 if feed.is_none() {
                     shard.end_flying(self.flying);
                 }
-                view.tell(shard);
+                view.tell(&shard);
                 (passing.length, passing.retry, passing.feed) = (self.length, self.retry, feed);
-                return passing.run(Rc::clone(shard)).await;
+                return passing.run(shard).await;
             }
             End::Broken | End::Unwanted => {
                 self.give_up(Counter::CacheNotStoredFailed);
@@ -300,12 +310,25 @@ impl Task {
             }
         }
         shard.end_flying(self.flying);
-        view.tell(shard);
+        view.tell(&shard);
     }
 
-    /// Has what memory does not take go to disk as it comes, if there is one and it is worth it.
-    fn stream(&self, source: &Source, writer: &BodyWriter) -> Option<Feed> {
+    /// Has what does not say its length go to disk before memory is full of it: else too much of it would have to be written at once.
+    fn stream_early(&mut self, source: &Source, writer: &BodyWriter) {
+        if let Some(feed) = &self.feed {
+            feed.grew(writer.published());
+        } else if self.length.is_none() && writer.published() > self.shard.object_len_max / STREAM_EARLY_SHARE
+        {
+            self.feed = self.stream(source, writer);
+        }
+    }
+
+    /// Has what memory does not take go to disk as it comes, if there is one and it is worth it. That is tried once.
+    fn stream(&mut self, source: &Source, writer: &BodyWriter) -> Option<Feed> {
         let (Flying::Shared(flight), Source::Origin(_)) = (self.flying, source) else { return None };
+        if std::mem::replace(&mut self.has_tried, true) {
+            return None;
+        }
         let feed = self.shard.stream_to_disk(&self.stored, flight, (writer.body(), self.length))?;
         if let Some(slices) = feed.slices() {
             self.view.set_on_disk(OnDisk { slices, start: 0, stored: Arc::clone(&self.stored) });
@@ -352,6 +375,7 @@ impl Task {
                 Ok(count) => {
                     writer.publish(tail, count);
                     self.view.tell(&self.shard);
+                    self.stream_early(source, writer);
                     // Slices are there at once: nobody else is to wait until all of many are copied.
                     if matches!(source, Source::Disk(_)) && self.length > Some(SLICE_LEN) {
                         yield_now().await;

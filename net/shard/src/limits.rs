@@ -110,6 +110,12 @@ pub(crate) const MARKERS_MAX: usize = 16_384;
 /// Blocks of a large body on disk that are read behind a range for one who reads on where the last range ended: 64 KiB each.
 pub(crate) const BLOCKS_AHEAD: u64 = 2;
 
+/// What does not say its length begins to be written when it is longer than this part of what memory would take.
+pub(crate) const STREAM_EARLY_SHARE: u64 = 4;
+
+/// For so much of what does not say its length the write budget is asked first, or for twice what is there; then for as much again.
+pub(crate) const STREAM_ADMITTED_LEN: u64 = 16 * 1024 * 1024;
+
 /// Slices that wait to be appended of one response that goes to disk as it comes: at most this part of the limit of all cores.
 pub(crate) const STREAM_SHARE: u64 = 64;
 

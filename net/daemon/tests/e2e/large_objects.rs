@@ -77,6 +77,32 @@ fn read_all(aspis: &Aspis, begun: &Begun, wait: impl FnOnce()) -> Vec<String> {
     })
 }
 
+/// what does not say its length is stored as well, and has one afterwards.
+#[test]
+fn what_turns_out_to_be_larger_than_memory_is_stored_on_disk() {
+    let folder = Directory::new();
+    let origin = Origin::start(|reply| {
+        let fields =
+            [("Cache-Control", "max-age=600"), ("ETag", "\"one\""), ("Transfer-Encoding", "chunked")];
+        reply.head(200, &fields);
+        for at in (0..LEN).step_by(MIB) {
+            reply.chunk(&pattern(at as u64, MIB));
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        reply.chunk(b"");
+    });
+    let launch = Launch::before(&origin.url()).with("--disk", &folder.file("store"));
+    let aspis = launch.with("--disk-size", "256MiB").start();
+    assert_eq!(read(&aspis, None, &Begun::default()), "Miss");
+    eventually("it is stored", || (aspis.metric("aspis_cache_stored_total") > 0).then_some(()));
+    for range in [None, Some((LEN - 100, LEN)), Some((0, 100))] {
+        assert_eq!(read(&aspis, range, &Begun::default()), "Hit");
+    }
+    let length = Viewer::connect(&aspis).get_with(VIDEO, "Range: bytes=0-0\r\n");
+    assert_eq!(length.field("content-range"), Some(&*format!("bytes 0-0/{LEN}")));
+    assert_eq!(origin.total(), 1);
+}
+
 /// one origin request for all who read it while it comes, each from the first chunk on; and none for those who read it
 /// afterwards, a restart in between.
 #[test]

@@ -29,8 +29,8 @@ use super::offering::mark;
 use super::slices::SlicesOf;
 use super::{Offer, Step};
 use crate::limits::{
-    DISK_WRITE_PATIENCE, SLICES_FOUND_PER_STEP, STREAM_LOOK, STREAM_SHARE, STREAM_STALL_MAX,
-    STREAMED_SLICES_MAX, STREAMED_SLICES_MIN,
+    DISK_WRITE_PATIENCE, SLICES_FOUND_PER_STEP, STREAM_ADMITTED_LEN, STREAM_LOOK, STREAM_SHARE,
+    STREAM_STALL_MAX, STREAMED_SLICES_MAX, STREAMED_SLICES_MIN,
 };
 use crate::shard::Shard;
 use crate::storing::primary_of;
@@ -56,14 +56,20 @@ pub(crate) struct Streaming {
     write_id: u64,
     /// Of the whole; `None` if the origin does not say.
     length: Option<u64>,
+    /// It is given up when it turns out to be longer.
+    len_max: u64,
+    /// Up to here the write budget has admitted it.
+    admitted: Cell<u64>,
     gathered: RefCell<Gathered>,
     /// Slices that were handed over to be written.
     offered: Cell<u64>,
     /// Those that can be read.
     appended: Cell<u64>,
     state: Cell<State>,
-    /// The task that feeds it has ended it.
+    /// More may come from the task that feeds it.
     is_fed: Cell<bool>,
+    /// Memory still has all of it, and may keep it.
+    is_in_memory: Cell<bool>,
     /// Slices were appended, or it ended.
     changed: Notify,
     /// For how long viewers waited for the disk, in milliseconds.
@@ -74,6 +80,8 @@ pub(crate) struct Streaming {
 struct Gathered {
     /// The beginning, which came before it was known to be too large.
     front: Option<Arc<Body>>,
+    /// How long that was.
+    front_len: u64,
     chunks: VecDeque<Arc<Chunk>>,
     /// How many bytes came so far.
     end: u64,
@@ -111,13 +119,18 @@ impl Shard {
         let primary = primary_of(stored);
         let is_wanted = stored.meta.part.is_none()
             && self.owner_of(primary) == self.core
-            && length.is_some_and(|length| is_large(length) && length <= self.settings.object_size_max)
+            && length.is_none_or(is_large)
             && !self.refuses_fills()
             && !self.is_doomed_flight(flight)
             && !self.restores.streams.borrow().contains_key(&stored.hash);
-        let length = length.filter(|_| is_wanted)?;
         // A volume that it would fill has its first slices written over by the last.
-        if length > disk.capacity(primary)? / 2 || !disk.admits(length) {
+        let len_max = self.settings.object_size_max.min(disk.capacity(primary)? / 2);
+        let admitted = length.unwrap_or_else(|| STREAM_ADMITTED_LEN.max(2 * front.published())).min(len_max);
+        if !is_wanted || length.is_some_and(|length| length > len_max) {
+            return None;
+        }
+        if !disk.admits(admitted) {
+            self.counters.add(Counter::DiskRefusedBudget, 1);
             return None;
         }
         let streaming = Rc::new(Streaming {
@@ -126,8 +139,11 @@ impl Shard {
             primary,
             flight: Some(flight),
             write_id: disk.new_write_id(primary)?,
-            length: Some(length),
+            length,
+            len_max,
+            admitted: Cell::new(admitted),
             gathered: RefCell::new(Gathered {
+                front_len: front.published(),
                 front: (front.published() > 0).then(|| Arc::clone(front)),
                 chunks: VecDeque::new(),
                 end: front.published(),
@@ -136,6 +152,7 @@ impl Shard {
             appended: Cell::new(0),
             state: Cell::new(State::Growing),
             is_fed: Cell::new(true),
+            is_in_memory: Cell::new(true),
             changed: Notify::new(),
             stalled: Cell::new(0),
         });
@@ -154,7 +171,7 @@ impl Shard {
         let streams = self.restores.streams.borrow();
         let streaming = streams.get(&hash).filter(|streaming| *streaming.stored.key == *key)?;
         let is_doomed = streaming.flight.is_some_and(|flight| self.is_doomed_flight(flight));
-        let is_of_use = streaming.state.get() != State::GivenUp && !is_doomed;
+        let is_of_use = streaming.length.is_some() && streaming.state.get() != State::GivenUp && !is_doomed;
         is_of_use.then(|| Rc::clone(streaming))
     }
 
@@ -202,9 +219,28 @@ impl Streaming {
         }
     }
 
-    /// Bytes that came and were not appended.
+    /// Bytes that are held for the disk alone, and were not appended.
     fn waiting_len(&self) -> u64 {
-        self.gathered.borrow().end.saturating_sub(self.appended.get() * SLICE_LEN)
+        let gathered = self.gathered.borrow();
+        gathered.end.saturating_sub(gathered.front_len.max(self.appended.get() * SLICE_LEN))
+    }
+
+    /// Tells whether it may become so long; the write budget is asked for as much again each time.
+    fn may_be(&self, len: u64) -> Result<(), Counter> {
+        if len > self.len_max {
+            return Err(Counter::DiskRefusedSpace);
+        }
+        let admitted = self.admitted.get();
+        if len > admitted {
+            let shard = self.shard.upgrade();
+            let more = admitted.min(self.len_max - admitted);
+            let disk = shard.as_ref().and_then(|shard| shard.disk.as_ref());
+            if !disk.is_some_and(|disk| disk.admits(more)) {
+                return Err(Counter::DiskRefusedBudget);
+            }
+            self.admitted.set(admitted + more);
+        }
+        Ok(())
     }
 
     /// Hands over the slices that are complete, as far as there is room; with `all` the last one, too.
@@ -240,17 +276,28 @@ impl Streaming {
 
     /// It gets no head.
     pub(super) fn give_up(&self, cause: Counter) {
-        if self.state.replace(State::GivenUp) == State::GivenUp {
+        if self.state.get() == State::GivenUp {
             return;
         }
-        self.gathered.replace(Gathered { front: None, chunks: VecDeque::new(), end: 0 });
-        self.stored.mark_gone();
+        self.part();
         if let Some(shard) = self.shard.upgrade() {
             shard.counters.add(cause, 1);
-            shard.counters.add(Counter::CacheNotStoredSize, self.flight.is_some().into());
-            self.leave(&shard);
+            if !self.is_in_memory.get() {
+                self.stored.mark_gone();
+                shard.counters.add(Counter::CacheNotStoredSize, self.flight.is_some().into());
+                self.leave(&shard);
+            }
         }
         self.changed.notify_all();
+    }
+
+    /// Memory goes on without it.
+    fn part(&self) {
+        self.state.set(State::GivenUp);
+        self.gathered.replace(Gathered { front: None, front_len: 0, chunks: VecDeque::new(), end: 0 });
+        if let Some(shard) = self.shard.upgrade() {
+            shard.restores.streams.borrow_mut().remove(&self.stored.hash);
+        }
     }
 
     /// Nobody finds it here any more, and its flight is over.
@@ -287,10 +334,41 @@ impl Streaming {
 }
 
 impl Feed {
+    /// Takes note that so much of it is in memory.
+    pub(crate) fn grew(&self, len: u64) {
+        let Feed(streaming) = self;
+        if let Err(cause) = streaming.may_be(len) {
+            return self.give_up(cause);
+        }
+        {
+            let mut gathered = streaming.gathered.borrow_mut();
+            (gathered.end, gathered.front_len) = (len, len);
+        }
+        streaming.hand_over(false);
+    }
+
+    /// All of it came and memory keeps it: what is written already need not be written again.
+    pub(crate) fn stays_in_memory(self, body: &Body) {
+        let Feed(streaming) = &self;
+        streaming.hand_over(true);
+        let is_handed_over = streaming.offered.get() == slice_count(body.published());
+        if is_handed_over && self.is_on() && is_large(body.published()) {
+            body.set_write_id(streaming.write_id);
+        }
+    }
+
+    /// Memory does not keep it: what comes is passed on.
+    pub(crate) fn leaves_memory(&self) {
+        self.0.is_in_memory.set(false);
+    }
+
     /// Takes what was passed on last.
     pub(crate) fn push(&self, chunk: &Arc<Chunk>) {
         let Feed(streaming) = self;
         if streaming.state.get() == State::Growing {
+            if let Err(cause) = streaming.may_be(chunk.end()) {
+                return self.give_up(cause);
+            }
             {
                 let mut gathered = streaming.gathered.borrow_mut();
                 gathered.end = chunk.end();
@@ -401,6 +479,9 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         if self.0.is_fed.get() {
+            if self.0.is_in_memory.get() {
+                return self.0.part();
+            }
             self.0.give_up(Counter::CacheNotStoredFailed);
         }
     }
@@ -426,11 +507,19 @@ impl Shard {
             flight: None,
             write_id,
             length: Some(total),
-            gathered: RefCell::new(Gathered { front: None, chunks: VecDeque::new(), end: total }),
+            len_max: total,
+            admitted: Cell::new(total),
+            gathered: RefCell::new(Gathered {
+                front: None,
+                front_len: 0,
+                chunks: VecDeque::new(),
+                end: total,
+            }),
             offered: Cell::new(slice_count(total)),
             appended: Cell::new(slice_count(total)),
             state: Cell::new(State::Whole),
             is_fed: Cell::new(false),
+            is_in_memory: Cell::new(false),
             changed: Notify::new(),
             stalled: Cell::new(0),
         });

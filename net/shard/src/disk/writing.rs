@@ -188,11 +188,7 @@ impl Disk {
     /// Tells whether so many bytes are worth a write that come bit by bit, under a key that nobody asked for before.
     pub(super) fn admits(&self, len: u64) -> bool {
         let (now, chance) = (self.ring.now_millis(), self.writes.draw());
-        let is_admitted = self.writes.admission.borrow_mut().admit(now, len, false, chance);
-        if !is_admitted {
-            self.counters.add(NotTaken::Budget.counter(), 1);
-        }
-        is_admitted
+        self.writes.admission.borrow_mut().admit(now, len, false, chance)
     }
 
     /// A number for the slices of one body that no other body of its key has, nor had before a restart; `None` without a volume.

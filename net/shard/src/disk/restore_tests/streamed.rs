@@ -294,3 +294,24 @@ fn what_is_ended_while_it_is_validated_stays_ended() {
         assert!(stage.viewer().get("/a").body.starts_with('v'));
     }
 }
+
+/// What does not say its length is written before it is known whether memory takes it; if it does, only once, and it is there from both.
+#[test]
+fn what_memory_takes_after_all_is_written_once() {
+    const LEN: usize = 10 << 20;
+    let store = Store::new();
+    let mut stage = stage(&store, |reply| {
+        reply.write(&format!("HTTP/1.1 200 OK\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n"));
+        reply.write(&format!("{LEN:x}\r\n{}\r\n0\r\n\r\n", &CONTENT[..LEN]));
+    });
+    // It comes in chunks, which this viewer does not read.
+    stage.viewer().ask("GET", "/a", "");
+    stage.wait(|| matches!(stage.explain("/a").why, Why::Fresh { .. }));
+    store.settle(&stage);
+    let written = stage.sum(Counter::DiskWrittenBytes);
+    assert!((LEN..LEN + LEN / 8).contains(&(written as usize)), "{written}");
+    assert_eq!(stage.sum(Counter::DiskRecordsWritten), LEN.div_ceil(1_040_384) as u64 + 1);
+    restart(&mut stage, &store, Invalidations::default());
+    expect_hit(&mut stage.viewer(), "/a", "", &CONTENT[..LEN]);
+    assert_eq!(stage.count("/a"), 1);
+}
