@@ -7,33 +7,30 @@
 //! waits to be appended is bounded, and no viewer waits for it longer than `STREAM_STALL_MAX` in all; one response of a key is written at a
 //! time; slices without a head are never found, and leave with their segment.
 
+mod feed;
+mod offers;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
 
 use aspis_cache::key;
 use aspis_exchange::collapse::FlightId;
-use aspis_runtime::future::{race, yield_now};
+use aspis_runtime::future::yield_now;
 use aspis_runtime::sync::Notify;
 use aspis_storage::disk::format::SLICE_LEN;
-use aspis_storage::disk::stored::{head_record, is_large, pieces, slice_count, slice_hash, slice_record};
-use aspis_storage::disk::volume::{Refused, Volume};
+use aspis_storage::disk::stored::{is_large, slice_count, slice_hash};
 use aspis_storage::mapping::body::Body;
-use aspis_storage::passage::{Chunk, PassageWriter};
+use aspis_storage::passage::Chunk;
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
 
-use super::offering::mark;
 use super::slices::SlicesOf;
-use super::{Offer, Step};
-use crate::limits::{
-    DISK_WRITE_PATIENCE, SLICES_FOUND_PER_STEP, STREAM_ADMITTED_LEN, STREAM_LOOK, STREAM_SHARE,
-    STREAM_STALL_MAX, STREAMED_SLICES_MAX, STREAMED_SLICES_MIN,
-};
+use crate::limits::{SLICES_FOUND_PER_STEP, STREAM_ADMITTED_LEN};
 use crate::shard::Shard;
 use crate::storing::primary_of;
+use offers::{HeadOffer, SliceOffer};
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,21 +86,6 @@ struct Gathered {
 
 /// The side that feeds it: when it is dropped before [`Feed::finish`] nothing more comes.
 pub(crate) struct Feed(Rc<Streaming>);
-
-/// One slice to be written.
-struct SliceOffer {
-    streaming: Rc<Streaming>,
-    number: u64,
-    front: Option<Arc<Body>>,
-    chunks: Vec<Arc<Chunk>>,
-    end: u64,
-}
-
-/// The head, behind all slices.
-struct HeadOffer {
-    streaming: Rc<Streaming>,
-    total: u64,
-}
 
 impl Shard {
     /// Begins to write a response that memory does not take; `front` is what came of it so far. `None` if it is not worth it, or cannot be.
@@ -333,160 +315,6 @@ impl Streaming {
     }
 }
 
-impl Feed {
-    /// Takes note that so much of it is in memory.
-    pub(crate) fn grew(&self, len: u64) {
-        let Feed(streaming) = self;
-        if let Err(cause) = streaming.may_be(len) {
-            return self.give_up(cause);
-        }
-        {
-            let mut gathered = streaming.gathered.borrow_mut();
-            (gathered.end, gathered.front_len) = (len, len);
-        }
-        streaming.hand_over(false);
-    }
-
-    /// All of it came and memory keeps it: what is written already need not be written again.
-    pub(crate) fn stays_in_memory(self, body: &Body) {
-        let Feed(streaming) = &self;
-        streaming.hand_over(true);
-        let is_handed_over = streaming.offered.get() == slice_count(body.published());
-        if is_handed_over && self.is_on() && is_large(body.published()) {
-            body.set_write_id(streaming.write_id);
-        }
-    }
-
-    /// Memory does not keep it: what comes is passed on.
-    pub(crate) fn leaves_memory(&self) {
-        self.0.is_in_memory.set(false);
-    }
-
-    /// Takes what was passed on last.
-    pub(crate) fn push(&self, chunk: &Arc<Chunk>) {
-        let Feed(streaming) = self;
-        if streaming.state.get() == State::Growing {
-            if let Err(cause) = streaming.may_be(chunk.end()) {
-                return self.give_up(cause);
-            }
-            {
-                let mut gathered = streaming.gathered.borrow_mut();
-                gathered.end = chunk.end();
-                gathered.chunks.push_back(Arc::clone(chunk));
-            }
-            streaming.hand_over(false);
-        }
-    }
-
-    /// Tells whether what comes is still written.
-    pub(crate) fn is_on(&self) -> bool {
-        self.0.state.get() == State::Growing
-    }
-
-    /// Nobody finds its beginning where it is passed on: who comes from now on begins with the slices.
-    pub(crate) fn close(&self, shard: &Shard) {
-        if let Some(flight) = self.0.flight {
-            shard.owner.collapse.borrow_mut().close(flight);
-        }
-    }
-
-    /// The slices that it writes.
-    pub(crate) fn slices(&self) -> Option<SlicesOf> {
-        self.0.slices()
-    }
-
-    /// Memory is short, or the origin broke off: nothing more is written.
-    pub(crate) fn give_up(&self, cause: Counter) {
-        self.0.give_up(cause);
-    }
-
-    /// Waits until the disk has taken enough of what came before; false if the viewers would have to wait for it too long.
-    pub(crate) async fn has_room(&self, shard: &Shard, passing: &PassageWriter, is_read: bool) -> bool {
-        let Feed(streaming) = self;
-        let share = shard.budget.limit() / STREAM_SHARE / shard.cores as u64 / SLICE_LEN;
-        let most = share.clamp(STREAMED_SLICES_MIN, STREAMED_SLICES_MAX) * SLICE_LEN;
-        let (mut appended, mut since) = (streaming.appended.get(), shard.ring.now_millis());
-        loop {
-            let changed = streaming.changed.notified();
-            streaming.hand_over(false);
-            if !self.is_on() || streaming.waiting_len() < most {
-                return self.is_on();
-            }
-            let began = shard.ring.now_millis();
-            race(changed, shard.ring.sleep(STREAM_LOOK)).await;
-            let now = shard.ring.now_millis();
-            if is_read && passing.is_caught_up() {
-                streaming.stalled.set(streaming.stalled.get() + (now - began));
-            }
-            if streaming.appended.get() > appended {
-                (appended, since) = (streaming.appended.get(), now);
-            }
-            if is_late(now - since, DISK_WRITE_PATIENCE) || is_late(streaming.stalled.get(), STREAM_STALL_MAX)
-            {
-                self.give_up(Counter::DiskRefusedQueue);
-                return false;
-            }
-        }
-    }
-
-    /// All of it came: the last slice is written, and then the head, if nothing has made it out of date.
-    pub(crate) async fn finish(self, shard: &Rc<Shard>, total: u64) {
-        let streaming = Rc::clone(&self.0);
-        let count = slice_count(total);
-        let (mut appended, mut since) = (0, shard.ring.now_millis());
-        loop {
-            let changed = streaming.changed.notified();
-            streaming.hand_over(true);
-            if !self.is_on() {
-                return;
-            }
-            if streaming.appended.get() >= count {
-                break;
-            }
-            race(changed, shard.ring.sleep(STREAM_LOOK)).await;
-            let now = shard.ring.now_millis();
-            if streaming.appended.get() > appended {
-                (appended, since) = (streaming.appended.get(), now);
-            }
-            if is_late(now - since, DISK_WRITE_PATIENCE) {
-                return self.give_up(Counter::DiskRefusedQueue);
-            }
-        }
-        if !is_large(total) || !streaming.is_there(shard, total).await {
-            return self.give_up(Counter::DiskRefusedSpace);
-        }
-        let stored = &streaming.stored;
-        // I-22: a rule that came meanwhile does not let it be stored; nor does an unsafe request, or what was stored in its place.
-        let is_wanted = self.is_on()
-            && !streaming.flight.is_some_and(|flight| shard.is_doomed_flight(flight))
-            && stored.is_live()
-            && shard.is_wanted(stored);
-        if !is_wanted {
-            return self.give_up(Counter::CacheNotStoredFailed);
-        }
-        streaming.state.set(State::Whole);
-        streaming.is_fed.set(false);
-        streaming.changed.notify_all();
-        shard.make_way_for(&streaming);
-        let offer = Box::new(HeadOffer { streaming: Rc::clone(&streaming), total });
-        let disk = shard.disk.as_ref().expect("it was there when this began");
-        if let Err(mut offer) = disk.offer_part(offer) {
-            offer.give_up();
-        }
-    }
-}
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        if self.0.is_fed.get() {
-            if self.0.is_in_memory.get() {
-                return self.0.part();
-            }
-            self.0.give_up(Counter::CacheNotStoredFailed);
-        }
-    }
-}
-
 impl Shard {
     /// Writes the new head of a response that the origin confirmed and whose content is on disk alone. What was stored in its place stays.
     ///
@@ -551,83 +379,4 @@ impl Shard {
             store.remove(part_hash, &part_key);
         }
     }
-}
-
-impl Offer for SliceOffer {
-    fn primary(&self) -> u128 {
-        self.streaming.primary
-    }
-
-    fn len(&self) -> u64 {
-        self.end - self.number * SLICE_LEN
-    }
-
-    fn concerns(&self, _: u128) -> bool {
-        // Without a head nobody finds it.
-        false
-    }
-
-    fn step(&mut self, volume: &mut Volume, now: u32) -> Result<Step, Refused> {
-        let Streaming { stored, write_id, appended, changed, .. } = &*self.streaming;
-        // A body has fewer slices than 2^32: it would be 4 PiB.
-        let number = u32::try_from(self.number).map_err(|_| Refused::TooLarge)?;
-        let mut at = self.number * SLICE_LEN;
-        let mut body = match &self.front {
-            Some(front) => pieces(front, at..self.end.min(front.published())),
-            None => Vec::new(),
-        };
-        at += body.iter().map(|piece| piece.len() as u64).sum::<u64>();
-        for chunk in &self.chunks {
-            let piece = chunk.piece(at);
-            let piece = &piece[..piece.len().min((self.end - at) as usize)];
-            at += piece.len() as u64;
-            body.push(piece);
-        }
-        volume.append(&slice_record(stored, (*write_id, number), &body, now), now)?;
-        appended.set(self.number + 1);
-        changed.notify_all();
-        Ok(Step::Done(self.len()))
-    }
-
-    fn give_up(&mut self) {
-        self.streaming.give_up(Counter::DiskRefusedMemory);
-    }
-}
-
-impl Offer for HeadOffer {
-    fn primary(&self) -> u128 {
-        self.streaming.primary
-    }
-
-    fn len(&self) -> u64 {
-        let stored = &self.streaming.stored;
-        stored.charged_len() - stored.body.charged_len()
-    }
-
-    fn concerns(&self, hash: u128) -> bool {
-        hash == self.streaming.stored.hash || hash == self.streaming.primary
-    }
-
-    fn step(&mut self, volume: &mut Volume, now: u32) -> Result<Step, Refused> {
-        let Streaming { shard, stored, write_id, .. } = &*self.streaming;
-        if let (Some(variant), Some(shard)) = (&stored.variant, shard.upgrade()) {
-            mark(&shard, stored, variant, volume, now)?;
-        }
-        volume.append(&head_record(stored, (*write_id, self.total), now), now)?;
-        self.streaming.kept();
-        Ok(Step::Done(self.len()))
-    }
-
-    fn give_up(&mut self) {
-        let streaming = &self.streaming;
-        streaming.give_up(Counter::DiskRefusedMemory);
-        // Of what was confirmed the older head may stay: its content is the same, and is stale no later.
-        if let (Some(_), Some(shard)) = (streaming.flight, streaming.shard.upgrade()) {
-            shard.forget_on_disk(&streaming.stored);
-        }
-    }
-}
-
-fn is_late(millis: u64, patience: Duration) -> bool {
-    u128::from(millis) >= patience.as_millis()
 }
