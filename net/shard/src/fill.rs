@@ -276,7 +276,7 @@ impl Task {
                     self.give_up(Counter::CacheNotStoredFailed);
                 }
                 if let (Some(feed), false) = (self.feed.take(), doomed) {
-                    feed.stays_in_memory(writer.body());
+                    feed.stays_in_memory(&shard);
                 }
                 let whole = writer.complete() == BodyState::Complete;
                 if whole && !doomed {

@@ -179,7 +179,7 @@ impl Shard {
         if stored.variant.is_none() {
             self.restores.markers.borrow_mut().forget(primary);
         }
-        if !stored.is_on_disk() {
+        if !stored.is_on_disk() && !self.is_streaming(stored) {
             self.offer_to_disk(Arc::clone(stored), primary, why);
         }
     }

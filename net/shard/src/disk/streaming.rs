@@ -157,6 +157,12 @@ impl Shard {
         is_of_use.then(|| Rc::clone(streaming))
     }
 
+    /// Tells whether this very response is being written: it is offered when its slices are there.
+    pub(super) fn is_streaming(&self, stored: &Arc<StoredResponse>) -> bool {
+        let streams = self.restores.streams.borrow();
+        streams.get(&stored.hash).is_some_and(|streaming| Arc::ptr_eq(&streaming.stored, stored))
+    }
+
     /// What is being written under this number.
     pub(super) fn stream_of(&self, of: &SlicesOf) -> Option<Rc<Streaming>> {
         let streams = self.restores.streams.borrow();

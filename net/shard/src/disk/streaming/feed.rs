@@ -10,13 +10,13 @@ use std::time::Duration;
 use aspis_runtime::future::race;
 use aspis_storage::disk::format::SLICE_LEN;
 use aspis_storage::disk::stored::{is_large, slice_count};
-use aspis_storage::mapping::body::Body;
 use aspis_storage::passage::{Chunk, PassageWriter};
 use aspis_telemetry::Counter;
 
 use super::offers::HeadOffer;
 use super::{Feed, State};
 use crate::disk::SlicesOf;
+use crate::disk::offering::Why;
 use crate::limits::{
     DISK_WRITE_PATIENCE, STREAM_LOOK, STREAM_SHARE, STREAM_STALL_MAX, STREAMED_SLICES_MAX,
     STREAMED_SLICES_MIN,
@@ -37,14 +37,25 @@ impl Feed {
         streaming.hand_over(false);
     }
 
-    /// All of it came and memory keeps it: what is written already need not be written again.
-    pub(crate) fn stays_in_memory(self, body: &Body) {
-        let Feed(streaming) = &self;
-        streaming.hand_over(true);
-        let is_handed_over = streaming.offered.get() == slice_count(body.published());
-        if is_handed_over && self.is_on() && is_large(body.published()) {
-            body.set_write_id(streaming.write_id);
+    /// All of it came, and memory keeps it: it is offered to the disk as others are, when its slices are there and need not be written again.
+    pub(crate) fn stays_in_memory(self, shard: &Rc<Shard>) {
+        let stored = Arc::clone(&self.0.stored);
+        // Nothing older takes its place until then.
+        if shard.has_on_disk(self.0.primary, stored.hash) {
+            shard.forget_on_disk(&stored);
         }
+        let shard = Rc::clone(shard);
+        let ring = shard.ring.clone();
+        ring.spawn(async move {
+            let len = stored.body.published();
+            if is_large(len) && self.all_appended(&shard, slice_count(len)).await {
+                stored.body.set_write_id(self.0.write_id);
+            }
+            drop(self);
+            if stored.is_live() {
+                shard.offer(&stored, Why::Stored { used_before: false });
+            }
+        });
     }
 
     /// Memory does not keep it: what comes is passed on.
@@ -119,19 +130,15 @@ impl Feed {
         }
     }
 
-    /// All of it came: the last slice is written, and then the head, if nothing has made it out of date.
-    pub(crate) async fn finish(self, shard: &Rc<Shard>, total: u64) {
-        let streaming = Rc::clone(&self.0);
-        let count = slice_count(total);
-        let (mut appended, mut since) = (0, shard.ring.now_millis());
+    /// Hands over what is left, and waits until all slices can be read; false if that takes too long, or was given up.
+    async fn all_appended(&self, shard: &Shard, count: u64) -> bool {
+        let Feed(streaming) = self;
+        let (mut appended, mut since) = (streaming.appended.get(), shard.ring.now_millis());
         loop {
             let changed = streaming.changed.notified();
             streaming.hand_over(true);
-            if !self.is_on() {
-                return;
-            }
-            if streaming.appended.get() >= count {
-                break;
+            if !self.is_on() || streaming.appended.get() >= count {
+                return self.is_on();
             }
             race(changed, shard.ring.sleep(STREAM_LOOK)).await;
             let now = shard.ring.now_millis();
@@ -139,8 +146,16 @@ impl Feed {
                 (appended, since) = (streaming.appended.get(), now);
             }
             if is_late(now - since, DISK_WRITE_PATIENCE) {
-                return self.give_up(Counter::DiskRefusedQueue);
+                return false;
             }
+        }
+    }
+
+    /// All of it came: the last slice is written, and then the head, if nothing has made it out of date.
+    pub(crate) async fn finish(self, shard: &Rc<Shard>, total: u64) {
+        let streaming = Rc::clone(&self.0);
+        if !self.all_appended(shard, slice_count(total)).await {
+            return self.give_up(Counter::DiskRefusedQueue);
         }
         if !is_large(total) || !streaming.is_there(shard, total).await {
             return self.give_up(Counter::DiskRefusedSpace);
