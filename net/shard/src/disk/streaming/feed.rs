@@ -48,8 +48,11 @@ impl Feed {
         let ring = shard.ring.clone();
         ring.spawn(async move {
             let len = stored.body.published();
-            if is_large(len) && self.all_appended(&shard, slice_count(len)).await {
-                stored.body.set_write_id(self.0.write_id);
+            if is_large(len)
+                && self.all_appended(&shard, slice_count(len)).await
+                && let Some(body) = stored.body.in_memory()
+            {
+                body.set_write_id(self.0.write_id);
             }
             drop(self);
             if stored.is_live() {
