@@ -105,6 +105,8 @@ struct Measured {
     major_faults: u64,
     /// Of the disk tier meanwhile: hits, bytes read, bytes written.
     disk: [f64; 3],
+    /// Responses that were sent from the page cache.
+    mapped: f64,
 }
 
 /// Measures; false when a figure is out of bounds.
@@ -174,6 +176,7 @@ fn measure(own: &Path, server: &Aspis, base: &Base) -> io::Result<Measured> {
             grown("aspis_disk_read_bytes_total"),
             grown("aspis_disk_written_bytes_total"),
         ],
+        mapped: grown("aspis_disk_mapped_total{event=\"sent\"}"),
     })
 }
 
@@ -204,26 +207,27 @@ fn report(options: &Options, hog_len: u64, without: &[Measured], with: &[Measure
         hog_len >> 20
     );
     println!(
-        "| disk load | turn p99.9 at most, ms | late p99.9 at most, ms | hit p99, us | hit p99.9, us | major faults | disk hits/s | read MiB/s | written MiB/s |"
+        "| disk load | turn p99.9 at most, ms | late p99.9 at most, ms | hit p99, us | hit p99.9, us | major faults | disk hits/s | from page cache/s | read MiB/s | written MiB/s |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for (name, measured) in [("without", without), ("with", with)] {
         let summary = summary(measured)?;
         let median = |figure, digits| Spread::show_of(measured, figure, digits);
-        let per_second = |at: usize, unit: f64| {
-            measured.iter().map(|each| each.disk[at]).sum::<f64>() / unit / seconds / measured.len() as f64
+        let per_second = |figure: fn(&Measured) -> f64| {
+            measured.iter().map(figure).sum::<f64>() / seconds / measured.len() as f64
         };
         let mib = f64::from(1 << 20);
         println!(
-            "| {name} | {:.3} | {:.3} | {} | {} | {} | {:.0} | {:.1} | {:.1} |",
+            "| {name} | {:.3} | {:.3} | {} | {} | {} | {:.0} | {:.0} | {:.1} | {:.1} |",
             summary.turn * 1e3,
             summary.lateness * 1e3,
             median(|each| each.p99, 0),
             median(|each| each.p999, 0),
             summary.major_faults,
-            per_second(0, 1.0),
-            per_second(1, mib),
-            per_second(2, mib)
+            per_second(|each| each.disk[0]),
+            per_second(|each| each.mapped),
+            per_second(|each| each.disk[1]) / mib,
+            per_second(|each| each.disk[2]) / mib
         );
     }
     if with.iter().any(|each| each.disk.iter().any(|grown| grown.is_nan() || *grown <= 0.0)) {

@@ -1,4 +1,4 @@
-//! Everything that a disk tier does, each at a bounded rate: reads of what memory does not hold, repeated reads of parts of large objects, fills small and
+//! Everything that a disk tier does, each at a bounded rate: reads of what memory does not hold, once and again, reads of parts of large objects, fills small and
 //! large, and the writes that come of them.
 //!
 //! Runs in a process of its own, at the worst priority; each thread is a [`viewer`] that asks steadily. A failure of one is a failure of all.
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// Objects that are stored beforehand: small ones, and some of several slices.
 pub(super) const COLD: u32 = 8_000;
 pub(super) const LARGE: u32 = 16;
+/// Of the small ones those that come again and again.
+const WARM: u32 = 3_000;
 const COLD_SIZE: u64 = 64 * 1024;
 const LARGE_SIZE: u64 = 4 << 20;
 /// Longest part of a large object that is asked for, and how many of its first bytes parts begin in: they come again soon.
@@ -43,6 +45,8 @@ pub(super) fn large_cell() -> Cell {
 enum Deed {
     /// Any of the small objects.
     Cold,
+    /// One of those that come again and again, more than memory holds: they are sent from the page cache as long as the hog leaves them there.
+    Warm,
     /// A part of one of the large ones.
     Part,
     /// A small object that nobody asked for before.
@@ -52,8 +56,13 @@ enum Deed {
 }
 
 /// Who asks: what, on how many connections, how often a second in all.
-const DEEDS: [(Deed, u64, u32); 4] =
-    [(Deed::Cold, 4, 400), (Deed::Part, 2, 60), (Deed::New, 2, 100), (Deed::NewLarge, 1, 2)];
+const DEEDS: [(Deed, u64, u32); 5] = [
+    (Deed::Cold, 4, 400),
+    (Deed::Warm, 4, 400),
+    (Deed::Part, 2, 60),
+    (Deed::New, 2, 100),
+    (Deed::NewLarge, 1, 2),
+];
 
 /// Starts the load of a round and returns when it has begun.
 pub(super) fn start(address: SocketAddr, round: usize, length: Duration, core: usize) -> io::Result<Server> {
@@ -118,6 +127,7 @@ impl Choice {
         let mut any = |count: u32| (self.random.next() % u64::from(count)) as u32;
         match self.deed {
             Deed::Cold => (cold_cell().plan(any(COLD)), None),
+            Deed::Warm => (cold_cell().plan(any(WARM)), None),
             Deed::Part => {
                 let plan = large_cell().plan(any(LARGE));
                 let from = self.random.next() % PARTS_SPAN;
