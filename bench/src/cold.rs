@@ -22,6 +22,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(crate) mod read;
+
 /// The CPU of the servers, and that of all others.
 const CPUS: (usize, usize) = (0, 1);
 const SIZE: u64 = 64 * 1024;

@@ -181,6 +181,14 @@ pub(crate) fn command() -> Command {
                 .arg(assert_flag("Fails when a ratio is over its bound"))
                 .arg(aspis_flag()),
         )
+        .subcommand(
+            Command::new("cold-reads")
+                .about("Measures the least that direct reads cost, and what of a large hit from disk is copied")
+                .arg(number_flag("rounds", "N", "5", "Times that each is measured", 1..=1000))
+                .arg(state_folder_flag())
+                .arg(assert_flag("Fails when what was read of a large hit is copied"))
+                .arg(aspis_flag()),
+        )
         .subcommand(Command::new("cold-part").hide(true).arg(Arg::new("words").num_args(1..)))
         .subcommand(
             Command::new("faults")

@@ -200,6 +200,12 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
             aspis,
         })
         .map(held),
+        "cold-reads" => cold::read::run(&cold::read::Options {
+            rounds: number(arguments, "rounds") as usize,
+            folder: path(arguments, "folder"),
+            aspis,
+        })
+        .map(held),
         "cold-part" => cold::part(&words(arguments, "words")).map(|()| true),
         "faults" => faults::run(&faults::Options {
             only: words(arguments, "only"),

@@ -41,7 +41,7 @@ mod writing;
 
 pub use ending::{Extent, Flushed};
 pub use health::Directory;
-use reading::ReadSlice;
+use reading::{Blocks, ReadBody};
 pub(crate) use slices::{Slices, SlicesOf};
 pub(crate) use streaming::Feed;
 pub(crate) use writing::{Offer, Step};

@@ -366,14 +366,21 @@ impl Task {
             }
             let missing =
                 self.length.map_or(RECEIVE_LEN, |length| length.saturating_sub(self.view.body().published()));
-            let Some(tail) = self.shard.reserve_tail(writer, missing.clamp(1, RECEIVE_LEN) as usize) else {
-                return End::NoMemory;
+            let read = match source.append_to(writer).await {
+                Ok(0) => {
+                    let len = missing.clamp(1, RECEIVE_LEN) as usize;
+                    let Some(tail) = self.shard.reserve_tail(writer, len) else { return End::NoMemory };
+                    let (read, tail) = source.read(tail).await;
+                    if let Ok(count) = read {
+                        writer.publish(tail, count);
+                    }
+                    read
+                }
+                appended => appended,
             };
-            let (read, tail) = source.read(tail).await;
             match read {
                 Ok(0) => return End::Whole,
-                Ok(count) => {
-                    writer.publish(tail, count);
+                Ok(_) => {
                     self.view.tell(&self.shard);
                     self.stream_early(source, writer);
                     // Slices are there at once: nobody else is to wait until all of many are copied.
@@ -382,7 +389,6 @@ impl Task {
                     }
                 }
                 Err(_) => {
-                    drop(tail);
                     let Some(retry) = &mut self.retry else { return End::Broken };
                     let Some(rest) = retry.rest(&self.shard, writer.published()).await else {
                         return End::Broken;

@@ -18,7 +18,7 @@ use aspis_runtime::mailbox::{Post, Receiver};
 use aspis_runtime::sync::Notify;
 use aspis_runtime::{Close, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId};
 use aspis_storage::budget::Budget;
-use aspis_storage::mapping::arena::Arena;
+use aspis_storage::mapping::arena::{Arena, Block};
 use aspis_storage::mapping::body::{BodyWriter, Tail};
 use aspis_storage::replica::ReplicaTable;
 use aspis_storage::response::StoredResponse;
@@ -238,6 +238,12 @@ impl Shard {
     /// Space for the next bytes of a fill; stored responses are evicted for it. `None` when memory is short all the same.
     pub(crate) fn reserve_tail(&self, writer: &mut BodyWriter, len_max: usize) -> Option<Tail> {
         self.evicting(|store| store.tail(writer, len_max))
+    }
+
+    /// A block for so many bytes side by side; stored responses are evicted for it. `None` when memory is short all the same, or in splinters.
+    pub(crate) fn block(&self, len: usize) -> Option<Block> {
+        self.evicting(|store| store.make_room(len as u64));
+        self.arena.allocate(len)
     }
 
     /// Evicts until the budget has room for so much beside bodies: heads, and what is passed through. Else a cache whose memory is full of

@@ -192,6 +192,7 @@ counters! {
     Monotonic "disk_read_on" "Viewers that were too slow for what came from the origin or from disk for several, and got the rest from disk by themselves." { DiskReadOn [] }
     Monotonic "disk_reads" "Reads of the disk tier." { DiskReads [] }
     Monotonic "disk_read_bytes" "Bytes that were read from disk, recovery and reclaiming included." { DiskReadBytes [] }
+    Monotonic "disk_copied_bytes" "Bytes of content that were copied into memory after they were read from disk; others were read to where they stay." { DiskCopiedBytes [] }
     Monotonic "disk_false_candidates" "Reads that brought the record of another key." { DiskFalseCandidates [] }
     Monotonic "disk_check_failures" "Reads that brought something else than what was written; it was not served." { DiskCheckFailures [] }
     Monotonic "disk_mapped" "What became of responses that are sent from the mapping of their volume, out of the page cache: taken from there after a check, sent, found with pages gone, cut off because a page could not be read." {

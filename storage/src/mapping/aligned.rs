@@ -258,8 +258,8 @@ mod tests {
         }
         let last = buffers.pop().unwrap();
         drop(buffers);
-        let far = std::thread::spawn(move || last.as_ref()[0]);
-        assert_eq!(far.join().unwrap(), 4, "one outlives the others, on any thread");
+        let first = std::thread::scope(|scope| scope.spawn(move || last.as_ref()[0]).join());
+        assert_eq!(first.unwrap(), 4, "one outlives the others, on any thread");
         assert_eq!(budget.used_total(), 0);
         assert!(AlignedBuf::several([1 << 20, 8 << 20], &budget).is_none(), "all or none");
         assert!(AlignedBuf::several([usize::MAX / 2, usize::MAX / 2], &budget).is_none());

@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -202,6 +203,29 @@ impl Arena {
         self.budget().convert(Purpose::Payload, Purpose::ArenaFree, span.len() as u64);
     }
 
+    /// Takes the units that hold `range` out of a block and frees its others.
+    ///
+    /// # Panics
+    /// If the block is another arena's or `range` is none of its: the units would be somebody else's.
+    pub(super) fn cut(&self, mut block: Block, range: &Range<usize>) -> Span {
+        let is_inside = range.start < range.end && range.end <= block.span.len();
+        assert!(is_inside && self.lent(&block), "a block is cut by its own arena");
+        // What is left of it owns nothing.
+        let whole = std::mem::replace(&mut block.span, Span { unit: 0, units: 0 });
+        let first = (range.start / BLOCK_LEN_MIN) as u32;
+        let end = range.end.div_ceil(BLOCK_LEN_MIN) as u32;
+        let others = [(whole.unit, first), (whole.unit + end, whole.units - end)];
+        for (unit, units) in others.into_iter().filter(|(_, units)| *units > 0) {
+            self.free(Span { unit, units });
+        }
+        Span { unit: whole.unit + first, units: end - first }
+    }
+
+    /// Tells whether a block is of this arena.
+    pub(super) fn lent(&self, block: &Block) -> bool {
+        Arc::ptr_eq(&block.memory, &self.owner.memory)
+    }
+
     /// Counts a block that a body's writer took.
     pub(super) fn note_filling(&self, len: u64) {
         self.owner.filling.set(self.owner.filling.get() + len);
@@ -247,6 +271,10 @@ impl AsMut<[u8]> for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        // A body took the units over.
+        if self.span.units == 0 {
+            return;
+        }
         // SAFETY: the span is this block's alone, no borrow of it outlives the block, and it is not used again.
         // Test: `blocks_dropped_on_many_threads_all_come_back`.
         unsafe { self.memory.give_back(std::iter::once(self.span)) };

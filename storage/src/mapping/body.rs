@@ -13,10 +13,11 @@
 //! after the last publication; blocks are filled without gaps, so only the last one is partly used, and completion gives its
 //! unused units back.
 
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
-use super::arena::{Arena, Memory};
+use super::arena::{Arena, Block, Memory};
 use super::prefetch::prefetch;
 use crate::atomics::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::buddy::{Fit, Span};
@@ -63,6 +64,8 @@ pub struct Body {
     slot_count: AtomicU32,
     /// Under which number its slices are on disk; 0 if none is.
     write_id: AtomicU64,
+    /// Bytes of the first unit that are before the body's first: none but where it was made of a block that was read into.
+    lead: u32,
     first: [Slot; BODY_BLOCKS_INLINE],
     /// The slots that do not fit in `first`.
     more: OnceLock<Box<Directory>>,
@@ -102,10 +105,35 @@ impl Body {
             lent: AtomicBool::new(false),
             slot_count: AtomicU32::new(0),
             write_id: AtomicU64::new(0),
+            lead: 0,
             first: Default::default(),
             more: OnceLock::new(),
         });
         BodyWriter { body, arena: arena.clone(), current: 0 }
+    }
+
+    /// Makes a complete body of the bytes of a block in `range`, without a copy; the units that hold none of them are given back.
+    ///
+    /// # Panics
+    /// If the block is another arena's, or `range` is empty or goes on behind it.
+    pub fn of_block(arena: &Arena, block: Block, range: Range<usize>) -> Arc<Body> {
+        let span = arena.cut(block, &range);
+        let len = range.len() as u64;
+        let first: [Slot; BODY_BLOCKS_INLINE] = Default::default();
+        first[0].unit.store(span.unit, Ordering::Relaxed);
+        first[0].end.store(span.units, Ordering::Relaxed);
+        Arc::new(Body {
+            memory: Arc::clone(arena.memory()),
+            declared: Some(len),
+            published: AtomicU64::new(len),
+            state: AtomicU8::new(BodyState::Complete as u8),
+            lent: AtomicBool::new(false),
+            slot_count: AtomicU32::new(1),
+            write_id: AtomicU64::new(0),
+            lead: (range.start % BLOCK_LEN_MIN) as u32,
+            first,
+            more: OnceLock::new(),
+        })
     }
 
     /// Returns the longest run of published bytes that lie side by side from byte `at`; empty at the end of what is there.
@@ -115,6 +143,8 @@ impl Body {
         if at >= published {
             return &[];
         }
+        // From here on counted from the beginning of the first unit.
+        let (at, published) = (at + u64::from(self.lead), published + u64::from(self.lead));
         let (slot, start) = self.slot_at(at);
         let end = u64::from(slot.end.load(Ordering::Relaxed)) * BLOCK_LEN_MIN as u64;
         let len = (end.min(published) - at) as usize;
@@ -190,7 +220,7 @@ impl Body {
         self.slot_count.load(Ordering::Acquire) as usize
     }
 
-    /// Finds the slot that holds byte `at`, which is published, and the byte at which that slot begins.
+    /// Finds the slot that holds byte `at`, which is published, and the byte at which that slot begins; both count the lead.
     ///
     /// Slots behind the last published byte may be changed by the writer meanwhile. They only ever end behind `at`, so the
     /// search, which takes the first slot that does, is right whichever of their values it sees.
@@ -332,6 +362,29 @@ impl BodyWriter {
             rest = later;
         }
         bytes.len() - rest.len()
+    }
+
+    /// Appends the bytes of a block in `range` and publishes them, without a copy; the units that hold none of them are given back. `Err`, and the
+    /// block is as it was, where they cannot follow what is there: while there is room behind that or a tail is out, or unless they begin a unit.
+    pub fn adopt(&mut self, block: Block, range: Range<usize>) -> Result<(), Block> {
+        let held = self.body.charged_len();
+        let follows = self.published() == held && !self.body.lent.load(Ordering::Acquire);
+        let begins = range.start < range.end && range.start.is_multiple_of(BLOCK_LEN_MIN);
+        let end = held / BLOCK_LEN_MIN as u64 + range.len().div_ceil(BLOCK_LEN_MIN) as u64;
+        let index = self.body.slot_count.load(Ordering::Relaxed) as usize;
+        let is_possible = follows && begins && self.arena.lent(&block) && index < BODY_BLOCKS_MAX;
+        let Some(end) = u32::try_from(end).ok().filter(|_| is_possible && self.make_slot(index)) else {
+            return Err(block);
+        };
+        let span = self.arena.cut(block, &range);
+        let slot = self.body.slot(index);
+        slot.unit.store(span.unit, Ordering::Relaxed);
+        slot.end.store(end, Ordering::Relaxed);
+        self.body.slot_count.store(index as u32 + 1, Ordering::Release);
+        self.arena.note_filling(span.len() as u64);
+        self.current = index;
+        self.advance(range.len());
+        Ok(())
     }
 
     /// Ends the body as complete, or as failed when its declared length is not what came, and returns which.

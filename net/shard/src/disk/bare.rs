@@ -116,11 +116,10 @@ impl Core {
         self.block(|disk| async move {
             let mut bodies = Vec::new();
             for number in numbers {
-                let read = disk.read(hash(number), hash(number)).await;
-                bodies.push(read.map(|read| {
-                    let record = read.record();
-                    assert_eq!(record.front.key, key(number), "the record of its key");
-                    record.body().to_vec()
+                let read = disk.read(hash(number), hash(number), None).await;
+                bodies.push(read.map(|(read, body)| {
+                    assert_eq!(read.front().key, key(number), "the record of its key");
+                    body.bytes().to_vec()
                 }));
             }
             bodies

@@ -129,6 +129,9 @@ impl Large {
         let mut writer = Body::writer(&shard.arena, Some(whole.len()));
         let mut slices = Slices::new(shard, self.slices.clone(), whole);
         while !slices.is_whole() {
+            if slices.append_to(&mut writer).await.ok()? > 0 {
+                continue;
+            }
             let tail = shard.reserve_tail(&mut writer, FILL_RECEIVE_LEN as usize)?;
             let (read, tail) = slices.read(tail).await;
             writer.publish(tail, read.ok()?);

@@ -1,7 +1,8 @@
 //! Reading records: a place among those that read, a buffer, one read, and the checks before anybody sees a byte.
 //!
 //! Flights of the owner ask (`restore.rs`). Reads of one length class wait in line for one of its buffers, so that large ones do not hold up
-//! small ones, and what is in flight is bounded in count and bytes. Invariants: a record is handed out verified or not at all; what does
+//! small ones, and what is in flight is bounded in count and bytes. A short record is copied from there into memory. What is long is read to where it
+//! stays, if the arena has such a block: its bytes are looked at once, for the check. Invariants: a record is handed out verified or not at all; what does
 //! not verify loses its place in the index; a segment is pinned while it is read; a device that does not answer costs a request a bounded
 //! time, and its buffer stays with the kernel until it does.
 
@@ -15,9 +16,11 @@ use aspis_runtime::sync::oneshot;
 use aspis_runtime::{Elapsed, Ring};
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::format::{BLOCK_LEN, CHECKED_LEN, READ_LEN_MAX};
-use aspis_storage::disk::record::{Mismatch, Place, Record, RecordKind, decode_front, decode_record};
+use aspis_storage::disk::record::{Front, Mismatch, Place, RecordKind, decode_front, decode_record};
 use aspis_storage::disk::volume::Found;
 use aspis_storage::mapping::aligned::AlignedBuf;
+use aspis_storage::mapping::arena::{Arena, Block};
+use aspis_storage::mapping::body::{Body, BodyWriter};
 use aspis_telemetry::Counter;
 
 use super::{Disk, IoFailed, Mounted};
@@ -43,32 +46,60 @@ const FRONT_LEN: usize = BLOCK_LEN as usize;
 /// A record longer than this is verified in a turn without another such thing.
 pub(super) const LONG: usize = 128 * 1024;
 
-/// A record that was read and verified, as long as somebody looks at it.
-pub(crate) struct ReadRecord {
-    lent: Lent,
-    skip: usize,
+/// Gives a block of the arena with room for so many bytes side by side, if there is one.
+pub(crate) type Blocks<'b> = dyn Fn(usize) -> Option<Block> + 'b;
+
+/// Everything of a record that was read and verified but its body.
+pub(crate) struct ReadFront {
+    bytes: Box<[u8]>,
     place: Place,
     hash: u128,
 }
 
-impl ReadRecord {
-    /// Returns the record. Its key is to be compared.
-    pub(crate) fn record(&self) -> Record<'_> {
-        let bytes = &self.lent.bytes()[self.skip..];
-        decode_record(bytes, &self.place, self.hash).expect("it was verified and nobody wrote to it since")
+impl ReadFront {
+    /// Returns what it says. Its key is to be compared.
+    pub(crate) fn front(&self) -> Front<'_> {
+        decode_front(&self.bytes, &self.place, self.hash)
+            .expect("it was verified and nobody wrote to it since")
     }
 }
 
-/// Some bytes of a slice that were read and verified.
-pub(crate) struct ReadSlice {
+/// The body of a record, or some of it, that was read and verified.
+pub(crate) struct ReadBody {
     lent: Lent,
     range: Range<usize>,
 }
 
-impl ReadSlice {
+impl ReadBody {
     /// Returns the bytes that were asked for.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.lent.bytes()[self.range.clone()]
+    }
+
+    /// Makes a body in memory of them, without a copy; `Err` if they lie in a buffer of ours.
+    pub(crate) fn into_body(mut self, arena: &Arena) -> Result<Arc<Body>, Self> {
+        match self.lent.room.take() {
+            Some(Room::Block(block)) if !self.range.is_empty() => {
+                Ok(Body::of_block(arena, block, self.range.clone()))
+            }
+            room => {
+                self.lent.room = room;
+                Err(self)
+            }
+        }
+    }
+
+    /// Appends them to a body in memory, without a copy, and returns how many they are; `Err` if they lie in a buffer of ours, or cannot follow
+    /// what is there.
+    pub(crate) fn append_to(mut self, writer: &mut BodyWriter) -> Result<usize, Self> {
+        match self.lent.room.take() {
+            Some(Room::Block(block)) => match writer.adopt(block, self.range.clone()) {
+                Ok(()) => return Ok(self.range.len()),
+                Err(block) => self.lent.room = Some(Room::Block(block)),
+            },
+            room => self.lent.room = room,
+        }
+        Err(self)
     }
 }
 
@@ -146,46 +177,84 @@ impl Lane {
         })
     }
 
-    /// Waits for a buffer; `None` when too many do, or when there is no memory for it.
-    async fn lend(self: &Rc<Self>, ring: &Ring) -> Option<Lent> {
-        let turn = if let Some(left) = self.free.get().checked_sub(1) {
+    /// Waits for the right to one of the buffers; `None` when too many do.
+    async fn turn(self: &Rc<Self>, ring: &Ring) -> Option<Turn> {
+        if let Some(left) = self.free.get().checked_sub(1) {
             self.free.set(left);
-            Turn(Rc::clone(self))
-        } else {
-            let (sender, receiver) = oneshot::channel();
-            {
-                let mut waiting = self.waiting.borrow_mut();
-                if waiting.len() >= DISK_READS_WAITING_MAX {
-                    return None;
-                }
-                waiting.push_back(sender);
+            return Some(Turn(Rc::clone(self)));
+        }
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut waiting = self.waiting.borrow_mut();
+            if waiting.len() >= DISK_READS_WAITING_MAX {
+                return None;
             }
-            // Who waits that long is better served by the origin; the device is slow, not broken.
-            ring.timeout(DISK_READ_PATIENCE, receiver).await.ok()?.ok()?
-        };
+            waiting.push_back(sender);
+        }
+        // Who waits that long is better served by the origin; the device is slow, not broken.
+        ring.timeout(DISK_READ_PATIENCE, receiver).await.ok()?.ok()
+    }
+
+    /// Takes a buffer, for who has a turn; `None` when there is no memory for it.
+    fn buffer(&self) -> Option<AlignedBuf> {
         let at_hand = self.buffers.borrow_mut().pop();
-        let buffer = at_hand.or_else(|| AlignedBuf::new(self.len, &self.budget))?;
-        Some(Lent { buffer: Some(buffer), turn })
+        at_hand.or_else(|| AlignedBuf::new(self.len, &self.budget))
     }
 }
 
-/// A buffer of a lane, in the hands of who reads.
+/// What is read into.
+enum Room {
+    /// A lane's.
+    Buffer(AlignedBuf),
+    /// Of the arena, where it may stay.
+    Block(Block),
+}
+
+impl AsRef<[u8]> for Room {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Room::Buffer(buffer) => buffer.as_ref(),
+            Room::Block(block) => block.as_ref(),
+        }
+    }
+}
+
+impl AsMut<[u8]> for Room {
+    fn as_mut(&mut self) -> &mut [u8] {
+        match self {
+            Room::Buffer(buffer) => buffer.as_mut(),
+            Room::Block(block) => block.as_mut(),
+        }
+    }
+}
+
+/// Room for a read, in the hands of who reads.
 struct Lent {
     /// `None` while the kernel has it.
-    buffer: Option<AlignedBuf>,
+    room: Option<Room>,
     turn: Turn,
 }
 
 impl Lent {
     fn bytes(&self) -> &[u8] {
-        self.buffer.as_ref().expect("the kernel gave it back").as_ref()
+        self.room.as_ref().expect("the kernel gave it back").as_ref()
+    }
+
+    fn is_block(&self) -> bool {
+        matches!(self.room, Some(Room::Block(_)))
+    }
+
+    /// Takes a lane's buffer in place of what there is.
+    fn take_buffer(&mut self) -> Option<()> {
+        self.room = Some(Room::Buffer(self.turn.0.buffer()?));
+        Some(())
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // Else the operation drops it when the kernel is done with it.
-        if let Some(buffer) = self.buffer.take() {
+        // What the kernel has is dropped by the operation when it is done with it.
+        if let Some(Room::Buffer(buffer)) = self.room.take() {
             self.turn.0.buffers.borrow_mut().push(buffer);
         }
     }
@@ -227,40 +296,61 @@ impl Disk {
     }
 
     /// Reads the record of a hash and verifies it; `None` if there is none, or if it cannot be had. The key is to be compared.
-    pub(crate) async fn read(&self, primary: u128, hash: u128) -> Option<ReadRecord> {
+    ///
+    /// A long one is read into one of `blocks`, if there is one: its body may stay there.
+    pub(crate) async fn read(
+        &self,
+        primary: u128,
+        hash: u128,
+        blocks: Option<&Blocks<'_>>,
+    ) -> Option<(ReadFront, ReadBody)> {
         let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
-        let (mut lent, found, _pin) = self.lend(mounted, hash).await?;
+        let (mut lent, found, _pin) = self.lend(mounted, hash, (blocks, usize::MAX)).await?;
         let place = Place { store: mounted.superblock.store, sequence: found.sequence };
         let all = 0..found.len as usize;
         let skip = self.fetch(mounted, hash, &found, &[all, 0..0], &mut lent).await?;
         if found.len as usize > LONG {
             self.long_step().await;
         }
-        let verified = match decode_record(&lent.bytes()[skip..], &place, hash) {
-            Ok(record) if record.verify_body() => Ok(()),
+        let bytes = &lent.bytes()[skip..];
+        let verified = match decode_record(bytes, &place, hash) {
+            Ok(record) if record.verify_body() => Ok((record.front.front_len(), record.body().len())),
             Ok(_) => Err(Mismatch::Damaged),
             Err(mismatch) => Err(mismatch),
         };
-        self.judge(mounted, &found, hash, verified)?;
-        Some(ReadRecord { lent, skip, place, hash })
+        let (front_len, body_len) = self.judge(mounted, &found, hash, verified)?;
+        // Apart from the body, which need not stay with it.
+        let front = ReadFront { bytes: lent.bytes()[skip..skip + front_len].into(), place, hash };
+        let start = skip + front_len;
+        Some((front, ReadBody { lent, range: start..start + body_len }))
     }
 
-    /// Reads these bytes of a slice and verifies them, as [`Disk::read`] does for a whole record; `key` is whose slice it is.
+    /// Reads these bytes of a slice and verifies them, as [`Disk::read`] does for a whole record; `key` is whose slice it is. Where there are
+    /// blocks for them they are all of it.
     pub(crate) async fn read_slice(
         &self,
         primary: u128,
         (hash, key): (u128, &[u8]),
         range: Range<usize>,
-    ) -> Option<ReadSlice> {
+        blocks: Option<&Blocks<'_>>,
+    ) -> Option<ReadBody> {
         let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
-        let (mut lent, found, _pin) = self.lend(mounted, hash).await?;
+        let blocks = blocks.filter(|_| range.start == 0 && range.len() > LONG);
+        let end = (FRONT_LEN + range.end).next_multiple_of(BLOCK_LEN as usize);
+        let (mut lent, found, _pin) = self.lend(mounted, hash, (blocks, end)).await?;
         let place = Place { store: mounted.superblock.store, sequence: found.sequence };
         let all = 0..found.len as usize;
-        let mut skip = self.fetch(mounted, hash, &found, &spans(&range, all.end), &mut lent).await?;
+        let wanted = if lent.is_block() { [0..end.min(all.end), 0..0] } else { spans(&range, all.end) };
+        let mut skip = self.fetch(mounted, hash, &found, &wanted, &mut lent).await?;
         self.long_step().await;
-        let front = decode_front(&lent.bytes()[skip..], &place, hash);
+        let is_as_thought = decode_front(&lent.bytes()[skip..], &place, hash).is_ok_and(|front| {
+            front.front_len() == FRONT_LEN && (!lent.is_block() || front.body_len() == range.end)
+        });
         // With a key as long as that the body begins later, and not all that was wanted of it was read.
-        if !front.is_ok_and(|front| front.front_len() == FRONT_LEN) {
+        if !is_as_thought {
+            if lent.is_block() {
+                lent.take_buffer()?;
+            }
             skip = self.fetch(mounted, hash, &found, &[all, 0..0], &mut lent).await?;
         }
         let bytes = &lent.bytes()[skip..];
@@ -275,7 +365,7 @@ impl Disk {
             if is_whole { Ok(skip + front.front_len()) } else { Err(Mismatch::Damaged) }
         });
         let start = self.judge(mounted, &found, hash, verified)?;
-        Some(ReadSlice { lent, range: start + range.start..start + range.end })
+        Some(ReadBody { lent, range: start + range.start..start + range.end })
     }
 
     /// A read brought the record of another key with the same hash, or one that is of no use any more.
@@ -283,15 +373,28 @@ impl Disk {
         self.counters.add(Counter::DiskFalseCandidates, 1);
     }
 
-    /// Waits for a buffer that holds the record of a hash, and pins its segment.
-    async fn lend<'d>(&self, mounted: &'d Mounted, hash: u128) -> Option<(Lent, Found, Pin<'d>)> {
+    /// Waits for room for the record of a hash, or for its first bytes, and pins its segment: a block for a long one, or a buffer, which holds
+    /// all of it.
+    async fn lend<'d>(
+        &self,
+        mounted: &'d Mounted,
+        hash: u128,
+        (blocks, len_max): (Option<&Blocks<'_>>, usize),
+    ) -> Option<(Lent, Found, Pin<'d>)> {
         let find = || mounted.volume.borrow().find(hash);
         let lane = self.reads.lane(find()?.len as usize)?;
-        let lent = lane.lend(&self.ring).await?;
+        let turn = lane.turn(&self.ring).await?;
         // Something else may lie there by now, which need not fit.
         let found = find().filter(|found| found.len as usize <= lane.len)?;
+        // Before what is asked for a block lets others leave memory, some of them for the disk.
         let pin = Pin::new(mounted, found.segment);
-        Some((lent, found, pin))
+        let blocks = blocks.filter(|_| found.len as usize > LONG);
+        let block = blocks.and_then(|block| block(len_max.min(found.len as usize)));
+        let room = match block {
+            Some(block) => Room::Block(block),
+            None => Room::Buffer(lane.buffer()?),
+        };
+        Some((Lent { room: Some(room), turn }, found, pin))
     }
 
     /// Brings these spans of the blocks around a record to their places in the buffer; returns where in it the record begins.
@@ -303,16 +406,16 @@ impl Disk {
         spans: &[Range<usize>; 2],
         lent: &mut Lent,
     ) -> Option<usize> {
-        let buffer = lent.buffer.as_mut()?;
+        let room = lent.room.as_mut()?.as_mut();
         if let Some(bytes) = mounted.volume.borrow().buffered(found) {
-            let len = bytes.len().min(buffer.len());
-            buffer.as_mut()[..len].copy_from_slice(&bytes[..len]);
+            let len = bytes.len().min(room.len());
+            room[..len].copy_from_slice(&bytes[..len]);
             return Some(0);
         }
         for span in spans.iter().filter(|span| !span.is_empty()) {
-            let buffer = lent.buffer.take()?;
-            let (result, buffer) = self.read_into(mounted, found.file_offset, buffer, span.clone()).await;
-            lent.buffer = buffer;
+            let room = lent.room.take()?;
+            let (result, room) = self.read_into(mounted, found.file_offset, room, span.clone()).await;
+            lent.room = room;
             match result {
                 Ok(()) => {}
                 Err(IoFailed::Late) => return None,
@@ -327,13 +430,13 @@ impl Disk {
 
     /// Reads a range of what begins at `offset` of a volume to its place in `buffer`, whole or not at all. The buffer is not given back
     /// when that takes too long.
-    pub(super) async fn read_into(
+    pub(super) async fn read_into<B: AsMut<[u8]> + 'static>(
         &self,
         mounted: &Mounted,
         offset: u64,
-        buffer: AlignedBuf,
+        buffer: B,
         range: Range<usize>,
-    ) -> (Result<(), IoFailed>, Option<AlignedBuf>) {
+    ) -> (Result<(), IoFailed>, Option<B>) {
         self.counters.add(Counter::DiskReads, 1);
         let len = range.len();
         let read = async {

@@ -253,11 +253,12 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
         return Some(Restored::Stored);
     }
     shard.make_room(READ_LEN_MAX);
-    let record = disk.read(target.primary, target.hash).await?;
+    let block = |len| shard.block(len);
+    let (read, body) = disk.read(target.primary, target.hash, Some(&block)).await?;
     if shard.restores.is_outdated(target.hash) {
         return None;
     }
-    let front = record.record().front;
+    let front = read.front();
     if *front.key != *target.key {
         disk.note_other();
         return None;
@@ -269,12 +270,15 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
             Some(Restored::Marker)
         }
         Content::Whole(_) if shard.counts_on_disk(&front, target.primary) => {
-            let body = copied(shard, record.record().body())?;
+            let body =
+                body.into_body(&shard.arena).or_else(|body| copied(shard, body.bytes()).ok_or(())).ok()?;
             taken_back(shard, &front, target, &body)
         }
         Content::Head { total, write_id, .. }
             if is_large(total) && shard.counts_on_disk(&front, target.primary) =>
         {
+            // Its buffer is for others while slices are read.
+            drop(body);
             let slices = SlicesOf {
                 primary: target.primary,
                 hash: target.hash,
@@ -291,6 +295,7 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
 /// A body of these bytes in the arena; `None` without memory.
 fn copied(shard: &Shard, bytes: &[u8]) -> Option<Arc<Body>> {
     let mut writer = Body::writer(&shard.arena, Some(bytes.len() as u64));
+    shard.counters.add(Counter::DiskCopiedBytes, bytes.len() as u64);
     if !shard.copy_bytes(&mut writer, bytes) {
         return None;
     }

@@ -11,8 +11,10 @@ use aspis_cache::range::ByteRange;
 use aspis_runtime::sync::oneshot;
 use aspis_storage::disk::format::{CHECKED_LEN, READ_LEN_MAX, SLICE_LEN};
 use aspis_storage::disk::stored::slice_hash;
+use aspis_storage::mapping::body::BodyWriter;
+use aspis_telemetry::Counter;
 
-use super::ReadSlice;
+use super::{Blocks, ReadBody};
 use crate::fill::Broken;
 use crate::limits::{SLICE_LOOK, SLICE_PATIENCE, SLOW_PIECE_LEN};
 use crate::shard::Shard;
@@ -31,6 +33,15 @@ pub(crate) struct SlicesOf {
     pub(crate) total: u64,
 }
 
+/// What becomes of what is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stays {
+    /// It is copied.
+    Nowhere,
+    /// It becomes a body in memory: a whole slice is read to where it stays, if there is such a place.
+    InMemory,
+}
+
 /// Some of a large body's bytes on their way from disk.
 pub(crate) struct Slices {
     shard: Rc<Shard>,
@@ -39,9 +50,10 @@ pub(crate) struct Slices {
     at: u64,
     piece_len_max: u64,
     /// What was read last, and how much of it was taken.
-    piece: Option<(ReadSlice, usize)>,
+    piece: Option<(ReadBody, usize)>,
     /// What comes behind that, being read.
-    ahead: Option<oneshot::Receiver<ReadSlice>>,
+    ahead: Option<oneshot::Receiver<ReadBody>>,
+    stays: Stays,
 }
 
 impl SlicesOf {
@@ -90,6 +102,7 @@ impl Slices {
             piece_len_max: SLICE_LEN,
             piece: None,
             ahead: None,
+            stays: Stays::Nowhere,
         }
     }
 
@@ -130,12 +143,37 @@ impl Slices {
         let (rest, room) = (&piece.bytes()[*taken..], buffer.as_mut());
         let count = rest.len().min(room.len());
         room[..count].copy_from_slice(&rest[..count]);
+        self.shard.counters.add(Counter::DiskCopiedBytes, count as u64);
         self.at += count as u64;
         *taken += count;
         if count == rest.len() {
             self.piece = None;
         }
         (Ok(count), buffer)
+    }
+
+    /// Appends the next bytes to a body without a copy. Zero: there are no more, or they are for [`Slices::read`] to copy.
+    pub(crate) async fn append_to(&mut self, writer: &mut BodyWriter) -> Result<usize, Broken> {
+        self.stays = Stays::InMemory;
+        if self.must_read() {
+            let piece = self.next_piece().await.ok_or(Broken)?;
+            self.piece = Some((piece, 0));
+        }
+        let Some((piece, taken)) = self.piece.take() else { return Ok(0) };
+        if taken > 0 {
+            self.piece = Some((piece, taken));
+            return Ok(0);
+        }
+        match piece.append_to(writer) {
+            Ok(count) => {
+                self.at += count as u64;
+                Ok(count)
+            }
+            Err(piece) => {
+                self.piece = Some((piece, 0));
+                Ok(0)
+            }
+        }
     }
 
     /// Gives back what was read and not taken: its buffer is wanted while nobody takes any.
@@ -151,22 +189,22 @@ impl Slices {
 
     /// The bytes from where reading stands to the end of their slice, or of the range. Who reads a second slice reads on: the one behind it is
     /// on its way meanwhile.
-    async fn next_piece(&mut self) -> Option<ReadSlice> {
+    async fn next_piece(&mut self) -> Option<ReadBody> {
         let ahead = match self.ahead.take() {
             Some(ahead) => ahead.await.ok(),
             None => None,
         };
         let piece = match ahead {
             Some(piece) => piece,
-            None => read_piece(&self.shard, &self.of, self.wanted_at(self.at)?).await?,
+            None => read_piece(&self.shard, &self.of, self.wanted_at(self.at)?, self.stays).await?,
         };
         let next = self.at + piece.bytes().len() as u64;
         let reads_on = self.at > self.range.start && self.piece_len_max == SLICE_LEN;
         if let (true, Some(wanted)) = (reads_on, self.wanted_at(next)) {
             let (sender, receiver) = oneshot::channel();
-            let (shard, of) = (Rc::clone(&self.shard), self.of.clone());
+            let (shard, of, stays) = (Rc::clone(&self.shard), self.of.clone(), self.stays);
             self.shard.ring.spawn(async move {
-                if let Some(piece) = read_piece(&shard, &of, wanted).await {
+                if let Some(piece) = read_piece(&shard, &of, wanted, stays).await {
                     // Nobody waits for it any more, perhaps.
                     let _ = sender.send(piece);
                 }
@@ -190,17 +228,21 @@ async fn read_piece(
     shard: &Shard,
     of: &SlicesOf,
     (number, wanted): (u32, Range<usize>),
-) -> Option<ReadSlice> {
+    stays: Stays,
+) -> Option<ReadBody> {
     if let Some(streaming) = shard.stream_of(of) {
         streaming.reached(number.into()).await;
     }
     let SlicesOf { primary, hash, key, write_id, .. } = of;
     let hash = slice_hash(*hash, *write_id, number);
     let disk = shard.disk.as_ref()?;
+    let whole = (of.total - u64::from(number) * SLICE_LEN).min(SLICE_LEN) as usize;
+    let block = |len| shard.block(len);
+    let blocks: Option<&Blocks<'_>> = (stays == Stays::InMemory && wanted == (0..whole)).then_some(&block);
     let until = shard.ring.now_millis() + SLICE_PATIENCE.as_millis() as u64;
     loop {
         shard.make_room(READ_LEN_MAX);
-        if let Some(piece) = disk.read_slice(*primary, (hash, key), wanted.clone()).await {
+        if let Some(piece) = disk.read_slice(*primary, (hash, key), wanted.clone(), blocks).await {
             return Some(piece);
         }
         // What is damaged is not there any more; what is there found no buffer, or a device that is busy.

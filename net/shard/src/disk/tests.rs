@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use aspis_storage::disk::record::RecordKind;
 use aspis_storage::disk::trial::Outcome;
+use aspis_storage::mapping::arena::Arena;
+use aspis_storage::mapping::body::Body;
 
 use super::bare::*;
 use super::store::Store;
@@ -49,7 +51,7 @@ fn some_bytes_of_a_slice_are_read_with_what_checks_them() {
     let core = Core::start(store.open());
     let read = |key: Vec<u8>, range: std::ops::Range<usize>| {
         core.block(move |disk| async move {
-            let read = disk.read_slice(hash(2), (hash(2), &key), range).await;
+            let read = disk.read_slice(hash(2), (hash(2), &key), range, None).await;
             read.map(|read| read.bytes().to_vec())
         })
     };
@@ -79,10 +81,63 @@ fn some_bytes_of_a_slice_are_read_with_what_checks_them() {
     core.offer(vec![Plain { kind: RecordKind::Slice, key_len: 9000, ..Plain::new(4, LEN) }]);
     assert!(core.flush());
     let bytes = core.block(|disk| async move {
-        let read = disk.read_slice(hash(4), (hash(4), &[b'k'; 9000]), 300_000..300_010).await;
+        let read = disk.read_slice(hash(4), (hash(4), &[b'k'; 9000]), 300_000..300_010, None).await;
         read.map(|read| read.bytes().to_vec())
     });
     assert!(bytes.is_some_and(|bytes| bytes == body(4, LEN)[300_000..300_010]));
+}
+
+/// What is long is read to where it stays, if there is such a place; then nothing of it is copied.
+#[test]
+fn what_is_long_is_read_to_where_it_stays() {
+    const LEN: usize = 300_000;
+    let store = Store::of(GEOMETRY);
+    let core = Core::start(store.open());
+    let slice = Plain { kind: RecordKind::Slice, ..Plain::new(2, LEN) };
+    // Of a long key the front is longer than a block, and the body not where it was thought.
+    let odd = Plain { kind: RecordKind::Slice, key_len: 9000, ..Plain::new(4, LEN) };
+    core.offer(vec![Plain::new(0, LEN), slice, odd, Plain::new(6, 20_000)]);
+    core.wait("all is appended", |disk| disk.writes.queued_len() == 0);
+    for is_written in [false, true] {
+        for has_room in [true, false] {
+            core.block(move |disk| async move {
+                let arena = Arena::new(4 << 20, Budget::new(64 << 20)).unwrap();
+                let held = (!has_room).then(|| [(); 2].map(|()| arena.allocate(2 << 20).unwrap()));
+                let block = |len| arena.allocate(len);
+                let mut writer = Body::writer(&arena, None);
+                let (read, whole) = disk.read(hash(0), hash(0), Some(&block)).await.unwrap();
+                assert_eq!(read.front().key, key(0));
+                let whole = whole.into_body(&arena).map_err(|whole| whole.bytes().to_vec());
+                let is_whole = |found: &[u8]| found == body(0, LEN);
+                match &whole {
+                    Ok(kept) => assert!(has_room && is_whole(kept.piece(0)) && kept.charged_len() < 301_100),
+                    Err(bytes) => assert!(!has_room && is_whole(bytes)),
+                }
+                let slice = disk.read_slice(hash(2), (hash(2), &key(2)), 0..LEN, Some(&block)).await.unwrap();
+                assert!(slice.bytes() == body(2, LEN));
+                let appended = slice.append_to(&mut writer).map_err(|slice| slice.bytes() == body(2, LEN));
+                assert_eq!(appended.ok(), has_room.then_some(LEN));
+                assert!(!has_room || writer.body().piece(0) == body(2, LEN));
+                // These are copied: a part, what is not where it was thought, what is short, what has to follow something else.
+                let part =
+                    disk.read_slice(hash(2), (hash(2), &key(2)), 65_536..LEN, Some(&block)).await.unwrap();
+                assert!(part.bytes() == &body(2, LEN)[65_536..] && part.into_body(&arena).is_err());
+                let odd_key = [b'k'; 9000];
+                let odd = disk.read_slice(hash(4), (hash(4), &odd_key), 0..LEN, Some(&block)).await.unwrap();
+                assert!(odd.bytes() == body(4, LEN) && odd.into_body(&arena).is_err());
+                let (_, short) = disk.read(hash(6), hash(6), Some(&block)).await.unwrap();
+                assert!(short.bytes() == body(6, 20_000) && short.into_body(&arena).is_err());
+                let again = disk.read_slice(hash(2), (hash(2), &key(2)), 0..LEN, Some(&block)).await.unwrap();
+                assert!(again.append_to(&mut writer).is_err_and(|again| again.bytes() == body(2, LEN)));
+                drop(held);
+            });
+        }
+        if !is_written {
+            core.wait_settled();
+        }
+    }
+    assert_eq!(core.count(Counter::DiskCheckFailures), 0);
+    core.wait("every buffer is back", |disk| disk.reads.is_at_rest());
 }
 
 #[test]
@@ -329,15 +384,13 @@ fn many_readers_at_once_wait_for_each_other() {
             let (disk, sender) = (Rc::clone(disk), sender.clone());
             disk.clone().ring.spawn(async move {
                 let number = reader % 10;
-                let read = disk.read(hash(number), hash(number));
+                let read = disk.read(hash(number), hash(number), None);
                 // Some go away while they wait or read.
                 if reader % 3 == 0 {
                     let _ = disk.ring.timeout(Duration::from_millis(reader / 100), read).await;
                 } else {
                     let read = read.await;
-                    sender
-                        .send(read.is_some_and(|read| *read.record().body() == body(number, 15_000)))
-                        .unwrap();
+                    sender.send(read.is_some_and(|(_, read)| *read.bytes() == body(number, 15_000))).unwrap();
                 }
             });
         }

@@ -2,6 +2,8 @@
 //!
 //! `fill.rs` reads either in the same way. Invariant: zero bytes mean that the content is whole; content that breaks off is an error.
 
+use aspis_storage::mapping::body::BodyWriter;
+
 use crate::disk::Slices;
 use crate::origin::OriginBody;
 
@@ -44,6 +46,14 @@ impl Source {
     pub(crate) fn slow_down(&mut self) {
         if let Source::Disk(slices) = self {
             slices.slow_down();
+        }
+    }
+
+    /// Appends content to `writer` without a copy, if it lies where it can stay. Zero: it is to be read, or whole.
+    pub(crate) async fn append_to(&mut self, writer: &mut BodyWriter) -> Result<usize, Broken> {
+        match self {
+            Source::Origin(_) => Ok(0),
+            Source::Disk(slices) => slices.append_to(writer).await,
         }
     }
 

@@ -40,7 +40,7 @@ const _: () = {
     const fn crosses_threads<T: Send + Sync>() {}
     const fn moves_between_threads<T: Send>() {}
     crosses_threads::<Body>();
-    crosses_threads::<super::super::arena::Block>();
+    crosses_threads::<Block>();
     moves_between_threads::<Tail>();
 };
 
@@ -237,6 +237,86 @@ fn an_empty_body_takes_no_block() {
     let body = Arc::clone(writer.body());
     assert_eq!(writer.complete(), BodyState::Complete);
     assert_eq!((body.charged_len(), body.piece(0), body.piece(u64::MAX)), (0, &[][..], &[][..]));
+    assert_eq!(budget.used(Purpose::Payload), 0);
+}
+
+/// A block whose byte `at + n` is the one that belongs at position `from + n`.
+fn block_of(arena: &Arena, len: usize, at: usize, from: u64) -> Block {
+    let mut block = arena.allocate(len).unwrap();
+    block.as_mut().fill(0xee);
+    let count = block.as_ref().len() - at;
+    block.as_mut()[at..].copy_from_slice(&bytes(from, count));
+    block
+}
+
+#[test]
+fn a_body_of_a_block_begins_anywhere_in_it_and_keeps_its_units_only() {
+    for range in [0..1, 511..513, 0..8192, 700..5000, 4096..8192, 1023..1024] {
+        let (arena, budget) = arena(4 * MIB);
+        let rest = arena.free_len();
+        let block = block_of(&arena, 8192, range.start, 0);
+        let body = Body::of_block(&arena, block, range.clone());
+        let len = range.len() as u64;
+        let units = (range.end.div_ceil(BLOCK_LEN_MIN) - range.start / BLOCK_LEN_MIN) as u64;
+        assert_eq!(body.progress(), Progress { state: BodyState::Complete, len }, "{range:?}");
+        assert_eq!((body.length(), body.block_count()), (Some(len), 1));
+        assert_eq!(body.charged_len(), units * BLOCK_LEN_MIN as u64);
+        assert_eq!(budget.used(Purpose::Payload), body.charged_len());
+        for at in 0..len {
+            assert_eq!(body.piece(at), bytes(at, (len - at) as usize), "{range:?} from {at}");
+        }
+        assert!(body.piece(len).is_empty());
+        assert_eq!((arena.filling_len(), arena.held_len()), (0, body.charged_len()));
+        drop(body);
+        arena.drain(10);
+        assert_eq!((arena.free_len(), budget.used(Purpose::Payload)), (rest, 0));
+        assert!(arena.allocate(BLOCK_LEN_MAX).is_some(), "all merged back");
+    }
+}
+
+#[test]
+fn a_writer_goes_on_behind_a_block_that_it_adopted() {
+    let (arena, budget) = arena(4 * MIB);
+    let mut writer = Body::writer(&arena, Some(20_000));
+    let body = Arc::clone(writer.body());
+    // A block, bytes that are appended, a tail, another block: each where the one before ends.
+    writer.adopt(block_of(&arena, 8192, 512, 0), 512..4608).unwrap();
+    assert_eq!((body.published(), body.charged_len(), arena.filling_len()), (4096, 4096, 4096));
+    writer.adopt(block_of(&arena, 8192, 4096, 4096), 4096..8192).unwrap();
+    assert_eq!(writer.append(&bytes(8192, 100)), 100);
+    let block = writer.adopt(block_of(&arena, 512, 0, 8292), 0..512).unwrap_err();
+    assert_eq!(block.as_ref(), bytes(8292, 512), "there is room before it");
+    let mut tail = writer.tail(10_000).unwrap();
+    tail.as_mut().copy_from_slice(&bytes(8292, 10_000));
+    let block = writer.adopt(block, 0..512).unwrap_err();
+    writer.publish(tail, 10_000);
+    assert!(writer.adopt(block, 0..512).is_err());
+    let rest = writer.missing_room(2000);
+    assert_eq!(rest, 0);
+    assert_eq!(writer.append(&bytes(18_292, 1708)), 1708);
+    assert_eq!(writer.complete(), BodyState::Complete);
+    assert_eq!(check_from(&body, 0), 20_000);
+    drop(body);
+    arena.drain(100);
+    assert_eq!((budget.used(Purpose::Payload), arena.filling_len()), (0, 0));
+}
+
+#[test]
+fn what_does_not_begin_a_unit_or_is_of_another_arena_is_not_adopted() {
+    let (arena, budget) = arena(4 * MIB);
+    let (other, _other_budget) = self::arena(4 * MIB);
+    let mut writer = Body::writer(&arena, None);
+    for range in [1..512, 0..0] {
+        assert!(writer.adopt(block_of(&arena, 1024, 0, 0), range).is_err());
+    }
+    assert!(writer.adopt(block_of(&other, 1024, 0, 0), 0..1024).is_err());
+    // Its last unit is not full: what follows begins in it.
+    writer.adopt(block_of(&arena, 1024, 0, 0), 0..700).unwrap();
+    assert!(writer.adopt(block_of(&arena, 1024, 0, 700), 0..1024).is_err());
+    assert_eq!(writer.append(&bytes(700, 2000)), 2000);
+    assert_eq!(check_from(writer.body(), 0), 2700);
+    drop(writer);
+    arena.drain(100);
     assert_eq!(budget.used(Purpose::Payload), 0);
 }
 
