@@ -1,14 +1,14 @@
 //! What does a hit cost that comes from the disk, and who else pays for it?
 //!
-//! `cost`: server CPU of a 64 KiB hit that comes from disk, beside nginx's from its own disk cache whose files are in the page cache, and beside the same
-//! server's own hit from memory, in rounds of which each measures all three. Everything is asked for in turn, so that memory, a tenth of it all,
-//! is of little help; what it helps is told. `hot`: the 99th percentile of small hits from memory while the whole store is read on the same core
+//! `cost`: server CPU of a 64 KiB hit that comes from disk, in rounds of which each measures all: one server that copies what it reads into memory, one that
+//! sends it from the page cache through its mapping, nginx with its own disk cache whose files are in the page cache too, and a hit from memory.
+//! Everything is asked for in turn, so that memory, a tenth of it all, is of little help; what it helps is told. `hot`: the 99th percentile of small hits from memory while the whole store is read on the same core
 //! as fast as it comes, beside what it is without that.
 
 use crate::aspis::{Aspis, sample, sum};
 use crate::fair::{self, Base};
 use crate::origin::Origin;
-use crate::peers::arms::{self, Arm, Program, Site};
+use crate::peers::arms::{self, Arm, Program, Running, Site};
 use crate::peers::cell::Cell;
 use crate::peers::fill::{self, Body};
 use crate::peers::wrk::{Script, Wrk};
@@ -40,7 +40,9 @@ const PASSES: usize = 6;
 const OBJECTS_PER_LOST: u64 = 200;
 /// Less of the requests from disk, and the rounds are about something else.
 const DISK_SHARE_MIN: f64 = 0.75;
-/// A hit from disk costs at most what nginx takes.
+/// Times that everything is asked for until it is sent from the page cache.
+const MAPPED_PASSES: usize = 20;
+/// A hit from the page cache costs at most what nginx takes.
 const NGINX_RATIO_MAX: f64 = 1.0;
 /// What reading and checking may add to a hit, in microseconds.
 const READ_COST_MAX: f64 = 25.0;
@@ -49,6 +51,7 @@ const HOT_RATIO_MAX: f64 = 2.0;
 /// A scan begins so long before hot hits are measured beside it.
 const UNFOLD: Duration = Duration::from_millis(500);
 const HITS: &str = "aspis_disk_lookups_total{answer=\"hit\"}";
+const MAPPED: &str = "aspis_disk_mapped_total{event=\"sent\"}";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -69,16 +72,40 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let folder = Scratch::of_state("cold", options.folder.as_deref())?;
     let origin = Origin::start()?;
     let cell = Cell::plain(SIZE, options.connections);
-    let disk = folder.path().display().to_string();
-    let disk_size = (options.objects * SIZE * 2).max(512 << 20).to_string();
-    let memory = (options.objects * SIZE / 10).max(64 << 20).to_string();
-    let flags = ["--cores", "1", "--memory", &memory, "--disk", &disk, "--disk-size", &disk_size];
-    let server = Aspis::start(&program, origin.address(), Some(CPUS.0), &flags)?;
     let objects: Vec<u32> = (0..options.objects as u32).collect();
-    store(&server, &origin, &cell, &objects)?;
-    let cost = cost(options, &server, &origin, &cell, &objects)?;
-    let hot = hot(options, &server)?;
+    let mapped_len = (options.objects * SIZE * 2).to_string();
+    let start = |name: &str, mapped: &str| {
+        let disk = folder.path().join(name).display().to_string();
+        let disk_size = (options.objects * SIZE * 2).max(512 << 20).to_string();
+        let memory = (options.objects * SIZE / 10).max(64 << 20).to_string();
+        let mut flags = vec!["--cores", "1", "--memory", &memory, "--disk", &disk, "--disk-size", &disk_size];
+        flags.extend(["--disk-mapped", mapped]);
+        let server = Aspis::start(&program, origin.address(), Some(CPUS.0), &flags)?;
+        store(&server, &origin, &cell, &objects)?;
+        Ok::<_, io::Error>(server)
+    };
+    let copying = start("copying", "0")?;
+    let mapping = start("mapping", &mapped_len)?;
+    map(&mapping, &cell, &objects)?;
+    let cost = cost(options, (&copying, &mapping), &origin, &cell, &objects)?;
+    drop(mapping);
+    let hot = hot(options, &copying)?;
     Ok(cost && hot)
+}
+
+/// Asks for everything until it is sent from the page cache, but for what memory has.
+fn map(server: &Aspis, cell: &Cell, objects: &[u32]) -> io::Result<()> {
+    let mut share = 0.0;
+    for _ in 0..MAPPED_PASSES {
+        let sent = || -> io::Result<f64> { Ok(sample(&server.metrics()?, MAPPED).unwrap_or(0.0)) };
+        let before = sent()?;
+        fill::fetch_all(server.address, Body::Planned, objects, |object| cell.plan(object))?;
+        share = (sent()? - before) / objects.len() as f64;
+        if share >= DISK_SHARE_MIN {
+            return Ok(());
+        }
+    }
+    Err(io::Error::other(format!("only {share:.2} of the requests are sent from the page cache")))
 }
 
 /// Has everything in the store, and nothing waiting to be written.
@@ -109,7 +136,7 @@ struct Cost {
 
 fn cost(
     options: &Options,
-    server: &Aspis,
+    (copying, mapping): (&Aspis, &Aspis),
     origin: &Origin,
     cell: &Cell,
     objects: &[u32],
@@ -130,8 +157,15 @@ fn cost(
             None
         }
     };
-    let load = |address: SocketAddr, script: &Script, used: &dyn Fn() -> Duration| -> io::Result<Cost> {
-        let hits = || -> io::Result<f64> { Ok(sample(&server.metrics()?, HITS).unwrap_or(0.0)) };
+    let load = |address: SocketAddr, script: &Script, arm: Measured<'_>| -> io::Result<Cost> {
+        let used = || match arm {
+            Measured::Aspis(server, _) => server.server.cpu(),
+            Measured::Peer(peer) => peer.cpu(),
+        };
+        let hits = || -> io::Result<f64> {
+            let Measured::Aspis(server, metric) = arm else { return Ok(0.0) };
+            Ok(sample(&server.metrics()?, metric).unwrap_or(0.0))
+        };
         let (before, hits_before, asked) = (used(), hits()?, origin.requests());
         let load = wrk.run(CPUS.1, address, script, options.connections, options.length)?;
         let (took, from_disk) = (used() - before, hits()? - hits_before);
@@ -146,13 +180,13 @@ fn cost(
             per_second: load.per_second,
         })
     };
-    let own = || server.server.cpu();
-    let (mut cold, mut warm, mut peer) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cold, mut mapped, mut warm, mut peer) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        cold.push(load(server.address, &all, &own)?);
-        warm.push(load(server.address, &one, &own)?);
+        cold.push(load(copying.address, &all, Measured::Aspis(copying, HITS))?);
+        mapped.push(load(mapping.address, &all, Measured::Aspis(mapping, MAPPED))?);
+        warm.push(load(copying.address, &one, Measured::Aspis(copying, HITS))?);
         if let Some(nginx) = &nginx {
-            peer.push(load(nginx.address, &all, &|| nginx.cpu())?);
+            peer.push(load(nginx.address, &all, Measured::Peer(nginx))?);
         }
     }
     println!(
@@ -160,29 +194,46 @@ fn cost(
         options.connections, options.rounds
     );
     println!("|---|---|---|---|");
-    println!("{}\n{}", row("from disk", &cold), row("from memory", &warm));
+    println!("{}\n{}", row("read and copied into memory", &cold), row("from the mapping", &mapped));
+    println!("{}", row("from memory", &warm));
     if !peer.is_empty() {
         println!("{}", row("nginx, files in the page cache", &peer));
     }
+    let cold = from_disk(&cold, &warm)?;
+    let mapped = from_disk(&mapped, &warm)?;
     let spread = |values: Vec<f64>| Spread::of(&values).ok_or_else(|| io::Error::other("no rounds"));
-    let share = spread(cold.iter().map(|cost| cost.from_disk).collect())?.median;
-    if share < DISK_SHARE_MIN {
-        return Err(io::Error::other(format!("only {share:.2} of the requests came from disk")));
-    }
-    // Of the others each cost what a hit from memory costs.
-    let from_disk = |(cold, warm): (&Cost, &Cost)| {
-        (cold.micros - warm.micros * (1.0 - cold.from_disk).max(0.0)) / cold.from_disk.max(f64::MIN_POSITIVE)
-    };
-    let each: Vec<f64> = cold.iter().zip(&warm).map(from_disk).collect();
-    let read = spread(each.iter().zip(&warm).map(|(each, warm)| each - warm.micros).collect())?;
-    println!("reading and checking add {} us to a hit, at most {READ_COST_MAX}", read.show(1));
+    let read = spread(cold.iter().zip(&warm).map(|(each, warm)| each - warm.micros).collect())?;
+    println!("reading, checking and copying add {} us to a hit, at most {READ_COST_MAX}", read.show(1));
     let mut is_held = read.median <= READ_COST_MAX;
     if !peer.is_empty() {
-        let ratio = spread(each.iter().zip(&peer).map(|(each, peer)| each / peer.micros).collect())?;
-        println!("CPU of a hit from disk by nginx's: {}, at most {NGINX_RATIO_MAX}", ratio.show(3));
+        let by_peer =
+            |each: &[f64]| spread(each.iter().zip(&peer).map(|(each, peer)| each / peer.micros).collect());
+        println!("CPU of a hit that is copied by nginx's: {}", by_peer(&cold)?.show(3));
+        let ratio = by_peer(&mapped)?;
+        println!("CPU of a hit from the mapping by nginx's: {}, at most {NGINX_RATIO_MAX}", ratio.show(3));
         is_held &= ratio.median <= NGINX_RATIO_MAX;
     }
     Ok(is_held)
+}
+
+/// Whose CPU is measured, and the metric that says which requests came from disk.
+#[derive(Clone, Copy)]
+enum Measured<'m> {
+    Aspis(&'m Aspis, &'static str),
+    Peer(&'m Running),
+}
+
+/// What a request from disk took in each round: of the others each cost what a hit from memory costs.
+fn from_disk(costs: &[Cost], warm: &[Cost]) -> io::Result<Vec<f64>> {
+    let shares: Vec<f64> = costs.iter().map(|cost| cost.from_disk).collect();
+    let share = Spread::of(&shares).ok_or_else(|| io::Error::other("no rounds"))?.median;
+    if share < DISK_SHARE_MIN {
+        return Err(io::Error::other(format!("only {share:.2} of the requests came from disk")));
+    }
+    let each = |(cost, warm): (&Cost, &Cost)| {
+        (cost.micros - warm.micros * (1.0 - cost.from_disk).max(0.0)) / cost.from_disk.max(f64::MIN_POSITIVE)
+    };
+    Ok(costs.iter().zip(warm).map(each).collect())
 }
 
 fn row(name: &str, costs: &[Cost]) -> String {
