@@ -343,6 +343,7 @@ impl Disk {
 
     /// Looks after what nobody comes by for, about once a second while the core is awake.
     pub(crate) fn tend(&self) {
+        self.note_faults();
         let count = self.health.borrow().len();
         for directory in 0..count {
             let goes_off = self.health.borrow_mut()[directory].note_cut(self.ring.now_millis());

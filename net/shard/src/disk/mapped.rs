@@ -147,8 +147,7 @@ impl Disk {
 
     /// Acts on sends that could not read a page: a file that was cut short, or a device that fails. From the timer.
     pub(super) fn note_faults(&self) {
-        for mounted in self.volumes.iter().filter(|mounted| !self.is_off_line(mounted)) {
-            self.is_cut_short(mounted);
+        for mounted in &self.volumes {
             let faults = mounted.mapping.as_ref().and_then(|mapping| mapping.map.take_faults());
             let Some((count, segment)) = faults else { continue };
             self.counters.add(Counter::DiskMappedFault, u64::from(count));

@@ -234,9 +234,6 @@ impl Shard {
 
     /// Begins to look through memory for what the disk should know, unless that is under way or was done lately. From the timer.
     pub(crate) fn tend_disk(&self) {
-        if let Some(disk) = &self.disk {
-            disk.note_faults();
-        }
         let (now, walk) = (self.ring.now_millis(), &self.restores.walk);
         let is_due = !walk.is_on.get() && now >= walk.next_at.get();
         if self.disk.as_ref().is_some_and(|disk| is_due && !disk.is_ending()) {
