@@ -466,7 +466,7 @@ fn a_volume_that_is_cut_short_is_off_line_until_it_has_its_length_again() {
     let len = volume.metadata().expect("its length").len();
     volume.set_len(len - 1).expect("our own file");
     eventually("the folder is off line", || warnings(&aspis).contains("is off line").then_some(()));
-    aspis.wait_for_error("cut short");
+    aspis.wait_for_error("is off line after");
     assert_eq!(aspis.metric("aspis_disk_errors_total{operation=\"read\"}"), 0);
     volume.set_len(len).expect("our own file");
     aspis.wait_for_error("works again");

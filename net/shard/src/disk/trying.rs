@@ -37,7 +37,8 @@ impl Disk {
                 let Some(mut buffer) = AlignedBuf::new(PIECE_LEN, &self.budget) else {
                     return Outcome::Aborted;
                 };
-                if self.is_off_line(mounted) || self.is_ending() {
+                // A write would give a file that was cut short its length again.
+                if self.is_off_line(mounted) || self.is_ending() || self.is_cut_short(mounted) {
                     return Outcome::Aborted;
                 }
                 let is_good = if is_written {
