@@ -4,11 +4,11 @@
 //! pages of 4 KiB and into huge ones; then with the check of what was read and with a copy of it. Beside it the product: CPU of a hit of 1 MiB
 //! that comes from disk, and how many of its bytes were copied after the check, which looks at each once.
 
-use super::{CPUS, DISK_SHARE_MIN, HITS, OBJECTS_PER_LOST, store};
+use super::{CPUS, DISK_SHARE_MIN, HITS, OBJECTS_PER_LOST, WRITTEN_MAX};
 use crate::aspis::{Aspis, sample, sum};
+use crate::http::{Fault, Flow, Reader};
 use crate::origin::Origin;
 use crate::peers::cell::Cell as Load;
-use crate::peers::fill::{self, Body};
 use crate::process::{self, Scratch};
 use crate::random::Random;
 use crate::stats::Spread;
@@ -21,10 +21,12 @@ use aspis_storage::mapping::aligned::AlignedBuf;
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -41,6 +43,8 @@ const COPIES_LEN: usize = 64 * MIB;
 const LARGE_OBJECTS: u32 = 640;
 /// The share of the bytes read from disk that may be copied: more is a second pass over them.
 const COPIED_MAX: f64 = 0.05;
+/// A server that says nothing for so long is stuck.
+const SILENCE: Duration = Duration::from_secs(30);
 /// A server writes what waits and ends by then.
 const STOP_MAX: Duration = Duration::from_secs(30);
 /// The index is whole by then.
@@ -298,7 +302,11 @@ fn large_hits(options: &Options, program: &Path, folder: &Path, check: f64) -> i
     let start = || Aspis::start(program, origin.address(), Some(CPUS.0), &flags);
     let objects: Vec<u32> = (0..LARGE_OBJECTS).collect();
     let mut server = start()?;
-    store(&server, &origin, &cell, &objects)?;
+    fetch_all(server.address, &cell, &objects)?;
+    let queued = || sum(&server.metrics().ok()?, "aspis_disk_queue_bytes");
+    if !wait::until(WRITTEN_MAX, || queued() == Some(0.0)) {
+        return Err(io::Error::other("what is stored is never written"));
+    }
     let (mut cold, mut warm, mut copied) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         server.server.terminate(STOP_MAX)?;
@@ -310,7 +318,7 @@ fn large_hits(options: &Options, program: &Path, folder: &Path, check: f64) -> i
         let asked = origin.requests();
         let pass = || -> io::Result<(f64, f64)> {
             let before = server.server.modes();
-            fill::fetch_all(server.address, Body::Planned, &objects, |object| cell.plan(object))?;
+            fetch_all(server.address, &cell, &objects)?;
             let after = server.server.modes();
             let micros = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(LARGE_OBJECTS);
             Ok((micros(after.0 - before.0), micros(after.1 - before.1)))
@@ -336,6 +344,36 @@ fn large_hits(options: &Options, program: &Path, folder: &Path, check: f64) -> i
     let copied = Spread::of(&copied).ok_or_else(|| io::Error::other("no rounds"))?;
     println!("bytes copied of each that was read: {}, at most {COPIED_MAX}", copied.show(3));
     Ok(copied.median <= COPIED_MAX)
+}
+
+/// Asks for each object once over a few connections, and checks every byte. The name of the host is a part of what is stored, and outlives a server's port.
+fn fetch_all(address: SocketAddr, cell: &Load, objects: &[u32]) -> io::Result<()> {
+    let fetch = |reader: &mut Reader, object: u32| -> Result<bool, Fault> {
+        let plan = cell.plan(object);
+        let request = format!("GET {plan} HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
+        let head = reader.head()?;
+        let mut is_right = head.status()? == 200;
+        let len = reader.content(&head, |at, piece| {
+            is_right &= plan.content().first_difference(at, piece).is_none();
+            Flow::Continue
+        })?;
+        Ok(is_right && len == plan.size)
+    };
+    let part = |objects: &[u32]| -> io::Result<()> {
+        let mut reader = Reader::connect(address, SILENCE)?;
+        objects.iter().try_for_each(|object| match fetch(&mut reader, *object) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(io::Error::other(format!("object {object}: other bytes"))),
+            Err(fault) => Err(io::Error::other(format!("object {object}: {fault:?}"))),
+        })
+    };
+    thread::scope(|scope| {
+        let len = objects.len().div_ceil(cell.connections as usize).max(1);
+        let readers: Vec<_> = objects.chunks(len).map(|objects| scope.spawn(move || part(objects))).collect();
+        let died = |_| Err(io::Error::other("a reader's thread panicked"));
+        readers.into_iter().try_for_each(|reader| reader.join().unwrap_or_else(died))
+    })
 }
 
 #[cfg(test)]
