@@ -26,7 +26,7 @@ pub struct VolumeMap {
     map: Mmap,
     file: OwnedFd,
     gates: Gates,
-    /// Bytes of the bodies that are made over it.
+    /// Bytes of the bodies over it that are not gone.
     mapped_len: AtomicU64,
     /// Sends that could not read a page.
     faults: AtomicU32,
@@ -61,7 +61,7 @@ impl VolumeMap {
         &self.gates
     }
 
-    /// Returns the bytes of all bodies that are made over it, gone or not.
+    /// Returns the bytes of all bodies over it that are not gone, whoever else holds some that are.
     pub fn mapped_len(&self) -> u64 {
         self.mapped_len.load(Ordering::Relaxed)
     }
@@ -155,7 +155,9 @@ impl MappedBody {
 
     /// Has it never be found there again.
     pub fn set_gone(&self) {
-        self.is_gone.store(true, Ordering::Release);
+        if !self.is_gone.swap(true, Ordering::AcqRel) {
+            self.map.mapped_len.fetch_sub(self.len(), Ordering::Relaxed);
+        }
     }
 
     /// Lets the kernel read it; `None` if its segment was written anew.
@@ -166,7 +168,7 @@ impl MappedBody {
 
 impl Drop for MappedBody {
     fn drop(&mut self) {
-        self.map.mapped_len.fetch_sub(self.len(), Ordering::Relaxed);
+        self.set_gone();
     }
 }
 

@@ -98,7 +98,7 @@ impl Mappings {
         let mut listed = self.listed.borrow_mut();
         for _ in 0..MAPPED_LOOKED_AT.min(listed.len()) {
             let Some(other) = listed.pop_front() else { break };
-            if other.upgrade().is_some_and(|other| other.is_live()) {
+            if live(&other).is_some() {
                 listed.push_back(other);
             }
         }
@@ -112,13 +112,31 @@ impl Mappings {
         let mut listed = self.listed.borrow_mut();
         for left in (0..listed.len().min(MAPPED_LOOKED_AT * 2)).rev() {
             let one = listed.pop_front()?;
-            let Some(stored) = one.upgrade().filter(|stored| stored.is_live()) else { continue };
+            let Some(stored) = live(&one) else { continue };
             if stored.uses() == 0 || left == 0 {
                 return Some(stored);
             }
             listed.push_back(one);
         }
         None
+    }
+}
+
+/// A listed response that can still be found; one that cannot takes no more room.
+fn live(listed: &Weak<StoredResponse>) -> Option<Arc<StoredResponse>> {
+    let stored = listed.upgrade()?;
+    if !stored.is_live() {
+        let_go(&stored);
+        return None;
+    }
+    Some(stored)
+}
+
+/// Has a response never be sent again, though replica tables may hold it for a while.
+fn let_go(stored: &StoredResponse) {
+    stored.mark_gone();
+    if let StoredBody::Mapped(body) = &stored.body {
+        body.set_gone();
     }
 }
 
@@ -300,6 +318,7 @@ impl Shard {
             }
             let Some(spare) = disk.mappings.spare() else { return false };
             self.store.borrow_mut().remove(spare.hash, &spare.key);
+            let_go(&spare);
         }
         // Sends keep the rest for a while.
         disk.mapped_len() <= disk.mappings.len_max + len
@@ -324,7 +343,7 @@ impl Shard {
         let is_there =
             is_fresh && body.is_there(now, |file, range| matches!(is_resident(file, range), Ok(true)));
         if !is_there {
-            stored.mark_gone();
+            let_go(stored);
             if let Some(disk) = self.disk.as_ref().filter(|_| is_fresh) {
                 disk.note_pages_gone();
             }

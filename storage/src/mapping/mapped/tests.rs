@@ -88,7 +88,7 @@ fn a_file_that_is_cut_short_is_a_failed_call() {
     let scratch = Scratch::new("cut");
     let body = scratch.body(0..LEN as u64).unwrap();
     let lease = body.lease().unwrap();
-    assert_eq!(written(&lease, 0).unwrap().len(), LEN);
+    assert_eq!((written(&lease, 0).unwrap().len(), scratch.map.mapped_len()), (LEN, LEN as u64));
     std::fs::OpenOptions::new().write(true).open(&scratch.path).unwrap().set_len(8192).unwrap();
     // EFAULT, and no signal; what can be read before it may have been sent.
     let error = written(&lease, 8192).unwrap_err();
@@ -97,6 +97,7 @@ fn a_file_that_is_cut_short_is_a_failed_call() {
     assert!(scratch.map.take_faults().is_none());
     lease.unreadable();
     assert!(!body.is_there(0, |_, _| true), "it is not found again");
+    assert_eq!(scratch.map.mapped_len(), 0, "it takes nobody's place, whoever holds it");
     assert!(scratch.body(0..10).is_none(), "nor is anything beside it");
     assert_eq!((scratch.map.take_faults(), scratch.map.take_faults()), (Some((1, SEGMENT)), None));
 }
