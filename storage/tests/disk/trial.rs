@@ -31,7 +31,7 @@ fn with_a_bad_segment() -> (Rig, u32) {
             while rig.reclaim_a_step(1) {}
         }
         if number == 1 {
-            let segment = rig.volume.find(hash(number)).unwrap().segment;
+            let segment = rig.volume.find(hash(number)).expect("it was appended").segment;
             (0..3).for_each(|_| rig.volume.note_error(segment));
         }
         rig.settle();
