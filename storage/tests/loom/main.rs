@@ -7,6 +7,7 @@
 
 mod arena;
 mod fill;
+mod gates;
 mod passage;
 mod rules;
 
