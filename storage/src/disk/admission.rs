@@ -57,7 +57,7 @@ impl Admission {
     /// that, with the same budget and about as many bytes of hits. A bucket overdrawn by more than itself admits nothing.
     ///
     /// What is longer than a full bucket is written over a long time: it is admitted out of plenty only, if it is not longer than
-    /// [`BURSTS_MAX`] of them, and then nothing else is until the budget has made up for it.
+    /// 20 of them (`BURSTS_MAX`), and then nothing else is until the budget has made up for it.
     pub fn admit(&mut self, now_millis: u64, len: u64, used_before: bool, random: u32) -> bool {
         self.fill(now_millis);
         if self.bytes_per_second.is_none() {
