@@ -46,7 +46,7 @@ pub(crate) use slices::{Slices, SlicesOf};
 pub(crate) use streaming::Feed;
 pub(crate) use writing::{Offer, Step};
 
-use crate::limits::{DISK_WRITE_SHARE, WRITE_BUFFERS_KEPT, WRITE_BUFFERS_MAX, WRITE_BUFFERS_MIN};
+use crate::limits::{DISK_WRITE_SHARE, WRITE_BUFFERS_MAX, WRITE_BUFFERS_MIN};
 use health::Health;
 use mapped::{Mapping, Mappings};
 use pace::Pace;
@@ -98,6 +98,8 @@ pub(crate) struct Disk {
     health: RefCell<Vec<Health>>,
     reads: Reads,
     writes: Writes,
+    /// The write buffers of its volumes.
+    write_pool: AlignedPool,
     mappings: Mappings,
     pace: Pace,
 }
@@ -251,12 +253,9 @@ impl Disk {
     ) -> Rc<Disk> {
         let Dealt { first_shard, volumes, plan } = dealt;
         let (reads, writes) = (Reads::new(budget, cores), Writes::new(budget, cores, volumes.len(), &plan));
-        let pool = AlignedPool::new(
-            BUFFER_LEN,
-            write_buffers(budget, cores),
-            WRITE_BUFFERS_KEPT,
-            Arc::clone(budget),
-        );
+        let count = write_buffers(budget, cores);
+        let pool = AlignedPool::new(BUFFER_LEN, count, count, Arc::clone(budget));
+        let write_pool = pool.clone();
         let mappings = Mappings::new(plan.mapped_len_max * volumes.len() as u64, budget);
         let mount = |(at, file): (usize, VolumeFile)| {
             let mut volume =
@@ -291,6 +290,7 @@ impl Disk {
             health: RefCell::new(plan.directories.iter().cloned().map(Health::new).collect()),
             reads,
             writes,
+            write_pool,
             mappings,
             pace: Pace::default(),
         });

@@ -340,8 +340,12 @@ pub(crate) const WRITE_BUFFERS_MIN: usize = 4;
 /// And at most so many.
 pub(crate) const WRITE_BUFFERS_MAX: usize = 16;
 
-/// So many of them stay at hand while nothing is written.
+/// So many of them stay at hand when memory is short. Otherwise all do that were ever needed: to fill one of fresh pages takes half a millisecond, eight
+/// times as long as one that was used before.
 pub(crate) const WRITE_BUFFERS_KEPT: usize = 2;
+
+/// Others are given back one after another, so many at once.
+pub(crate) const WRITE_BUFFERS_TRIMMED: usize = 2;
 
 /// How long the answer to an unsafe request waits for the disk to know what it removed.
 pub(crate) const DISK_REMOVAL_PATIENCE: Duration = Duration::from_millis(500);

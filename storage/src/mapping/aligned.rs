@@ -214,6 +214,13 @@ impl AlignedPool {
         }
     }
 
+    /// Gives up to `count_max` of the buffers at hand back to the kernel, but not the last `kept`: it takes some time for each.
+    pub fn trim(&self, kept: usize, count_max: usize) {
+        let mut state = self.shared.state.borrow_mut();
+        let len = state.free.len();
+        state.free.truncate(kept.max(len.saturating_sub(count_max)).min(len));
+    }
+
     /// Notes that a buffer which was taken will not come back: whoever had it dropped it.
     pub fn lost(&self) {
         let mut state = self.shared.state.borrow_mut();
@@ -276,6 +283,20 @@ mod tests {
         assert!(shared.into_inner().is_none());
         assert!(other.into_inner().is_some_and(|buffer| buffer.as_ref()[0] == 7));
         assert_eq!(budget.used_total(), 0);
+    }
+
+    #[test]
+    fn a_pool_gives_back_what_is_at_hand_a_little_at_a_time() {
+        let budget = Budget::new(1 << 20);
+        let pool = AlignedPool::new(4096, 6, 6, Arc::clone(&budget));
+        let taken: Vec<AlignedBuf> = (0..6).map(|_| pool.take().unwrap()).collect();
+        pool.trim(1, 2);
+        taken.into_iter().for_each(|buffer| pool.put(buffer));
+        let pages = |pool: &AlignedPool| {
+            pool.trim(1, 2);
+            budget.used_total() / 4096
+        };
+        assert_eq!([pages(&pool), pages(&pool), pages(&pool), pages(&pool)], [4, 2, 1, 1]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::{Disk, IoFailed, Mounted, Plan};
 use crate::limits::{
     DISK_APPENDED_PER_TURN, DISK_BURST, DISK_BURST_LEN_MIN, DISK_FLUSH_AFTER, DISK_QUEUE_COUNT_MAX,
     DISK_QUEUE_LEN_MAX, DISK_QUEUE_SHARE, DISK_RECORDS_PER_TURN, DISK_REMOVAL_PATIENCE, DISK_RETRY_AFTER,
-    DISK_WRITE_PATIENCE,
+    DISK_WRITE_PATIENCE, WRITE_BUFFERS_KEPT, WRITE_BUFFERS_TRIMMED,
 };
 
 /// Something to be written, record by record, that waits until it is its turn.
@@ -317,6 +317,7 @@ impl Disk {
     pub(crate) fn relieve(&self) {
         let count = self.drop_lines();
         self.counters.add(Counter::DiskRefusedMemory, count);
+        self.write_pool.trim(WRITE_BUFFERS_KEPT, WRITE_BUFFERS_TRIMMED);
     }
 
     /// Takes all offers out of all lines; returns how many.
