@@ -108,18 +108,6 @@ impl Handler for Floor {
     fn on_receive_end(&self, socket: SocketId, _: ReceiveEnd) {
         self.ring.close(socket, Close::Linger(Duration::from_secs(1)));
     }
-
-    fn on_sent(&self, _: SocketId, _: Result<(), i32>) {}
-
-    fn on_timer(&self, _: u64) {}
-
-    fn on_turn(&self) -> bool {
-        false
-    }
-
-    fn has_mail(&self) -> bool {
-        false
-    }
 }
 
 /// Returns how many heads end within `bytes`, given what came before them, and keeps what may be the start of an end.

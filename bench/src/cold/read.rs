@@ -13,9 +13,7 @@ use crate::process::{self, Scratch};
 use crate::random::Random;
 use crate::stats::Spread;
 use crate::wait;
-use aspis_runtime::{
-    CoreOptions, DiskFile, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId, spawn_core,
-};
+use aspis_runtime::{CoreOptions, DiskFile, Handler, Ring, spawn_core};
 use aspis_storage::budget::Budget;
 use aspis_storage::mapping::aligned::AlignedBuf;
 use std::cell::{Cell, RefCell};
@@ -174,19 +172,7 @@ struct Shared {
 /// A core that only reads.
 struct Idle;
 
-impl Handler for Idle {
-    fn on_accept(&self, _: ListenerId, _: SocketId, _: Peer) {}
-    fn on_receive(&self, _: SocketId, _: &[u8]) {}
-    fn on_receive_end(&self, _: SocketId, _: ReceiveEnd) {}
-    fn on_sent(&self, _: SocketId, _: Result<(), i32>) {}
-    fn on_timer(&self, _: u64) {}
-    fn on_turn(&self) -> bool {
-        false
-    }
-    fn has_mail(&self) -> bool {
-        false
-    }
-}
+impl Handler for Idle {}
 
 /// Reads as `way` says on a core of its own.
 fn measure(path: &Path, way: Way) -> io::Result<Cost> {

@@ -140,18 +140,6 @@ impl Handler for Core {
     fn on_receive_end(&self, socket: SocketId, _: ReceiveEnd) {
         self.ring.close(socket, Close::Linger(Duration::from_secs(1)));
     }
-
-    fn on_sent(&self, _: SocketId, _: Result<(), i32>) {}
-
-    fn on_timer(&self, _: u64) {}
-
-    fn on_turn(&self) -> bool {
-        false
-    }
-
-    fn has_mail(&self) -> bool {
-        false
-    }
 }
 
 /// Returns the length of the head at the front of `bytes`, if it is whole.

@@ -39,28 +39,34 @@ const SOCKET_COST: u64 = 4 * size_of::<Pending>() as u64;
 
 /// What a core does with its sockets' events.
 ///
-/// Called by the ring's task and never re-entered; it takes `&self` and keeps its state in cells. No call may block.
+/// Called by the ring's task and never re-entered; it takes `&self` and keeps its state in cells. No call may block. What a handler does not
+/// have a use for, a core without sockets say, does nothing.
 pub trait Handler: 'static {
     /// A connection was accepted. Nothing is received from it before [`Ring::receive`].
-    fn on_accept(&self, listener: ListenerId, socket: SocketId, peer: Peer);
+    fn on_accept(&self, _listener: ListenerId, _socket: SocketId, _peer: Peer) {}
     /// Bytes came by the multishot receive. They are valid during the call only.
-    fn on_receive(&self, socket: SocketId, bytes: &[u8]);
+    fn on_receive(&self, _socket: SocketId, _bytes: &[u8]) {}
     /// No more bytes will come by the multishot receive.
-    fn on_receive_end(&self, socket: SocketId, end: ReceiveEnd);
+    fn on_receive_end(&self, _socket: SocketId, _end: ReceiveEnd) {}
     /// After [`Ring::notify_sent`]: the send queue became empty, or sending failed with an errno.
-    fn on_sent(&self, socket: SocketId, result: Result<(), i32>);
+    fn on_sent(&self, _socket: SocketId, _result: Result<(), i32>) {}
     /// A timer of [`Ring::arm_timer`] is due.
-    fn on_timer(&self, token: u64);
+    fn on_timer(&self, _token: u64) {}
     /// Called each turn before the submission: drains mail and does a bounded slice of background work. True means
     /// that there is more to do and the core must not sleep.
-    fn on_turn(&self) -> bool;
+    fn on_turn(&self) -> bool {
+        false
+    }
     /// A turn was that long, in microseconds: from one look at what happened to the next, or to its end where the core may have slept.
     fn on_turn_end(&self, _micros: u64) {}
     /// A timer came that late, in milliseconds: so long waits whatever happens until this core looks at it. Called every
     /// [`crate::limits::PROBE_INTERVAL`] or so while the core is busy.
     fn on_late(&self, _millis: u64) {}
     /// Whether mail waits, or anything else that must not be slept over. Asked after the asleep flag was raised, so that no post is.
-    fn has_mail(&self) -> bool;
+    /// A core with a mailbox answers for it.
+    fn has_mail(&self) -> bool {
+        false
+    }
 }
 
 /// Handler calls that wait until nothing is borrowed.

@@ -231,7 +231,6 @@ impl<H: Handler> Turn<H> {
         }
         self.looked_at = now;
         self.inner.set_clock(now);
-        self.inner.state.borrow_mut().batch.look(now);
     }
 
     /// Whether completions wait for the next turn.
@@ -278,6 +277,7 @@ impl<H: Handler> Turn<H> {
     fn reap(&mut self) {
         {
             let mut state = self.inner.state.borrow_mut();
+            state.batch.look(self.looked_at);
             state.collect();
             let mut completions = std::mem::take(&mut state.completions);
             self.since_tick += completions.len();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use aspis_cache::stored::StoredMeta;
 use aspis_runtime::mailbox::{self, Post};
-use aspis_runtime::{CoreOptions, CoreThread, Handler, ListenerId, Peer, ReceiveEnd, SocketId, spawn_core};
+use aspis_runtime::{CoreOptions, CoreThread, Handler, spawn_core};
 use aspis_storage::disk::format::Geometry;
 use aspis_storage::disk::record::{Content, Facts, NewRecord, RecordKind, Tags};
 use aspis_storage::disk::volume::Refused;
@@ -28,11 +28,6 @@ struct Bare {
 }
 
 impl Handler for Bare {
-    fn on_accept(&self, _: ListenerId, _: SocketId, _: Peer) {}
-    fn on_receive(&self, _: SocketId, _: &[u8]) {}
-    fn on_receive_end(&self, _: SocketId, _: ReceiveEnd) {}
-    fn on_sent(&self, _: SocketId, _: Result<(), i32>) {}
-    fn on_timer(&self, _: u64) {}
     fn on_turn(&self) -> bool {
         let Some(job) = self.jobs.pop() else { return false };
         job(&self.disk);

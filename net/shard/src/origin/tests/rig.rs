@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use aspis_exchange::OriginFailure;
 use aspis_runtime::mailbox::{self, Post, Receiver};
-use aspis_runtime::{
-    CoreOptions, CoreThread, Handler, ListenerId, Peer, ReceiveEnd, Ring, SocketId, spawn_core,
-};
+use aspis_runtime::{CoreOptions, CoreThread, Handler, Ring, spawn_core};
 use aspis_telemetry::{CoreCounters, Counter};
 use aspis_wire::request::RequestFraming;
 use aspis_wire::response::parse_response;
@@ -44,12 +42,6 @@ struct Core {
 }
 
 impl Handler for Core {
-    fn on_accept(&self, _: ListenerId, _: SocketId, _: Peer) {}
-    fn on_receive(&self, _: SocketId, _: &[u8]) {}
-    fn on_receive_end(&self, _: SocketId, _: ReceiveEnd) {}
-    fn on_sent(&self, _: SocketId, _: Result<(), i32>) {}
-    fn on_timer(&self, _: u64) {}
-
     fn on_turn(&self) -> bool {
         while let Some(message) = self.mail.pop() {
             match message {
