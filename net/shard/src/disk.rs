@@ -306,16 +306,14 @@ impl Disk {
         self.volumes.get(self.sharding.shard(primary).checked_sub(self.first_shard)?)
     }
 
-    /// Tells whether the volume of a primary key is on line.
-    fn is_usable(&self, primary: u128) -> bool {
-        self.mounted(primary).is_some_and(|mounted| !self.is_off_line(mounted))
+    /// The volume of a primary key, if it is on line.
+    fn usable(&self, primary: u128) -> Option<&Mounted> {
+        self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))
     }
 
     /// The bytes of the segments of a primary key's volume; `None` if it is not on line.
     fn capacity(&self, primary: u128) -> Option<u64> {
-        let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
-        let geometry = mounted.superblock.geometry();
-        Some(u64::from(geometry.segment_count) * geometry.segment_len())
+        self.usable(primary).map(|mounted| mounted.superblock.geometry().segments_len())
     }
 
     fn is_off_line(&self, mounted: &Mounted) -> bool {

@@ -206,7 +206,12 @@ impl Shard {
     }
 
     fn is_fresh(&self, stored: &StoredResponse) -> bool {
-        self.holds(stored) && matches!(view_of(stored).reuse(self.now().wall), Reuse::Fresh { .. })
+        self.holds(stored) && self.is_in_time(stored)
+    }
+
+    /// Tells whether a response is fresh by its own times, whatever rules say.
+    pub(crate) fn is_in_time(&self, stored: &StoredResponse) -> bool {
+        matches!(view_of(stored).reuse(self.now().wall), Reuse::Fresh { .. })
     }
 
     fn waiting(&self, waiter: &Waiter) -> Waiting {

@@ -14,17 +14,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use aspis_cache::reuse::Reuse;
 use aspis_runtime::DiskFile;
 use aspis_runtime::page_cache::{expect_random, file_len, is_resident, read_resident};
 use aspis_storage::budget::{Budget, Charge, Purpose};
 use aspis_storage::disk::format::{Geometry, READ_LEN_MAX};
 use aspis_storage::disk::index::SlotKind;
-use aspis_storage::disk::record::{Content, Mismatch, Place, Record, decode_record};
+use aspis_storage::disk::record::{Content, Place, Record};
 use aspis_storage::disk::stored::parts;
 use aspis_storage::disk::volume::Found;
 use aspis_storage::mapping::aligned::AlignedBuf;
@@ -35,14 +35,13 @@ use aspis_storage::response::StoredResponse;
 use aspis_storage::stored_body::StoredBody;
 use aspis_telemetry::Counter;
 
-use super::reading::LONG;
+use super::reading::{LONG, verified};
 use super::restore::Target;
 use super::{Disk, IoFailed, Mounted};
 use crate::limits::{
     INLINE_BODY_LEN_MAX, MAPPED_LEN_MIN, MAPPED_LOOKED_AT, READ_AHEAD_LEN_MAX, READ_AHEAD_PAUSE,
 };
 use crate::shard::Shard;
-use crate::storing::view_of;
 
 // A body that short is copied into its answer.
 const _: () = assert!(MAPPED_LEN_MIN > INLINE_BODY_LEN_MAX);
@@ -200,12 +199,12 @@ impl Disk {
         hash: u128,
         take: impl FnOnce(&Record<'_>, Arc<MappedBody>) -> Option<T>,
     ) -> Option<T> {
-        let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
+        let mounted = self.usable(primary)?;
         let mapping = mounted.mapping.as_ref()?;
         let (found, uses) = mappable(mounted, hash)?;
         let is_there = |found: &Found| {
             let range = found.file_offset..found.file_offset + found.len;
-            matches!(is_resident(mapping.map.as_fd(), &range), Ok(true))
+            is_known_resident(mapping.map.as_fd(), &range)
         };
         if !is_there(&found) {
             if uses > 0 {
@@ -229,12 +228,7 @@ impl Disk {
             return None;
         }
         let place = Place { store: mounted.superblock.store, sequence: found.sequence };
-        let verified = match decode_record(&bytes[found.skip..], &place, hash) {
-            Ok(record) if record.verify_body() => Ok(record),
-            Ok(_) => Err(Mismatch::Damaged),
-            Err(mismatch) => Err(mismatch),
-        };
-        let record = self.judge(mounted, &found, hash, verified)?;
+        let record = self.judge(mounted, &found, hash, verified(&bytes[found.skip..], &place, hash))?;
         let start = found.file_offset + (found.skip + record.front.front_len()) as u64;
         let range = start..start + record.body().len() as u64;
         if range.end - range.start < MAPPED_LEN_MIN {
@@ -272,6 +266,11 @@ impl Disk {
     }
 }
 
+/// Tells whether all pages of a range are in memory, as far as the kernel can tell.
+fn is_known_resident(file: BorrowedFd<'_>, range: &Range<u64>) -> bool {
+    matches!(is_resident(file, range), Ok(true))
+}
+
 /// What a hash leads to if it may be mapped, and how often it was used: whole, on the disk, in a segment that is not written to any more.
 fn mappable(mounted: &Mounted, hash: u128) -> Option<(Found, u8)> {
     let volume = mounted.volume.borrow();
@@ -298,8 +297,7 @@ pub(super) async fn restore(shard: &Rc<Shard>, target: &Target) -> bool {
         shard.make_room(parts.charged_len());
         let stored = StoredResponse::mapped(parts, body, &shard.budget)?;
         // What is stale is to be validated, in memory.
-        let is_fresh = matches!(view_of(&stored).reuse(shard.now().wall), Reuse::Fresh { .. });
-        if !is_fresh || !shard.make_mapped_room(disk, len) || !shard.take_back(&stored) {
+        if !shard.is_in_time(&stored) || !shard.make_mapped_room(disk, len) || !shard.take_back(&stored) {
             return None;
         }
         disk.mappings.list(&stored);
@@ -338,10 +336,9 @@ impl Shard {
         if !stored.is_live() {
             return false;
         }
-        let is_fresh = matches!(view_of(stored).reuse(self.now().wall), Reuse::Fresh { .. });
+        let is_fresh = self.is_in_time(stored);
         let now = self.ring.now_millis();
-        let is_there =
-            is_fresh && body.is_there(now, |file, range| matches!(is_resident(file, range), Ok(true)));
+        let is_there = is_fresh && body.is_there(now, is_known_resident);
         if !is_there {
             let_go(stored);
             if let Some(disk) = self.disk.as_ref().filter(|_| is_fresh) {

@@ -16,7 +16,7 @@ use aspis_runtime::sync::oneshot;
 use aspis_runtime::{Elapsed, Ring};
 use aspis_storage::budget::Budget;
 use aspis_storage::disk::format::{BLOCK_LEN, CHECKED_LEN, READ_LEN_MAX};
-use aspis_storage::disk::record::{Front, Mismatch, Place, RecordKind, decode_front, decode_record};
+use aspis_storage::disk::record::{Front, Mismatch, Place, Record, RecordKind, decode_front, decode_record};
 use aspis_storage::disk::volume::Found;
 use aspis_storage::mapping::aligned::AlignedBuf;
 use aspis_storage::mapping::arena::{Arena, Block};
@@ -279,6 +279,12 @@ impl Drop for Pin<'_> {
     }
 }
 
+/// Decodes a whole record and verifies all of it.
+pub(super) fn verified<'b>(bytes: &'b [u8], place: &Place, hash: u128) -> Result<Record<'b>, Mismatch> {
+    let record = decode_record(bytes, place, hash)?;
+    if record.verify_body() { Ok(record) } else { Err(Mismatch::Damaged) }
+}
+
 impl Disk {
     /// Tells whether a record may be there. Reads memory only; in most cases of yes it is.
     #[inline]
@@ -304,7 +310,7 @@ impl Disk {
         hash: u128,
         blocks: Option<&Blocks<'_>>,
     ) -> Option<(ReadFront, ReadBody)> {
-        let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
+        let mounted = self.usable(primary)?;
         let (mut lent, found, _pin) = self.lend(mounted, hash, (blocks, usize::MAX)).await?;
         let place = Place { store: mounted.superblock.store, sequence: found.sequence };
         let all = 0..found.len as usize;
@@ -313,12 +319,8 @@ impl Disk {
             self.long_step().await;
         }
         let bytes = &lent.bytes()[skip..];
-        let verified = match decode_record(bytes, &place, hash) {
-            Ok(record) if record.verify_body() => Ok((record.front.front_len(), record.body().len())),
-            Ok(_) => Err(Mismatch::Damaged),
-            Err(mismatch) => Err(mismatch),
-        };
-        let (front_len, body_len) = self.judge(mounted, &found, hash, verified)?;
+        let record = self.judge(mounted, &found, hash, verified(bytes, &place, hash))?;
+        let (front_len, body_len) = (record.front.front_len(), record.body().len());
         // Apart from the body, which need not stay with it.
         let front = ReadFront { bytes: lent.bytes()[skip..skip + front_len].into(), place, hash };
         let start = skip + front_len;
@@ -334,7 +336,7 @@ impl Disk {
         range: Range<usize>,
         blocks: Option<&Blocks<'_>>,
     ) -> Option<ReadBody> {
-        let mounted = self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))?;
+        let mounted = self.usable(primary)?;
         let blocks = blocks.filter(|_| range.start == 0 && range.len() > LONG);
         let end = (FRONT_LEN + range.end).next_multiple_of(BLOCK_LEN as usize);
         let (mut lent, found, _pin) = self.lend(mounted, hash, (blocks, end)).await?;

@@ -74,6 +74,7 @@ pub(crate) struct Streaming {
 }
 
 /// What is in memory and was not handed over yet.
+#[derive(Default)]
 struct Gathered {
     /// The beginning, which came before it was known to be too large.
     front: Option<Arc<Body>>,
@@ -115,30 +116,15 @@ impl Shard {
             self.counters.add(Counter::DiskRefusedBudget, 1);
             return None;
         }
-        let streaming = Rc::new(Streaming {
-            shard: Rc::downgrade(&self.handle()),
-            stored: Arc::clone(stored),
-            primary,
+        let begun = Streaming::new(self, Arc::clone(stored), disk.new_write_id(primary)?, (length, len_max));
+        let front_len = front.published();
+        let front = (front_len > 0).then(|| Arc::clone(front));
+        let streaming = self.streams(Streaming {
             flight: Some(flight),
-            write_id: disk.new_write_id(primary)?,
-            length,
-            len_max,
             admitted: Cell::new(admitted),
-            gathered: RefCell::new(Gathered {
-                front_len: front.published(),
-                front: (front.published() > 0).then(|| Arc::clone(front)),
-                chunks: VecDeque::new(),
-                end: front.published(),
-            }),
-            offered: Cell::new(0),
-            appended: Cell::new(0),
-            state: Cell::new(State::Growing),
-            is_fed: Cell::new(true),
-            is_in_memory: Cell::new(true),
-            changed: Notify::new(),
-            stalled: Cell::new(0),
+            gathered: RefCell::new(Gathered { front, front_len, end: front_len, ..Gathered::default() }),
+            ..begun
         });
-        self.restores.streams.borrow_mut().insert(stored.hash, Rc::clone(&streaming));
         streaming.hand_over(false);
         Some(Feed(streaming))
     }
@@ -169,12 +155,45 @@ impl Shard {
         streams.get(&of.hash).filter(|streaming| streaming.write_id == of.write_id).cloned()
     }
 
+    fn streams(&self, streaming: Streaming) -> Rc<Streaming> {
+        let streaming = Rc::new(streaming);
+        self.restores.streams.borrow_mut().insert(streaming.stored.hash, Rc::clone(&streaming));
+        streaming
+    }
+
     fn is_doomed_flight(&self, flight: FlightId) -> bool {
         self.owner.collapse.borrow().is_doomed(flight)
     }
 }
 
 impl Streaming {
+    /// Nothing of it came yet, nothing is admitted, and no flight brings it.
+    fn new(
+        shard: &Shard,
+        stored: Arc<StoredResponse>,
+        write_id: u64,
+        (length, len_max): (Option<u64>, u64),
+    ) -> Self {
+        Streaming {
+            shard: Rc::downgrade(&shard.handle()),
+            primary: primary_of(&stored),
+            stored,
+            flight: None,
+            write_id,
+            length,
+            len_max,
+            admitted: Cell::new(0),
+            gathered: RefCell::default(),
+            offered: Cell::new(0),
+            appended: Cell::new(0),
+            state: Cell::new(State::Growing),
+            is_fed: Cell::new(true),
+            is_in_memory: Cell::new(true),
+            changed: Notify::new(),
+            stalled: Cell::new(0),
+        }
+    }
+
     /// What it becomes.
     pub(super) fn stored(&self) -> &Arc<StoredResponse> {
         &self.stored
@@ -249,7 +268,7 @@ impl Streaming {
             let offer = SliceOffer { streaming: Rc::clone(self), number, front, chunks, end };
             if disk.offer_part(Box::new(offer)).is_err() {
                 drop(gathered);
-                if !disk.is_usable(self.primary) {
+                if disk.usable(self.primary).is_none() {
                     self.give_up(Counter::DiskRefusedOffLine);
                 }
                 return;
@@ -282,7 +301,7 @@ impl Streaming {
     /// Memory goes on without it.
     fn part(&self) {
         self.state.set(State::GivenUp);
-        self.gathered.replace(Gathered { front: None, front_len: 0, chunks: VecDeque::new(), end: 0 });
+        self.gathered.take();
         if let Some(shard) = self.shard.upgrade() {
             shard.restores.streams.borrow_mut().remove(&self.stored.hash);
         }
@@ -334,30 +353,16 @@ impl Shard {
         let Some(total) = fresh.body.length().filter(|_| is_wanted) else {
             return self.counters.add(Counter::CacheNotStoredFailed, 1);
         };
-        let streaming = Rc::new(Streaming {
-            shard: Rc::downgrade(&self.handle()),
-            primary: primary_of(&fresh),
-            stored: fresh,
-            flight: None,
-            write_id,
-            length: Some(total),
-            len_max: total,
+        let streaming = self.streams(Streaming {
             admitted: Cell::new(total),
-            gathered: RefCell::new(Gathered {
-                front: None,
-                front_len: 0,
-                chunks: VecDeque::new(),
-                end: total,
-            }),
+            gathered: RefCell::new(Gathered { end: total, ..Gathered::default() }),
             offered: Cell::new(slice_count(total)),
             appended: Cell::new(slice_count(total)),
             state: Cell::new(State::Whole),
             is_fed: Cell::new(false),
             is_in_memory: Cell::new(false),
-            changed: Notify::new(),
-            stalled: Cell::new(0),
+            ..Streaming::new(self, fresh, write_id, (Some(total), total))
         });
-        self.restores.streams.borrow_mut().insert(streaming.stored.hash, Rc::clone(&streaming));
         if let Err(mut offer) = disk.offer_part(Box::new(HeadOffer { streaming, total })) {
             offer.give_up();
         }

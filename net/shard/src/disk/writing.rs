@@ -220,10 +220,7 @@ impl Disk {
     }
 
     fn has_no_room(&self, offer: &dyn Offer) -> Result<(), NotTaken> {
-        let mounted = self
-            .mounted(offer.primary())
-            .filter(|mounted| !self.is_off_line(mounted))
-            .ok_or(NotTaken::OffLine)?;
+        let mounted = self.usable(offer.primary()).ok_or(NotTaken::OffLine)?;
         if self.is_full(mounted, offer.len()) || self.writes.end.get() == End::Over {
             return Err(NotTaken::Queue);
         }

@@ -14,7 +14,7 @@ use aspis_storage::passage::{Chunk, PassageWriter};
 use aspis_telemetry::Counter;
 
 use super::offers::HeadOffer;
-use super::{Feed, State};
+use super::{Feed, State, Streaming};
 use crate::disk::SlicesOf;
 use crate::disk::offering::Why;
 use crate::limits::{
@@ -109,7 +109,7 @@ impl Feed {
         let Feed(streaming) = self;
         let share = shard.budget.limit() / STREAM_SHARE / shard.cores as u64 / SLICE_LEN;
         let most = share.clamp(STREAMED_SLICES_MIN, STREAMED_SLICES_MAX) * SLICE_LEN;
-        let (mut appended, mut since) = (streaming.appended.get(), shard.ring.now_millis());
+        let mut progress = Progress::of(streaming, shard);
         loop {
             let changed = streaming.changed.notified();
             streaming.hand_over(false);
@@ -118,15 +118,10 @@ impl Feed {
             }
             let began = shard.ring.now_millis();
             race(changed, shard.ring.sleep(STREAM_LOOK)).await;
-            let now = shard.ring.now_millis();
             if is_read && passing.is_caught_up() {
-                streaming.stalled.set(streaming.stalled.get() + (now - began));
+                streaming.stalled.set(streaming.stalled.get() + (shard.ring.now_millis() - began));
             }
-            if streaming.appended.get() > appended {
-                (appended, since) = (streaming.appended.get(), now);
-            }
-            if is_late(now - since, DISK_WRITE_PATIENCE) || is_late(streaming.stalled.get(), STREAM_STALL_MAX)
-            {
+            if progress.is_late(streaming, shard) || is_late(streaming.stalled.get(), STREAM_STALL_MAX) {
                 self.give_up(Counter::DiskRefusedQueue);
                 return false;
             }
@@ -136,7 +131,7 @@ impl Feed {
     /// Hands over what is left, and waits until all slices can be read; false if that takes too long, or was given up.
     async fn all_appended(&self, shard: &Shard, count: u64) -> bool {
         let Feed(streaming) = self;
-        let (mut appended, mut since) = (streaming.appended.get(), shard.ring.now_millis());
+        let mut progress = Progress::of(streaming, shard);
         loop {
             let changed = streaming.changed.notified();
             streaming.hand_over(true);
@@ -144,11 +139,7 @@ impl Feed {
                 return self.is_on();
             }
             race(changed, shard.ring.sleep(STREAM_LOOK)).await;
-            let now = shard.ring.now_millis();
-            if streaming.appended.get() > appended {
-                (appended, since) = (streaming.appended.get(), now);
-            }
-            if is_late(now - since, DISK_WRITE_PATIENCE) {
+            if progress.is_late(streaming, shard) {
                 return false;
             }
         }
@@ -192,6 +183,28 @@ impl Drop for Feed {
             }
             self.0.give_up(Counter::CacheNotStoredFailed);
         }
+    }
+}
+
+/// How far the disk is, and since when.
+struct Progress {
+    appended: u64,
+    since: u64,
+}
+
+impl Progress {
+    fn of(streaming: &Streaming, shard: &Shard) -> Self {
+        Progress { appended: streaming.appended.get(), since: shard.ring.now_millis() }
+    }
+
+    /// Tells whether it has been no further for too long.
+    fn is_late(&mut self, streaming: &Streaming, shard: &Shard) -> bool {
+        let now = Progress::of(streaming, shard);
+        if now.appended > self.appended {
+            *self = now;
+            return false;
+        }
+        is_late(now.since - self.since, DISK_WRITE_PATIENCE)
     }
 }
 
