@@ -1,6 +1,8 @@
 //! The command line: every command, its flags and its help. What a command does with them is in its own module.
 
-use crate::flags::{aspis_flag, assert_flag, number_flag, parse_size, size_flag, state_folder_flag};
+use crate::flags::{
+    aspis_flag, assert_flag, names_flag, number_flag, parse_size, size_flag, state_folder_flag,
+};
 use crate::{budget, collapse, fair, faults, peers, scale, stall, traces};
 use clap::{Arg, ArgAction, Command, value_parser};
 use std::path::PathBuf;
@@ -23,13 +25,7 @@ pub(crate) fn command() -> Command {
             Command::new("scale")
                 .about("Shows how the cost of a hit and memory grow with objects, connections, size and cores")
                 .arg(
-                    Arg::new("only")
-                        .long("only")
-                        .value_name("CURVE")
-                        .action(ArgAction::Append)
-                        .num_args(1..)
-                        .value_parser(scale::CURVES)
-                        .help("Measures these curves only"),
+                    names_flag("only", "CURVE", scale::CURVES, "Measures these curves only"),
                 )
                 .arg(number_flag("seconds", "S", "2", "Length of one load", 1..=600))
                 .arg(
@@ -54,13 +50,7 @@ pub(crate) fn command() -> Command {
             Command::new("collapse")
                 .about("Measures what many viewers of one object cost the origin, the server and each other")
                 .arg(
-                    Arg::new("scenario")
-                        .long("scenario")
-                        .value_name("NAME")
-                        .action(ArgAction::Append)
-                        .num_args(1..)
-                        .value_parser(collapse::names())
-                        .help("Plays these scenarios only"),
+                    names_flag("scenario", "NAME", collapse::names(), "Plays these scenarios only"),
                 )
                 .arg(assert_flag("Fails when a figure is out of bounds, and names it"))
                 .arg(aspis_flag()),
@@ -194,13 +184,7 @@ pub(crate) fn command() -> Command {
             Command::new("faults")
                 .about("Runs a server on a disk that fails on command; no viewer may notice (needs root and /dev/fuse)")
                 .arg(
-                    Arg::new("only")
-                        .long("only")
-                        .value_name("FAULT")
-                        .action(ArgAction::Append)
-                        .num_args(1..)
-                        .value_parser(faults::names())
-                        .help("Plays these faults only"),
+                    names_flag("only", "FAULT", faults::names(), "Plays these faults only"),
                 )
                 .arg(number_flag("seed", "N", "1", "Repeats the choices of a run", 0..=u64::MAX))
                 .arg(assert_flag("Fails when a viewer noticed, or the disk did not come back"))

@@ -11,13 +11,13 @@ pub(crate) use disturb::Way;
 
 use crate::aspis::{Aspis, sum};
 use crate::collapse::script::{Answer, Script};
-use crate::flags::{aspis_flag, assert_flag, number_flag};
+use crate::flags::{aspis_flag, assert_flag, names_flag, number_flag};
 use crate::http::{Flow, Reader};
 use crate::process::{self, Server, find_program, pinned};
 use crate::stats::Spread;
 use crate::wait;
 use base::Seen;
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -94,15 +94,12 @@ const SCENARIOS: &[Scenario] = &[
 pub(crate) fn command() -> Command {
     Command::new("fair")
         .about("Measures whether one busy viewer, or a crowd, makes ordinary viewers of the same core wait")
-        .arg(
-            Arg::new("scenario")
-                .long("scenario")
-                .value_name("NAME")
-                .action(ArgAction::Append)
-                .num_args(1..)
-                .value_parser(SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>())
-                .help("Plays these scenarios only"),
-        )
+        .arg(names_flag(
+            "scenario",
+            "NAME",
+            SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>(),
+            "Plays these scenarios only",
+        ))
         .arg(number_flag("rounds", "N", "15", "Times that each is measured alone and disturbed", 1..=1000))
         .arg(number_flag("seconds", "S", "3", "Length of one measurement", 1..=600))
         .arg(number_flag("rate", "N", "2000", "Requests per second of the ordinary viewers", 64..=50_000))

@@ -1,5 +1,6 @@
 //! Flags that several commands have, and what is read from them.
 
+use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use std::path::PathBuf;
 
@@ -25,6 +26,22 @@ pub(crate) fn size_flag(default: &'static str) -> Arg {
         .default_value(default)
         .value_parser(parse_size)
         .help("Length of the body: 1024, 1KiB, 64MiB, 2GiB")
+}
+
+/// A flag that takes some of these names, in one go or again and again.
+pub(crate) fn names_flag(
+    name: &'static str,
+    value: &'static str,
+    names: impl Into<ValueParser>,
+    help: &'static str,
+) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name(value)
+        .action(ArgAction::Append)
+        .num_args(1..)
+        .value_parser(names)
+        .help(help)
 }
 
 pub(crate) fn state_folder_flag() -> Arg {
