@@ -272,6 +272,12 @@ impl Invalidations {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The registry with what the cores have told: they do not say so by themselves unless somebody waits for it.
+    fn up_to_date(&self) -> MutexGuard<'_, Registry> {
+        self.progress();
+        self.registry()
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         // Every change is whole before anything can panic.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
@@ -425,8 +431,7 @@ impl Invalidations {
 
     /// Levels for `/metrics`.
     pub(crate) fn levels(&self) -> Vec<Level> {
-        self.progress();
-        let figures = self.registry().figures();
+        let figures = self.up_to_date().figures();
         let level = |name, help, value| Level { name, help, label: None, value };
         let mut levels = vec![
             level(
@@ -459,8 +464,7 @@ impl Invalidations {
     }
 
     fn view(&self, number: u64) -> Option<View> {
-        self.progress();
-        self.registry().by_number(number)
+        self.up_to_date().by_number(number)
     }
 }
 

@@ -122,8 +122,7 @@ where
 
 /// Answers `GET /v1/invalidations/ID`.
 pub(crate) async fn read(invalidations: &Invalidations, id: &str, query: &Query) -> Reply {
-    invalidations.progress();
-    let found = invalidations.registry().by_id(id);
+    let found = invalidations.up_to_date().by_id(id);
     let Some(view) = found else {
         return Problem::new(
             StatusCode::NOT_FOUND,
@@ -155,8 +154,7 @@ pub(crate) fn list(invalidations: &Invalidations, query: &Query) -> Reply {
             .reply();
         }
     };
-    invalidations.progress();
-    let Some((page, is_truncated)) = invalidations.registry().list(query.value("marker"), count) else {
+    let Some((page, is_truncated)) = invalidations.up_to_date().list(query.value("marker"), count) else {
         return Problem::bad("marker", "no invalidation has the id in marker; begin without it").reply();
     };
     let items: Vec<Value> = page.iter().map(|view| summary(view, &view.read())).collect();
