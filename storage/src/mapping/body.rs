@@ -17,7 +17,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
-use super::arena::{Arena, Block, Memory};
+use super::arena::{Arena, Block};
+use super::memory::Memory;
 use super::prefetch::prefetch;
 use crate::atomics::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::buddy::{Fit, Span};

@@ -21,6 +21,7 @@ pub mod arena;
 pub mod body;
 pub mod gates;
 pub mod mapped;
+mod memory;
 pub(crate) mod prefetch;
 mod residence;
 mod watch;

@@ -15,7 +15,8 @@
 
 use memmap2::Advice;
 
-use super::arena::{Arena, Memory};
+use super::arena::Arena;
+use super::memory::Memory;
 use crate::buddy::{Buddy, Fit, ORDER_COUNT, REGION_UNITS, Span};
 use crate::budget::Purpose;
 use crate::limits::{BLOCK_LEN_MIN, BUDGET_ATTEMPTS, GIVE_UP_LEN_MIN};
