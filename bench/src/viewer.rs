@@ -54,7 +54,7 @@ pub(crate) fn fetch(
     Err(Fault::Malformed(format!("{}, {length} bytes, wrong at {wrong:?}", head.start_line)))
 }
 
-/// Asks until `end` for what `next` says, each time when it is due or as soon as the answer before is there; the first answer that is wrong ends it.
+/// Asks until `end` for what `next` says, each time when it is due or as soon as the answer before is there, and returns then, not before; the first answer that is wrong ends it.
 pub(crate) fn steadily(
     address: SocketAddr,
     mut next: impl FnMut() -> Wish,
@@ -63,14 +63,16 @@ pub(crate) fn steadily(
 ) -> io::Result<()> {
     let mut reader = Reader::connect(address, SILENCE)?;
     let mut due = Instant::now();
-    while due < end {
-        wait::pause(due.saturating_duration_since(Instant::now()));
+    loop {
+        wait::pause(due.min(end).saturating_duration_since(Instant::now()));
+        if due >= end {
+            return Ok(());
+        }
         let (plan, part) = next();
         fetch(&mut reader, address, (plan, part), Body::Any)
             .map_err(|fault| io::Error::other(format!("{plan} {part:?}: {fault:?}")))?;
         due = (due + period).max(Instant::now());
     }
-    Ok(())
 }
 
 #[cfg(test)]
