@@ -3,7 +3,7 @@
 mod proc;
 mod scratch;
 
-pub(crate) use proc::own_cpu;
+pub(crate) use proc::{memory_of_machine, own_cpu};
 pub(crate) use scratch::{Scratch, state_path};
 
 use crate::wait;

@@ -123,7 +123,8 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     fill::fetch_all(server.address, Body::Planned, &[0], |object| small.plan(object))?;
     cold::store(&server, &origin, &load::cold_cell(), &(0..load::COLD).collect::<Vec<_>>())?;
     cold::store(&server, &origin, &load::large_cell(), &(0..load::LARGE).collect::<Vec<_>>())?;
-    let hog_len = options.hog.map_or_else(|| memory_of_machine().map(|memory| memory / 4 * 5), Ok)?;
+    let hog_len =
+        options.hog.map_or_else(|| process::memory_of_machine().map(|memory| memory / 4 * 5), Ok)?;
     let hog = hog::start(folder.path(), hog_len, CPUS.1)?;
     if !wait::until(FULL_MAX, || hog::is_full(folder.path())) {
         return Err(io::Error::other("the page cache is not full after so long: name a smaller --hog"));
@@ -148,14 +149,6 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     }
     drop(hog);
     report(options, hog_len, &without, &with)
-}
-
-fn memory_of_machine() -> io::Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map(|kib| kib * 1024)
-        .ok_or_else(|| io::Error::other("the machine does not say how much memory it has"))
 }
 
 fn measure(own: &Path, server: &Aspis, base: &Base) -> io::Result<Measured> {

@@ -1,6 +1,7 @@
 //! What a figure was taken on: without it nobody can compare it with another.
 
 use super::arms::{Arm, Program};
+use crate::process::memory_of_machine;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -35,8 +36,6 @@ impl Machine {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));
             line.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
         };
-        let memory = field(&fs::read_to_string("/proc/meminfo")?, "MemTotal");
-        let kib: u64 = memory.split_whitespace().next().and_then(|digits| digits.parse().ok()).unwrap_or(0);
         let version = |program: &Program| -> io::Result<Version> {
             let own = !program.arm.is_peer();
             let build = own.then(|| fs::read(&program.path)).transpose()?;
@@ -47,7 +46,7 @@ impl Machine {
             cpu: field(&cpus, "model name"),
             cores: cpus.lines().filter(|line| line.starts_with("processor")).count(),
             virtual_machine: field(&cpus, "flags").split(' ').any(|flag| flag == "hypervisor"),
-            memory_gib: (kib + (1 << 19)) >> 20,
+            memory_gib: (memory_of_machine()? + (1 << 29)) >> 30,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             programs: programs.iter().map(version).collect::<io::Result<_>>()?,
         })

@@ -1,4 +1,4 @@
-//! What the kernel tells of processes and their threads, read from `/proc`.
+//! What the kernel tells of processes, their threads and the machine, read from `/proc`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -22,6 +22,15 @@ pub(super) fn tree(root: u32) -> Vec<u32> {
         next += 1;
     }
     found
+}
+
+/// Returns the bytes of memory that the machine has.
+pub(crate) fn memory_of_machine() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other("the machine does not say how much memory it has"))
 }
 
 /// Returns the time on a CPU of this process so far.
