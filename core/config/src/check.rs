@@ -54,6 +54,7 @@ pub fn check(raw: &Raw) -> Result<Settings, SettingError> {
         origin: one(raw, "origin", values::origin_url)?,
         listen: each(raw, "listen", values::listen)?,
         listen_unix: optional(raw, "listen-unix", values::path)?,
+        congestion_control: optional(raw, "congestion-control", values::name)?,
         origin_ca: optional(raw, "origin-ca", values::path)?,
         origin_host: one(raw, "origin-host", values::origin_host)?,
         cores: optional(raw, "cores", values::cores)?.unwrap_or(crate::Cores::All),

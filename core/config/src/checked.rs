@@ -21,6 +21,8 @@ pub struct Settings {
     pub listen: Vec<ListenAddress>,
     /// A Unix socket for viewers, beside the addresses.
     pub listen_unix: Option<String>,
+    /// The congestion control of viewers' TCP connections, by the kernel's name for it; none leaves what each listener has.
+    pub congestion_control: Option<String>,
     /// A PEM file of authorities that replaces the machine's trust store for the origin.
     pub origin_ca: Option<String>,
     /// Which `Host` the origin sees.

@@ -85,7 +85,11 @@ fn start(settings: Arc<Settings>) -> Result<Started, Failure> {
     let memory = memory_limit(&settings)?;
     let origin_tls = origin_tls::config(&settings).map_err(failed)?;
     let sink = log_sink(&settings.access_log)?;
-    let wanted = Wanted { addresses: &settings.listen, unix: settings.listen_unix.as_deref() };
+    let wanted = Wanted {
+        addresses: &settings.listen,
+        unix: settings.listen_unix.as_deref(),
+        congestion_control: settings.congestion_control.as_deref(),
+    };
     let Listeners { tcp, unix, names, first } =
         listeners::open(&wanted, inherited, cpus.len()).map_err(failed)?;
     let admin_listener = admin::bind(&settings.admin).map_err(failed)?;

@@ -57,6 +57,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) addresses: &'a [ListenAddress],
     /// The path of `--listen-unix`.
     pub(crate) unix: Option<&'a str>,
+    /// The name of `--congestion-control`.
+    pub(crate) congestion_control: Option<&'a str>,
 }
 
 /// How long an address may be taken before that is an error.
@@ -81,12 +83,37 @@ pub(crate) fn open(
     } else {
         tracing::info!("{} inherited socket(s) take the place of --listen", listeners.tcp.len());
     }
+    if let Some(name) = wanted.congestion_control {
+        for socket in listeners.tcp.iter().flatten() {
+            control_congestion(socket, name)
+                .map_err(|error| fail(format!("--congestion-control {name}"), error))?;
+        }
+    }
     if let Some(path) = wanted.unix {
         let what = format!("--listen-unix {path}");
         let socket = patiently(|| bind::unix(path)).map_err(|error| fail(&what, error))?;
         listeners.add_unix(path, socket).map_err(|error| fail(what, error))?;
     }
     Ok(listeners)
+}
+
+/// Where the kernel says which congestion controls it has.
+const CONGESTION_CONTROLS: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+
+fn control_congestion(socket: &OwnedFd, name: &str) -> io::Result<()> {
+    bind::set_congestion_control(socket, name).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let names = std::fs::read_to_string(CONGESTION_CONTROLS).unwrap_or_default();
+            io::Error::other(format!(
+                "this kernel has {}; others come with a module (`modprobe tcp_{name}`)",
+                names.trim_end()
+            ))
+        }
+        io::ErrorKind::PermissionDenied => io::Error::other(
+            "without CAP_NET_ADMIN only what net.ipv4.tcp_allowed_congestion_control names may be chosen",
+        ),
+        _ => error,
+    })
 }
 
 /// Binds again for a moment while the address is taken: the kernel ends the ring of a killed server in the background, and
@@ -178,7 +205,7 @@ mod tests {
     use super::*;
 
     fn wanted(addresses: &[ListenAddress]) -> Wanted<'_> {
-        Wanted { addresses, unix: None }
+        Wanted { addresses, unix: None, congestion_control: None }
     }
 
     fn address(text: &str) -> ListenAddress {
@@ -229,11 +256,20 @@ mod tests {
     }
 
     #[test]
+    fn a_congestion_control_is_set_or_those_that_are_there_are_named() {
+        let addresses = [address("127.0.0.1:0")];
+        let with = |name| Wanted { congestion_control: Some(name), ..wanted(&addresses) };
+        open(&with("reno"), ListenFd::empty(), 2).expect("each kernel has it");
+        let error = open(&with("nothing"), ListenFd::empty(), 2).expect_err("not there").to_string();
+        assert!(error.starts_with("--congestion-control nothing: ") && error.contains("reno"), "{error}");
+    }
+
+    #[test]
     fn a_unix_socket_is_announced_after_the_addresses() {
         let path = std::env::temp_dir().join(format!("aspis-listen-{}.sock", std::process::id()));
         let text = path.to_str().expect("a plain path");
         let addresses = [address("127.0.0.1:0")];
-        let wanted = Wanted { addresses: &addresses, unix: Some(text) };
+        let wanted = Wanted { addresses: &addresses, unix: Some(text), congestion_control: None };
         let listeners = open(&wanted, ListenFd::empty(), 1).expect("both are free");
         assert_eq!(listeners.names[1], format!("unix:{text}"));
         assert!(listeners.unix.is_some() && listeners.first.is_some());

@@ -24,12 +24,30 @@ pub fn tcp(address: SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
     if address.is_ipv6() {
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
     }
+    if address.ip().is_loopback() {
+        // Where no network is, nothing is to be learnt about it. Reno is in each kernel and does least.
+        set_congestion_control(&socket, "reno")?;
+    }
     let (storage, len) = to_storage(address);
     // SAFETY: `storage` is a valid address of `len` bytes for the duration of the call.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), len) })?;
     // SAFETY: takes no pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), LISTEN_BACKLOG) })?;
     Ok(socket)
+}
+
+/// Names the congestion control of a TCP socket; connections inherit it from their listener.
+///
+/// # Errors
+/// The kernel's: `ENOENT` if it has none of this name.
+pub fn set_congestion_control(socket: &impl AsFd, name: &str) -> io::Result<()> {
+    let descriptor = socket.as_fd().as_raw_fd();
+    let len = name.len() as libc::socklen_t;
+    // SAFETY: `name` is valid for reads of `len` bytes during the call.
+    check(unsafe {
+        libc::setsockopt(descriptor, libc::IPPROTO_TCP, libc::TCP_CONGESTION, name.as_ptr().cast(), len)
+    })?;
+    Ok(())
 }
 
 /// Makes a listening Unix socket; a file left behind by an earlier run is replaced, one in use is an error.
@@ -259,6 +277,27 @@ mod tests {
         assert_eq!(acknowledged(&descriptor), before + 5000);
         let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert_eq!(acknowledged(&OwnedFd::from(unix)), 0);
+    }
+
+    #[test]
+    fn on_loopback_nothing_is_measured() {
+        let chosen = |socket: &OwnedFd| {
+            let (mut name, mut len) = ([0_u8; 16], 16 as libc::socklen_t);
+            // SAFETY: `name` is valid for writes of `len` bytes, and `len` for a read and a write, during the call.
+            let result = unsafe {
+                let (level, option) = (libc::IPPROTO_TCP, libc::TCP_CONGESTION);
+                libc::getsockopt(socket.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut len)
+            };
+            check(result).unwrap();
+            String::from_utf8(name.iter().copied().take_while(|byte| *byte != 0).collect()).unwrap()
+        };
+        let of_machine = chosen(&stream_socket("192.0.2.1:0".parse().unwrap()).unwrap());
+        assert_eq!(chosen(&tcp("127.0.0.1:0".parse().unwrap(), false).unwrap()), "reno");
+        assert_eq!(chosen(&tcp("0.0.0.0:0".parse().unwrap(), false).unwrap()), of_machine);
+        let taken = tcp("0.0.0.0:0".parse().unwrap(), false).unwrap();
+        set_congestion_control(&taken, "reno").unwrap();
+        assert_eq!(chosen(&taken), "reno");
+        assert_eq!(set_congestion_control(&taken, "nothing").unwrap_err().raw_os_error(), Some(libc::ENOENT));
     }
 
     #[test]
