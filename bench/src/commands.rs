@@ -3,7 +3,7 @@
 use crate::flags::{
     aspis_flag, assert_flag, names_flag, number_flag, parse_size, size_flag, state_folder_flag,
 };
-use crate::{budget, collapse, fair, faults, peers, scale, stall, traces};
+use crate::{budget, cold, collapse, fair, faults, peers, scale, stall, traces};
 use clap::{Arg, ArgAction, Command, value_parser};
 use std::path::PathBuf;
 
@@ -160,26 +160,16 @@ pub(crate) fn command() -> Command {
                 .arg(aspis_flag()),
         )
         .subcommand(budget::command())
-        .subcommand(
-            Command::new("cold")
-                .about("Measures what hits from disk cost, beside nginx's, and what hot hits pay for a scan of the store")
-                .arg(number_flag("objects", "N", "8000", "Objects of 64 KiB in the store", 2_000..=1_000_000))
-                .arg(number_flag("rounds", "N", "7", "Times that each is loaded", 1..=1000))
-                .arg(number_flag("connections", "N", "8", "Connections that ask for what is cold", 1..=10_000))
-                .arg(number_flag("seconds", "S", "2", "Length of one load", 1..=600))
-                .arg(state_folder_flag())
-                .arg(assert_flag("Fails when a ratio is over its bound"))
-                .arg(aspis_flag()),
-        )
+        .subcommand(cold::command())
         .subcommand(
             Command::new("cold-reads")
                 .about("Measures the least that direct reads cost, and what of a large hit from disk is copied")
                 .arg(number_flag("rounds", "N", "5", "Times that each is measured", 1..=1000))
                 .arg(state_folder_flag())
-                .arg(assert_flag("Fails when what was read of a large hit is copied"))
+                .arg(assert_flag("Fails when a read takes too long, or when what was read of a large hit is copied"))
                 .arg(aspis_flag()),
         )
-        .subcommand(Command::new("cold-part").hide(true).arg(Arg::new("words").num_args(1..)))
+        .subcommand(cold::part_command())
         .subcommand(
             Command::new("faults")
                 .about("Runs a server on a disk that fails on command; no viewer may notice (needs root and /dev/fuse)")

@@ -191,15 +191,7 @@ fn run(name: &str, arguments: &ArgMatches) -> io::Result<bool> {
         })
         .map(held),
         "budget" => budget::run(&budget::options(arguments)).map(held),
-        "cold" => cold::run(&cold::Options {
-            objects: number(arguments, "objects"),
-            rounds: number(arguments, "rounds") as usize,
-            length: Duration::from_secs(number(arguments, "seconds")),
-            connections: number(arguments, "connections") as u32,
-            folder: path(arguments, "folder"),
-            aspis,
-        })
-        .map(held),
+        "cold" => cold::run(&cold::options(arguments)).map(held),
         "cold-reads" => cold::read::run(&cold::read::Options {
             rounds: number(arguments, "rounds") as usize,
             folder: path(arguments, "folder"),

@@ -4,7 +4,7 @@
 //! pages of 4 KiB and into huge ones; then with the check of what was read and with a copy of it. Beside it the product: CPU of a hit of 1 MiB
 //! that comes from disk, and how many of its bytes were copied after the check, which looks at each once.
 
-use super::{CPUS, DISK_SHARE_MIN, HITS, OBJECTS_PER_LOST, WRITTEN_MAX};
+use super::{CPUS, DISK_SHARE_MIN, HITS, OBJECTS_PER_LOST, READ_COST_MAX, WRITTEN_MAX};
 use crate::aspis::{Aspis, sample, sum};
 use crate::http::{Fault, Flow, Reader};
 use crate::origin::Origin;
@@ -104,7 +104,7 @@ struct Cost {
     copy: f64,
 }
 
-/// Measures both; false when what is read of a large hit is copied.
+/// Measures both; false when a read takes too long, or when what is read of a large hit is copied.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let program = process::find_aspis(options.aspis.as_deref())?;
     let scratch = Scratch::of_state("cold-reads", options.folder.as_deref())?;
@@ -122,10 +122,16 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         println!("{}", row(*way, costs));
     }
     std::fs::remove_file(&path)?;
-    let large = WAYS.iter().zip(&costs).rfind(|(way, _)| way.len == MIB && way.then == Then::CheckAndCopy);
-    let checks: Vec<f64> = large.into_iter().flat_map(|(_, costs)| costs).map(|cost| cost.check).collect();
-    let check = Spread::of(&checks).ok_or_else(|| io::Error::other("no rounds"))?;
-    large_hits(options, &program, scratch.path(), check.median)
+    let median = |len: usize, figure: fn(&Cost) -> f64| -> io::Result<f64> {
+        let is_meant = |(way, _): &(&Way, _)| way.len == len && way.then == Then::CheckAndCopy;
+        let found = WAYS.iter().zip(&costs).find(is_meant);
+        let figures: Vec<f64> = found.into_iter().flat_map(|(_, costs)| costs).map(figure).collect();
+        Ok(Spread::of(&figures).ok_or_else(|| io::Error::other("no rounds"))?.median)
+    };
+    let read = median(64 * 1024, |cost| cost.cpu)?;
+    println!("a read of 64 KiB, its check and a copy take {read:.1} us, at most {READ_COST_MAX}");
+    let is_copied_once = large_hits(options, &program, scratch.path(), median(MIB, |cost| cost.check)?)?;
+    Ok(read <= READ_COST_MAX && is_copied_once)
 }
 
 fn row(way: Way, costs: &[Cost]) -> String {

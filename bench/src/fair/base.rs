@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// An answer that takes longer is an error.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest answer that is read.
-const ANSWER_LEN_MAX: usize = 64 * 1024;
+const ANSWER_LEN_MAX: usize = 128 * 1024;
 
 /// Time between the moment when all are ready and the first request.
 const READY: Duration = Duration::from_millis(50);
