@@ -15,8 +15,6 @@ const SIZE: usize = 1 << 30;
 const GLANCERS: usize = 1_000;
 const GLANCE_LEN: usize = 1 << 20;
 const READERS: usize = 20;
-/// Who reads all of it the second time: each reads for itself what memory does not hold, and the disk is not what is measured here.
-const READERS_AGAIN: usize = 2;
 /// The origin sends so many pieces, of a quarter of a slice each: the first after all have asked, the others after a rest, as fast as all readers together
 /// can follow.
 const PIECES: usize = 4096;
@@ -68,7 +66,7 @@ pub(super) fn play(stage: &Stage) -> io::Result<Vec<Figure>> {
 
     product.written(WRITTEN_MAX)?;
     let before = (origin.asked().len() as u64, metric(&product, "aspis_disk_read_bytes_total")?);
-    let seen = crowd::play(product.address, crowd(Reads::Range(GLANCE_LEN), READERS_AGAIN), || {})?;
+    let seen = crowd::play(product.address, crowd(Reads::Range(GLANCE_LEN), READERS), || {})?;
     let read = metric(&product, "aspis_disk_read_bytes_total")? - before.1;
     figures.push(Figure::exactly("again, origin requests", origin.asked().len() as u64 - before.0, 0));
     figures.push(Figure::faults(&seen));

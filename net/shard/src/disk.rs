@@ -29,6 +29,7 @@ mod mapped;
 mod markers;
 pub(crate) mod offering;
 mod pace;
+mod pieces;
 mod reading;
 pub(crate) mod reading_on;
 mod removing;
@@ -50,6 +51,7 @@ use crate::limits::{DISK_WRITE_SHARE, WRITE_BUFFERS_MAX, WRITE_BUFFERS_MIN};
 use health::Health;
 use mapped::{Mapping, Mappings};
 use pace::Pace;
+use pieces::Pieces;
 use reading::Reads;
 use writing::{Line, Writes};
 
@@ -102,6 +104,7 @@ pub(crate) struct Disk {
     write_pool: AlignedPool,
     mappings: Mappings,
     pace: Pace,
+    pieces: Pieces,
 }
 
 /// One volume and its file.
@@ -256,6 +259,7 @@ impl Disk {
         let count = write_buffers(budget, cores);
         let pool = AlignedPool::new(BUFFER_LEN, count, count, Arc::clone(budget));
         let write_pool = pool.clone();
+        let pieces = Pieces::new(budget, cores);
         let mappings = Mappings::new(plan.mapped_len_max * volumes.len() as u64, budget);
         let mount = |(at, file): (usize, VolumeFile)| {
             let mut volume =
@@ -293,6 +297,7 @@ impl Disk {
             write_pool,
             mappings,
             pace: Pace::default(),
+            pieces,
         });
         // From the first look on: who waits for recovery must not take it for done before it began.
         disk.show_levels();
@@ -342,6 +347,7 @@ impl Disk {
     /// Looks after what nobody comes by for, about once a second while the core is awake.
     pub(crate) fn tend(&self) {
         self.note_faults();
+        self.pieces.tend();
         let count = self.health.borrow().len();
         for directory in 0..count {
             let goes_off = self.health.borrow_mut()[directory].note_cut(self.ring.now_millis());

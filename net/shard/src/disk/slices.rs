@@ -2,18 +2,21 @@
 //!
 //! `restore.rs` makes it from a head; `fill.rs` reads through [`Source`](crate::fill::Source). Invariants: each byte was verified since it was
 //! read; a slice of another body, or of another key with the same hash, is no slice of this one; one piece of a slice and the next are
-//! held at a time, and none while nobody takes any; a slice that is still being written is waited for.
+//! held at a time, and none while nobody takes any; what viewers are slow to take is read once for several (`pieces.rs`); a slice that is still being
+//! written is waited for.
 
 use std::ops::Range;
 use std::rc::Rc;
 
 use aspis_cache::range::ByteRange;
 use aspis_runtime::sync::oneshot;
+use aspis_storage::budget::Purpose;
 use aspis_storage::disk::format::{CHECKED_LEN, READ_LEN_MAX, SLICE_LEN};
 use aspis_storage::disk::stored::slice_hash;
 use aspis_storage::mapping::body::BodyWriter;
 use aspis_telemetry::Counter;
 
+use super::pieces::{Piece, Place};
 use super::{Blocks, ReadBody};
 use crate::fill::Broken;
 use crate::limits::{SLICE_LOOK, SLICE_PATIENCE, SLOW_PIECE_LEN};
@@ -42,15 +45,40 @@ enum Stays {
     InMemory,
 }
 
+/// How fast the bytes are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// As the disk brings them, a slice at a time.
+    Disk,
+    /// As viewers take them: less of a slice at once, since it may have to be let go, and shared with others who read the same.
+    Viewers,
+}
+
+/// What was read.
+enum Read {
+    Own(ReadBody),
+    /// A piece that others may have, and which bytes of it are meant.
+    Shared(Rc<Piece>, Range<usize>),
+}
+
+impl Read {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Read::Own(body) => body.bytes(),
+            Read::Shared(piece, range) => &piece.bytes[range.clone()],
+        }
+    }
+}
+
 /// Some of a large body's bytes on their way from disk.
 pub(crate) struct Slices {
     shard: Rc<Shard>,
     of: SlicesOf,
     range: ByteRange,
     at: u64,
-    piece_len_max: u64,
+    pace: Pace,
     /// What was read last, and how much of it was taken.
-    piece: Option<(ReadBody, usize)>,
+    piece: Option<(Read, usize)>,
     /// What comes behind that, being read.
     ahead: Option<oneshot::Receiver<ReadBody>>,
     stays: Stays,
@@ -99,7 +127,7 @@ impl Slices {
             of,
             range,
             at: range.start,
-            piece_len_max: SLICE_LEN,
+            pace: Pace::Disk,
             piece: None,
             ahead: None,
             stays: Stays::Nowhere,
@@ -164,16 +192,18 @@ impl Slices {
             self.piece = Some((piece, taken));
             return Ok(0);
         }
-        match piece.append_to(writer) {
-            Ok(count) => {
-                self.at += count as u64;
-                Ok(count)
-            }
-            Err(piece) => {
-                self.piece = Some((piece, 0));
-                Ok(0)
-            }
-        }
+        let back = match piece {
+            Read::Own(body) => match body.append_to(writer) {
+                Ok(count) => {
+                    self.at += count as u64;
+                    return Ok(count);
+                }
+                Err(body) => Read::Own(body),
+            },
+            shared => shared,
+        };
+        self.piece = Some((back, 0));
+        Ok(0)
     }
 
     /// Gives back what was read and not taken: its buffer is wanted while nobody takes any.
@@ -181,15 +211,18 @@ impl Slices {
         (self.piece, self.ahead) = (None, None);
     }
 
-    /// From now on the bytes are taken slowly: less of a slice is read at once, since it may have to be let go.
+    /// From now on the bytes are taken slowly.
     pub(crate) fn slow_down(&mut self) {
         self.let_go();
-        self.piece_len_max = SLOW_PIECE_LEN;
+        self.pace = Pace::Viewers;
     }
 
     /// The bytes from where reading stands to the end of their slice, or of the range. Who reads a second slice reads on: the one behind it is
     /// on its way meanwhile.
-    async fn next_piece(&mut self) -> Option<ReadBody> {
+    async fn next_piece(&mut self) -> Option<Read> {
+        if self.pace == Pace::Viewers {
+            return shared_piece(&self.shard, &self.of, self.at, self.range.end).await;
+        }
         let ahead = match self.ahead.take() {
             Some(ahead) => ahead.await.ok(),
             None => None,
@@ -199,7 +232,7 @@ impl Slices {
             None => read_piece(&self.shard, &self.of, self.wanted_at(self.at)?, self.stays).await?,
         };
         let next = self.at + piece.bytes().len() as u64;
-        let reads_on = self.at > self.range.start && self.piece_len_max == SLICE_LEN;
+        let reads_on = self.at > self.range.start;
         if let (true, Some(wanted)) = (reads_on, self.wanted_at(next)) {
             let (sender, receiver) = oneshot::channel();
             let (shard, of, stays) = (Rc::clone(&self.shard), self.of.clone(), self.stays);
@@ -211,16 +244,43 @@ impl Slices {
             });
             self.ahead = Some(receiver);
         }
-        Some(piece)
+        Some(Read::Own(piece))
     }
 
     /// What is read next where reading stands at `at`: the number of a slice, and which bytes of it.
     fn wanted_at(&self, at: u64) -> Option<(u32, Range<usize>)> {
         let number = u32::try_from(at / SLICE_LEN).ok()?;
         let start = u64::from(number) * SLICE_LEN;
-        let end = self.range.end.min(start + SLICE_LEN).min(at.saturating_add(self.piece_len_max));
+        let end = self.range.end.min(start + SLICE_LEN);
         (at < end).then(|| (number, (at - start) as usize..(end - start) as usize))
     }
+}
+
+/// The bytes from `at` to the end of their piece, or to `end`: as others read it, or for all who want it.
+async fn shared_piece(shard: &Shard, of: &SlicesOf, at: u64, end: u64) -> Option<Read> {
+    let number = u32::try_from(at / SLICE_LEN).ok()?;
+    let slice_start = u64::from(number) * SLICE_LEN;
+    let within = (at - slice_start) / SLOW_PIECE_LEN * SLOW_PIECE_LEN;
+    let whole = (of.total - slice_start).min(SLICE_LEN);
+    let wanted = within as usize..whole.min(within + SLOW_PIECE_LEN) as usize;
+    let disk = shard.disk.as_ref()?;
+    let read = async {
+        let body = read_piece(shard, of, (number, wanted.clone()), Stays::Nowhere).await?;
+        shard.make_room(wanted.len() as u64);
+        let _charge = shard.budget.reserve(Purpose::Disk, wanted.len() as u64)?;
+        shard.counters.add(Counter::DiskCopiedBytes, wanted.len() as u64);
+        Some(Piece { bytes: body.bytes().into(), _charge })
+    };
+    let hash = slice_hash(of.hash, of.write_id, number);
+    let place = Place { hash, start: wanted.start, key: of.key.clone() };
+    let start = slice_start + within;
+    let Some(piece) = disk.pieces.get(place, read).await else {
+        // Without memory for that it is for this reader alone.
+        let meant = (at - slice_start) as usize..wanted.end.min((end - slice_start) as usize);
+        return read_piece(shard, of, (number, meant), Stays::Nowhere).await.map(Read::Own);
+    };
+    let meant = (at - start) as usize..piece.bytes.len().min((end - start) as usize);
+    Some(Read::Shared(piece, meant))
 }
 
 /// Reads some bytes of a slice. What is there and cannot be read yet is waited for.
