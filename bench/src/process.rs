@@ -170,10 +170,18 @@ impl Server {
         (Duration::from_millis(ticks(14) * 10), Duration::from_millis(ticks(15) * 10))
     }
 
+    /// Returns its threads whose names begin so; an error if there is none.
+    pub(crate) fn threads(&self, prefix: &str) -> io::Result<Vec<u32>> {
+        let threads = proc::threads(self.id(), prefix)?;
+        if threads.is_empty() {
+            return Err(io::Error::other(format!("{}: no thread {prefix}", self.name)));
+        }
+        Ok(threads)
+    }
+
     /// Returns how often its threads whose names begin so waited for a page that was not in memory, over all of them.
-    pub(crate) fn major_faults(&self, thread_prefix: &str) -> io::Result<u64> {
-        let faults = proc::major_faults(self.id(), thread_prefix)?;
-        faults.ok_or_else(|| io::Error::other(format!("{}: no thread {thread_prefix}", self.name)))
+    pub(crate) fn major_faults(&self, prefix: &str) -> io::Result<u64> {
+        self.threads(prefix)?.into_iter().map(|thread| proc::major_faults(self.id(), thread)).sum()
     }
 
     /// Returns how many bytes it had the kernel write to devices so far.

@@ -69,18 +69,22 @@ fn first_number(path: &Path) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Returns how often threads of a process whose names begin so waited for a page that was not in memory, over all of them; `None` if there is no such
-/// thread.
-pub(super) fn major_faults(id: u32, thread_prefix: &str) -> io::Result<Option<u64>> {
-    let mut faults = None;
+/// Returns the threads of a process whose names begin so.
+pub(super) fn threads(id: u32, prefix: &str) -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{id}/task"))? {
-        let stat = fs::read_to_string(entry?.path().join("stat"))?;
-        let is_meant = stat.split_once('(').is_some_and(|(_, name)| name.starts_with(thread_prefix));
-        if is_meant {
-            faults = Some(faults.unwrap_or(0) + field_of(&stat, 12).unwrap_or(0));
-        }
+        let path = entry?.path();
+        let is_meant = fs::read_to_string(path.join("comm"))?.starts_with(prefix);
+        let number = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+        found.extend(number.filter(|_| is_meant));
     }
-    Ok(faults)
+    Ok(found)
+}
+
+/// Returns how often a thread of a process waited for a page that was not in memory.
+pub(super) fn major_faults(id: u32, thread: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{id}/task/{thread}/stat"))?;
+    Ok(field_of(&stat, 12).unwrap_or(0))
 }
 
 /// Returns how many bytes a process had the kernel write to devices so far; `None` if that is not counted.
