@@ -118,7 +118,7 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
 }
 
 /// The p99 of hits while nothing else happens, in microseconds.
-pub(super) fn quiet(server: &Aspis) -> io::Result<f64> {
+fn quiet(server: &Aspis) -> io::Result<f64> {
     let hits = hot(server, || {
         wait::pause(QUIET);
         Ok(())
