@@ -45,6 +45,8 @@ pub(crate) struct Tally {
     pub(crate) refreshed: u64,
     /// Parts of objects among the answers.
     pub(crate) parts: u64,
+    /// Of these hits, of objects that are mostly asked for in ranges.
+    pub(crate) part_hits: u64,
     /// Answers 304.
     pub(crate) unchanged: u64,
     /// Answers from which the viewer went away.
@@ -130,6 +132,7 @@ impl Tally {
         self.hits += other.hits;
         self.refreshed += other.refreshed;
         self.parts += other.parts;
+        self.part_hits += other.part_hits;
         self.unchanged += other.unchanged;
         self.left += other.left;
         self.broken += other.broken;

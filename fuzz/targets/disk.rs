@@ -70,11 +70,12 @@ fn written(kind: u8, cut: u8, rest: &[u8], place: &Place) -> Vec<u8> {
     let tags = [number, !number];
     let variant = (kind & 16 != 0).then_some(variant);
     let facts = Facts { meta, head, tags: Tags::Held(&tags), variant };
-    let content = match kind % 5 {
+    let content = match kind % 6 {
         0 => Content::Whole(facts),
         1 => Content::Head { facts, total: number, write_id: !number },
         2 => Content::Slice { write_id: number, number: number as u32 },
         3 => Content::Marker { names: "accept,accept-language", valid_from: number },
+        4 => Content::Parts { list: head },
         _ => Content::Tombstone,
     };
     let (created, expires) = (number as u32, (number >> 8) as u32);

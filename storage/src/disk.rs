@@ -4,7 +4,8 @@
 //!   [`length_class`] the lengths that a footer and an index can tell apart.
 //! - [`record`] turns stored responses into bytes and back.
 //! - [`index`] has eight bytes for each record, which lead to it, and [`admission`] says what is worth writing.
-//! - [`stored`] says which records a stored response is written as, and makes a response of what was read.
+//! - [`stored`] says which records a stored response is written as, and makes a response of what was read; [`part_list`] leads to the parts
+//!   of a representation.
 //! - [`recovery`] rebuilds what is known about a volume from what lies in it, and [`check`](mod@check) says whether that is whole.
 //! - [`shrink`] says what stays when a volume is made smaller.
 //! - [`volume`] puts them together: where a record lies, what is appended and written; [`reclaim`] makes room, and [`trial`] tries again
@@ -21,6 +22,7 @@ pub mod format;
 pub mod index;
 pub mod length_class;
 mod open;
+pub mod part_list;
 pub mod reclaim;
 pub mod record;
 pub mod recovery;

@@ -92,6 +92,9 @@ pub const VARIANT_COUNT_MAX: usize = 64;
 /// Most parts of one representation that are stored; a further one turns the oldest out.
 pub const PART_COUNT_MAX: usize = 16;
 
+/// Most parts of one representation that are listed on disk; a further one turns the oldest out. Each takes 24 bytes in memory while its list is remembered.
+pub const LISTED_PARTS_MAX: usize = 64;
+
 /// Slots of a replica table in which a response may lie: as many as have room in a cache line with their tags.
 pub const REPLICA_WAYS: usize = 4;
 

@@ -251,7 +251,7 @@ impl StoredResponse {
     }
 
     /// Returns which bytes of the whole a part is.
-    pub(crate) fn range(&self, part: Part) -> ByteRange {
+    pub fn range(&self, part: Part) -> ByteRange {
         ByteRange { start: part.start, end: part.start + self.body.published() }
     }
 

@@ -8,6 +8,8 @@ use crate::random::Random;
 pub(crate) const VARIANTS: [&str; 3] = ["en", "de", "fr"];
 /// Tags of a site.
 pub(crate) const TAGS: u64 = 7;
+/// Ranges that are asked for of an object in parts, and ranges within them; those of the longest objects are longer than a slice of the store.
+const PARTS: u64 = 3;
 /// Seconds that an object lives which has to be validated all the time, and one that leaves by invalidation only.
 const SHORT: u64 = 1;
 const LONG: u64 = 86_400;
@@ -23,6 +25,8 @@ pub(crate) struct Object {
     /// 1, or as many as there are languages.
     pub(crate) variants: usize,
     pub(crate) tag: u64,
+    /// It is mostly asked for in ranges, so that the store has parts of it and rarely all.
+    pub(crate) in_parts: bool,
 }
 
 /// All objects.
@@ -51,6 +55,7 @@ impl Site {
                 lifetime,
                 variants,
                 tag: random.next() % TAGS,
+                in_parts: variants == 1 && matches!(number % 40, 0 | 2 | 7 | 8),
             }
         });
         Self { objects: objects.collect() }
@@ -100,6 +105,19 @@ impl Object {
     /// Returns how many bytes every edition has at the least.
     pub(crate) fn least_len(&self) -> u64 {
         self.len.0
+    }
+
+    /// Draws a range of what is asked for in parts: one of a few, or some bytes in one of them.
+    pub(crate) fn draw_part(&self, random: &mut Random) -> (u64, u64) {
+        let step = (self.least_len() / PARTS).max(1);
+        let from = random.next() % PARTS * step;
+        match random.chance(50) {
+            true => (from, from + step),
+            false => {
+                let skipped = random.next() % step;
+                (from + skipped, from + skipped + random.between(1, step - skipped))
+            }
+        }
     }
 
     /// Returns how many bytes an edition has: another number in nearly every version.

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// A server that says nothing for so long is stuck.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// Ranges that are looked at of an object in parts.
+const LOOKED_AT: usize = 4;
+
 /// What a viewer does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
@@ -62,6 +65,10 @@ impl<'m> Viewer<'m> {
             match self.random.weighted(&DEEDS) {
                 Deed::Post => self.post(object),
                 deed => {
+                    let asks_for_all = matches!(deed, Deed::Whole | Deed::Condition | Deed::Leave);
+                    let in_parts = self.meeting.ledger.object(object).in_parts;
+                    let deed =
+                        if in_parts && asks_for_all && self.random.chance(98) { Deed::Part } else { deed };
                     let variant = self.variant(object);
                     let wish = self.wish(object, variant, deed);
                     self.ask(object, variant, wish);
@@ -70,13 +77,21 @@ impl<'m> Viewer<'m> {
         }
     }
 
-    /// Asks once for every object in every variant whose number is `share` of `shares`, large ones also in parts.
+    /// Asks once for every object in every variant whose number is `share` of `shares`, large ones also in parts; for several ranges of what is asked
+    /// for in parts.
     pub(crate) fn look_at_all(mut self, share: usize, shares: usize) {
         let ledger = self.meeting.ledger;
         for object in (share..ledger.site.objects.len()).step_by(shares) {
             for variant in 0..ledger.object(object).variants {
                 if self.meeting.is_over() {
                     return;
+                }
+                if ledger.object(object).in_parts {
+                    for _ in 0..LOOKED_AT {
+                        let wish = self.wish(object, variant, Deed::Part);
+                        self.ask(object, variant, wish);
+                    }
+                    continue;
                 }
                 let edition = Edition { version: ledger.version(object), variant };
                 let is_large = ledger.object(object).content_len(edition) > 1_000_000;
@@ -104,6 +119,9 @@ impl<'m> Viewer<'m> {
         let len = ledger.object(object).content_len(Edition { version, variant });
         let mut wish = Wish { is_head: deed == Deed::HeadOnly, ..Wish::default() };
         match deed {
+            Deed::Part if ledger.object(object).in_parts => {
+                wish.range = Some(ledger.object(object).draw_part(&mut self.random));
+            }
             // Every version has the first byte that is asked for; the end may be behind it.
             Deed::Part => {
                 let from = self.random.next() % ledger.object(object).least_len();
@@ -214,6 +232,8 @@ impl<'m> Viewer<'m> {
                 tally.hits += u64::from(result.as_deref() == Some("Hit"));
                 tally.refreshed += u64::from(result.as_deref() == Some("RefreshHit"));
                 tally.parts += u64::from(answer.status == 206);
+                let is_hit = answer.status == 206 && result.as_deref() == Some("Hit");
+                tally.part_hits += u64::from(is_hit && object.in_parts);
                 tally.unchanged += u64::from(answer.status == 304);
                 tally.left += u64::from(answer.is_part);
             }),

@@ -18,7 +18,7 @@ pub use aspis_cache::storable::NotStored;
 pub use collapse::Collapse;
 pub use exchange::{
     Action, AnswerKind, Arriving, Collapsing, Conditions, Content, Event, Exchange, Forward, FoundChange,
-    Role, Stored, StoredAnswer, Variant,
+    JOIN_LEN_MAX, Role, Stored, StoredAnswer, Variant,
 };
 pub use failure::{Attempt, OriginFailure, Retry};
 pub use forwarded::ViewerFacts;

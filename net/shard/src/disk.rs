@@ -17,6 +17,7 @@ use std::sync::Arc;
 use aspis_runtime::{DiskFile, Ring};
 use aspis_storage::budget::{Budget, Purpose};
 use aspis_storage::disk::format::{READ_LEN_MAX, Superblock};
+use aspis_storage::disk::index::SlotKind;
 use aspis_storage::disk::volume::{BUFFER_LEN, Volume, VolumeConfig, VolumeStats};
 use aspis_storage::mapping::aligned::AlignedPool;
 use aspis_storage::shards::Sharding;
@@ -314,6 +315,16 @@ impl Disk {
     /// The volume of a primary key, if it is on line.
     fn usable(&self, primary: u128) -> Option<&Mounted> {
         self.mounted(primary).filter(|mounted| !self.is_off_line(mounted))
+    }
+
+    /// Looks at the volume of a primary key, if this core owns it.
+    fn with_volume<T>(&self, primary: u128, look: impl FnOnce(&Volume) -> T) -> Option<T> {
+        self.mounted(primary).map(|mounted| look(&mounted.volume.borrow()))
+    }
+
+    /// What lies on disk under a primary key itself, if something does; memory alone is asked.
+    fn stands(&self, primary: u128) -> Option<SlotKind> {
+        self.with_volume(primary, |volume| volume.find(primary).map(|found| found.kind)).flatten()
     }
 
     /// The bytes of the segments of a primary key's volume; `None` if it is not on line.

@@ -43,7 +43,7 @@ pub struct Explanation {
     pub variants: usize,
     /// How many parts of it are stored.
     pub parts: usize,
-    /// Its response, or the note by what it varies, seems to lie on disk; whether it can be used shows when it is read.
+    /// Its response, or the note by what it varies or which parts of it are there, seems to lie on disk; whether it can be used shows when it is read.
     pub on_disk: bool,
     /// A fetch is under way that the request would join.
     pub in_flight: bool,
@@ -181,6 +181,7 @@ impl Shard {
             selected.as_ref().and_then(|selected| all.iter().find(|stored| *stored.key == **selected));
         let on_disk = [Some(*hash), selected.as_deref().map(key::hash)];
         let on_disk = on_disk.into_iter().flatten().any(|under| self.has_on_disk(*hash, under));
+        let only_parts = self.restores.markers.borrow().parts(*hash, bytes).is_some();
         let in_flight = selected.as_ref().is_some_and(|selected| self.flies(primary, selected));
         let alone_for_millis = collapse.marked_until(*hash, now).map(|until| until - now.millis);
         let count = |of: fn(&StoredResponse) -> bool| all.iter().filter(|stored| of(stored)).count();
@@ -188,10 +189,10 @@ impl Shard {
         let why = match found {
             Some(stored) => self.why_of(stored),
             None if in_flight => Why::InFlight,
-            None if on_disk => Why::OnDisk,
+            None if on_disk && !only_parts => Why::OnDisk,
             None if alone_for_millis.is_some() => Why::Alone,
             None if variants > 0 => Why::OtherVariants,
-            None if parts > 0 => Why::OnlyParts,
+            None if parts > 0 || only_parts => Why::OnlyParts,
             None => Why::Nothing,
         };
         Explanation {

@@ -101,11 +101,14 @@ pub(crate) const RESUMES_MAX: u32 = 3;
 /// How often a request asks the owner of its key anew before it goes alone.
 pub(crate) const ASKS_MAX: u32 = 4;
 
-/// How often one question waits for the disk: for the marker of its URI, then for the variant.
+/// How often one question waits for the disk: for the marker of its URI, then for the variant or the part.
 pub(crate) const RESTORES_PER_ASK: u8 = 2;
 
-/// Markers of URIs that vary which are remembered without a look at the disk, and as many again: 200 B each with their keys.
+/// Markers of URIs that vary, or of which parts are stored, which are remembered without a look at the disk, and as many again.
 pub(crate) const MARKERS_MAX: usize = 16_384;
+
+/// Bytes that they take on average at most: fewer are remembered if they are long, as lists of many parts are.
+pub(crate) const MARKER_COST: u64 = 384;
 
 /// Blocks of a large body on disk that are read behind a range for one who reads on where the last range ended: 64 KiB each.
 pub(crate) const BLOCKS_AHEAD: u64 = 2;

@@ -123,9 +123,9 @@ impl Shard {
         let range = if leads && as_asked { range_key(&selected, &request) } else { None };
         if self.disk.is_some()
             && !self.joins(&ask, (hash, &selected), range.as_deref())
-            && self.may_be_on_disk(&ask, &request, (hash, &selected))
+            && let Some(target) = self.may_be_on_disk(&ask, &request, (hash, &selected))
         {
-            return self.restore(ask, waiter, (hash, &selected));
+            return self.restore(ask, waiter, target);
         }
         let wants = if leads && range.is_none() { Wants::LeadOrFollow } else { Wants::FollowOnly };
         let asked = Asked { primary: ask.key.0, selected: hash, key: &selected, wants };
@@ -269,7 +269,7 @@ impl Shard {
         let (store, collapse) = (self.store.borrow(), self.owner.collapse.borrow());
         let names = store.vary_names(*hash, primary).or_else(|| collapse.names(*hash, primary));
         let markers = self.restores.markers.borrow();
-        let on_disk = || markers.find(*hash, primary).map(|marker| &*marker.names);
+        let on_disk = || markers.variants(*hash, primary).map(|variants| &*variants.names);
         match names.or_else(on_disk) {
             Some(names) if !names.is_empty() => {
                 vary::extend_key(&self.behavior, names, request.fields, &mut selected).then_some(selected)

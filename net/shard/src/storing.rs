@@ -196,9 +196,14 @@ impl Shard {
 pub(crate) fn primary_of(stored: &StoredResponse) -> u128 {
     match (&stored.variant, stored.meta.part) {
         (Some(variant), _) => variant.primary,
-        (None, Some(_)) => key::hash(&stored.key[..stored.key.len() - PART_SUFFIX.len()]),
+        (None, Some(_)) => key::hash(primary_key_of_parts(&stored.key)),
         (None, None) => stored.hash,
     }
+}
+
+/// The primary key of the URI whose parts have this key.
+pub(crate) fn primary_key_of_parts(key: &[u8]) -> &[u8] {
+    &key[..key.len() - PART_SUFFIX.len()]
 }
 
 /// The rule number of what a request brings that was sent at `number`, and that completes `joined`: it is as old as the older of both.

@@ -255,12 +255,13 @@ fn belongs(front: &Front<'_>, superblock: &Superblock) -> bool {
     // A shard is named by top bits, and the top half is what a record has.
     let hash = u128::from(front.hash) << 64;
     let primary = match &front.content {
+        // Parts, slices and some tombstones stand under hashes of their own.
+        Content::Whole(facts) | Content::Head { facts, .. } if facts.meta.part.is_some() => return true,
+        Content::Slice { .. } | Content::Tombstone => return true,
         Content::Whole(facts) | Content::Head { facts, .. } => {
             facts.variant.map_or(hash, |variant| variant.primary)
         }
-        Content::Marker { .. } => hash,
-        // They stand under hashes of their own, or of variants.
-        Content::Slice { .. } | Content::Tombstone => return true,
+        Content::Marker { .. } | Content::Parts { .. } => hash,
     };
     Sharding::of_bits(superblock.shard_bits).shard(primary) == usize::from(superblock.shard)
 }

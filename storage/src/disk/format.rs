@@ -45,8 +45,11 @@ pub const SEGMENT_SHIFTS: std::ops::RangeInclusive<u8> = 20..=24;
 /// Most bits of a key's hash that name a shard.
 pub const SHARD_BITS_MAX: u8 = 10;
 
-/// The format that this code writes, and the only one that it reads.
-pub const VERSION: u32 = 1;
+/// The format that this code writes. Format 1 had no lists of parts: it is read, and written as this one before anything else is.
+pub const VERSION: u32 = 2;
+
+/// The oldest format that this code reads.
+pub const VERSION_MIN: u32 = 1;
 
 /// Bytes of a table entry.
 pub const TABLE_ENTRY_LEN: usize = 48;
@@ -119,7 +122,9 @@ impl std::fmt::Display for FormatError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             FormatError::NotAStore => write!(f, "is not a volume of a store"),
-            FormatError::Version(version) => write!(f, "has format {version}, this build reads {VERSION}"),
+            FormatError::Version(version) => {
+                write!(f, "has format {version}, this build reads {VERSION_MIN} to {VERSION}")
+            }
             FormatError::Damaged => write!(f, "has a damaged superblock"),
         }
     }
@@ -155,7 +160,7 @@ impl Superblock {
             return Err(FormatError::Damaged);
         }
         let version = u32_at(block, 8);
-        if version != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&version) {
             return Err(FormatError::Version(version));
         }
         let mut store = StoreId([0; 16]);

@@ -53,7 +53,7 @@ pub enum SlotKind {
     Plain = 0,
     /// The head of a large response.
     Head = 1,
-    /// By which fields a URI's responses vary.
+    /// By which fields a URI's responses vary, or which parts of its response are there.
     Marker = 2,
     /// Nothing: what lies on the disk, up to this place, was removed. Only while the volume recovers.
     Hidden = 3,

@@ -5,7 +5,7 @@
 //! 8   check u64 of the front but for itself; covers store and sequence too
 //! 16  top half of the hash u64
 //! 24  check u64 of the body, or 0 where its blocks have checks of their own
-//! 32  lsn u64, created u32, then numbers as short as they are, then bytes: primary hash, tags, block checks, names, key, head
+//! 32  lsn u64, created u32, then numbers as short as they are, then bytes: primary hash, tags, block checks, names or list, key, head
 //! ..  body, at once behind the front; in a slice on a 4 KiB boundary
 //! ```
 //!
@@ -41,7 +41,7 @@ pub const RECORD_LEN_MIN: usize = UNIT_LEN as usize;
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
-    /// A whole stored response.
+    /// A whole stored response, or a part.
     Whole,
     /// What a large stored response has but its body, which lies in slices.
     Head,
@@ -51,11 +51,19 @@ pub enum RecordKind {
     Marker,
     /// Nothing is stored under this hash that was written before.
     Tombstone,
+    /// A primary key of which parts are stored, and which they are.
+    Parts,
 }
 
 impl RecordKind {
-    const ALL: [RecordKind; 5] =
-        [RecordKind::Whole, RecordKind::Head, RecordKind::Slice, RecordKind::Marker, RecordKind::Tombstone];
+    const ALL: [RecordKind; 6] = [
+        RecordKind::Whole,
+        RecordKind::Head,
+        RecordKind::Slice,
+        RecordKind::Marker,
+        RecordKind::Tombstone,
+        RecordKind::Parts,
+    ];
 
     /// Returns the number that stands for it in records and footers.
     pub fn code(self) -> u8 {
@@ -65,6 +73,7 @@ impl RecordKind {
             RecordKind::Slice => 3,
             RecordKind::Marker => 4,
             RecordKind::Tombstone => 5,
+            RecordKind::Parts => 6,
         }
     }
 
@@ -139,9 +148,9 @@ impl NewRecord<'_> {
 /// What a record says beside its key.
 #[derive(Clone, Copy, Debug)]
 pub enum Content<'a> {
-    /// A whole stored response.
+    /// A whole stored response, or a part.
     Whole(Facts<'a>),
-    /// A large stored response without its body.
+    /// A large stored response, or a large part, without its body.
     Head {
         /// What it is.
         facts: Facts<'a>,
@@ -166,6 +175,11 @@ pub enum Content<'a> {
     },
     /// What was written before under this hash is gone.
     Tombstone,
+    /// Parts of this primary key's response are stored.
+    Parts {
+        /// Which they are: a [`PartList`](super::part_list::PartList).
+        list: &'a [u8],
+    },
 }
 
 impl Content<'_> {
@@ -177,6 +191,7 @@ impl Content<'_> {
             Content::Slice { .. } => RecordKind::Slice,
             Content::Marker { .. } => RecordKind::Marker,
             Content::Tombstone => RecordKind::Tombstone,
+            Content::Parts { .. } => RecordKind::Parts,
         }
     }
 }

@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
-use aspis_cache::stored::StoredMeta;
+use aspis_cache::range::ByteRange;
+use aspis_cache::stored::{Part, StoredMeta};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::format::SLICE_LEN;
+use super::part_list::PartList;
 use super::record::{Content, Facts, Front, NewRecord, Tags, Variant};
 use crate::expiry::use_ends_at;
 use crate::mapping::body::Body;
@@ -49,12 +51,12 @@ pub fn pieces(body: &Body, range: std::ops::Range<u64>) -> Vec<&[u8]> {
     pieces
 }
 
-/// Returns the record of a response that is not large; `body` are all the pieces of its body.
+/// Returns the record of a response that is not large; `body` are all the pieces of its body. A part stands under another hash.
 pub fn whole_record<'a>(stored: &'a StoredResponse, body: &'a [&'a [u8]], created: u32) -> NewRecord<'a> {
     NewRecord { body, ..record(stored, created, Content::Whole(facts(stored))) }
 }
 
-/// Returns the head record of a large response of `total` bytes whose slices were written under `write_id`.
+/// Returns the head record of a large response of `total` bytes whose slices were written under `write_id`. A part stands under another hash.
 pub fn head_record(stored: &StoredResponse, (write_id, total): (u64, u64), created: u32) -> NewRecord<'_> {
     record(stored, created, Content::Head { facts: facts(stored), total, write_id })
 }
@@ -83,15 +85,34 @@ pub fn marker_record<'a>(
     NewRecord { hash: variant.primary, key, expires: u32::MAX, ..record(stored, created, content) }
 }
 
-/// Tells whether a response is worth its place on disk at wall second `now`: it is whole, and may be served or validated then or later.
+/// Returns the record that leads from a primary key, by its hash and its bytes, to the parts of its response; `encoded` is the list, and `last` the part
+/// that came last.
+pub fn part_list_record<'a>(
+    last: &'a StoredResponse,
+    (primary, key): (u128, &'a [u8]),
+    (list, encoded): (&PartList, &'a [u8]),
+    created: u32,
+) -> NewRecord<'a> {
+    let expires = u32::try_from(list.fresh_until()).unwrap_or(u32::MAX);
+    let content = Content::Parts { list: encoded };
+    NewRecord { hash: primary, key, expires, ..record(last, created, content) }
+}
+
+/// Tells whether a response is worth its place on disk at wall second `now`: it may be served or validated then or later.
 pub fn is_of_use(stored: &StoredResponse, now: u64) -> bool {
-    stored.is_live() && stored.meta.part.is_none() && ends_at(stored) > now
+    stored.is_live() && ends_at(stored) > now
 }
 
 /// The first wall second at which a response is of no use any more.
 fn ends_at(stored: &StoredResponse) -> u64 {
-    // What has a validator is of use for good: a 304 saves its transfer.
-    if stored.can_be_validated() { u64::MAX } else { use_ends_at(&stored.meta) }
+    match stored.meta.part {
+        // One that no other may stand beside is not listed, and a stale one is fetched anew.
+        Some(_) if !PartList::is_strong(stored) => 0,
+        Some(_) => stored.fresh_until(),
+        // What has a validator is of use for good: a 304 saves its transfer.
+        None if stored.can_be_validated() => u64::MAX,
+        None => use_ends_at(&stored.meta),
+    }
 }
 
 fn record<'a>(stored: &'a StoredResponse, created: u32, content: Content<'a>) -> NewRecord<'a> {
@@ -137,10 +158,36 @@ pub fn parts(
     let (Content::Whole(facts) | Content::Head { facts, .. }) = front.content else { return None };
     let is_whole = facts.meta.part.is_none() && facts.variant.is_some() == (hash != primary);
     let of_uri = |variant: &Variant<'_>| variant.primary == primary && variant.primary_len < key.len();
-    if *front.key != *key || !is_whole || !facts.variant.as_ref().is_none_or(of_uri) {
-        return None;
-    }
-    Some(Parts {
+    let fits = is_whole && facts.variant.as_ref().is_none_or(of_uri);
+    fits.then(|| parts_of(front, &facts, (hash, key), body)).flatten()
+}
+
+/// Makes of the record of a part the parts of a response over `body`, as [`parts`] does; `None` if it is not the part with this range.
+///
+/// `hash` and `key` are those of the parts of its URI.
+pub fn parts_of_part(
+    front: &Front<'_>,
+    range: ByteRange,
+    (hash, key): (u128, &[u8]),
+    body: &Arc<Body>,
+) -> Option<Parts> {
+    let (facts, len) = match front.content {
+        Content::Whole(facts) => (facts, front.body_len() as u64),
+        Content::Head { facts, total, .. } => (facts, total),
+        _ => return None,
+    };
+    let is_meant = |part: Part| part.start == range.start && range.end <= part.total;
+    let fits = facts.meta.part.is_some_and(is_meant) && len == range.len() && facts.variant.is_none();
+    fits.then(|| parts_of(front, &facts, (hash, key), body)).flatten()
+}
+
+fn parts_of(
+    front: &Front<'_>,
+    facts: &Facts<'_>,
+    (hash, key): (u128, &[u8]),
+    body: &Arc<Body>,
+) -> Option<Parts> {
+    (*front.key == *key).then(|| Parts {
         hash,
         key: key.into(),
         head: facts.head.into(),
@@ -261,6 +308,66 @@ mod tests {
         let record = decode_record(&bytes, &PLACE, 7 << 64).unwrap();
         assert_eq!(record.front.key, b"key");
         assert!(parts(&record.front, 7 << 64, (7 << 64, b"key"), part.body.in_memory().unwrap()).is_none());
+    }
+
+    /// a part comes back as the one that was meant, and as nothing else.
+    #[test]
+    fn a_part_comes_back_as_the_range_that_it_was() {
+        let of = Part { start: 20, total: 90 };
+        let part = stored(None, StoredMeta { status: 206, part: Some(of), ..META }, b"body");
+        let range = part.range(of);
+        let (list, body) = (PartList::new(8, &part, of), part.body.in_memory().unwrap());
+        let hash = list.hash_of(part.hash, range);
+        let pieces = pieces(body, 0..4);
+        let bytes = written(&NewRecord { hash, ..whole_record(&part, &pieces, 1001) });
+        let record = decode_record(&bytes, &PLACE, hash).unwrap();
+        let back = parts_of_part(&record.front, range, (part.hash, &part.key), body).unwrap();
+        assert_eq!((back.hash, &back.key, back.meta), (part.hash, &part.key, part.meta));
+        for (start, end) in [(20, 23), (20, 25), (21, 25), (0, 4)] {
+            let other = ByteRange { start, end };
+            assert!(parts_of_part(&record.front, other, (part.hash, &part.key), body).is_none(), "{other:?}");
+        }
+        assert!(parts_of_part(&record.front, range, (part.hash, b"other"), body).is_none());
+        assert!(
+            parts(&record.front, part.hash, (part.hash, &part.key), body).is_none(),
+            "it is not the whole"
+        );
+        let whole = stored(None, META, b"body");
+        let bytes = written(&whole_record(&whole, &pieces, 1001));
+        let record = decode_record(&bytes, &PLACE, whole.hash).unwrap();
+        let none =
+            parts_of_part(&record.front, ByteRange { start: 0, end: 4 }, (whole.hash, &whole.key), body);
+        assert!(none.is_none(), "the whole is no part");
+        // What leads to it stands under the primary key, and is over with the last of its parts.
+        let mut list = list;
+        list.note(&part, of, 0);
+        let encoded = list.encode();
+        let bytes = written(&part_list_record(&part, (5 << 64, b"primary"), (&list, &encoded), 1001));
+        let front = decode_record(&bytes, &PLACE, 5 << 64).unwrap().front;
+        let Content::Parts { list: read } = front.content else { panic!("a list") };
+        assert_eq!((PartList::decode(read), front.key), (Some(list), &b"primary"[..]));
+        assert_eq!((u64::from(front.expires), front.invalidation), (part.fresh_until(), 5));
+    }
+
+    #[test]
+    fn a_part_is_of_use_while_it_is_fresh_and_can_be_listed() {
+        let of = Some(Part { start: 0, total: 9 });
+        let part = |head: &str| {
+            let parts = Parts {
+                hash: 1,
+                key: b"key"[..].into(),
+                head: format!("HTTP/1.1 206 Partial Content\r\n{head}").into_bytes().into(),
+                meta: StoredMeta { part: of, ..META },
+                body: body(b"x"),
+                invalidation: 0,
+                tags: Box::default(),
+                variant: None,
+            };
+            StoredResponse::new(parts, &Budget::new(1 << 20)).unwrap()
+        };
+        let strong = part("ETag: \"a\"\r\n");
+        assert!(is_of_use(&strong, strong.fresh_until() - 1) && !is_of_use(&strong, strong.fresh_until()));
+        assert!(!is_of_use(&part("ETag: W/\"a\"\r\n"), 1001));
     }
 
     /// I-25: what a soft rule ended is stale when it comes back, whether or not the rule is still known.

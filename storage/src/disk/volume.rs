@@ -570,7 +570,7 @@ fn slot_of(segment: u32, kind: RecordKind, entry: &FooterEntry) -> Option<Slot> 
     let kind = match kind {
         RecordKind::Whole | RecordKind::Slice => SlotKind::Plain,
         RecordKind::Head => SlotKind::Head,
-        RecordKind::Marker => SlotKind::Marker,
+        RecordKind::Marker | RecordKind::Parts => SlotKind::Marker,
         RecordKind::Tombstone => return None,
     };
     Some(Slot { segment, unit: entry.unit, class: entry.class, hits: 0, kind })

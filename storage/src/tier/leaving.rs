@@ -19,15 +19,12 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// Tells whether a response that is stored will be kept when it leaves: it was used, and would be lost.
-    ///
-    /// Parts are not written to disk, and nothing that a rule took.
+    /// Tells whether a response that is stored will be kept when it leaves: it was used, would be lost, and no rule took it.
     pub(super) fn wants(&self, response: &StoredResponse) -> bool {
         self.len_max > 0
             && response.is_live()
             && response.was_used()
             && !response.is_on_disk()
-            && response.meta.part.is_none()
             && self.len + response.charged_len() <= self.len_max
     }
 

@@ -175,13 +175,14 @@ fn described(label: &Label, reports: &[Report]) -> String {
     let records = |of: fn(&RecordCounts) -> u64| sum(&|report| of(&report.records));
     let _ = writeln!(
         text,
-        "records   {} in about {} MiB, replaced ones among them: {} whole, {} heads, {} slices, {} markers, {} tombstones, {} unknown",
+        "records   {} in about {} MiB, replaced ones among them: {} whole, {} heads, {} slices, {} markers, {} lists of parts, {} tombstones, {} unknown",
         records(RecordCounts::total),
         sum(&|report| report.record_bytes) >> 20,
         records(|counts| counts.whole),
         records(|counts| counts.heads),
         records(|counts| counts.slices),
         records(|counts| counts.markers),
+        records(|counts| counts.part_lists),
         records(|counts| counts.tombstones),
         records(|counts| counts.unknown)
     );

@@ -118,8 +118,8 @@ pub(super) struct FoundVolume {
     /// Open through the page cache, locked.
     pub(super) file: File,
     pub(super) superblock: Superblock,
-    /// Where one of the two superblocks is not as it should be.
-    pub(super) mend_at: Option<u64>,
+    /// Which of the two superblocks are not as they should be.
+    pub(super) mend: Option<Mend>,
 }
 
 /// For what the volumes are opened.
@@ -145,7 +145,7 @@ pub(super) fn volumes(folders: &[Folder], access: Access) -> Result<(Label, Vec<
             };
             let file = opened.map_err(fail)?;
             file::take(&file).map_err(fail)?;
-            let (superblock, mend_at) = superblock(&file).map_err(fail)?;
+            let (superblock, mend) = superblock(&file).map_err(fail)?;
             let superblock = superblock.map_err(|error| refuse(&wrong(error)))?;
             if superblock.store != label.store {
                 return Err(refuse("belongs to another store"));
@@ -160,7 +160,7 @@ pub(super) fn volumes(folders: &[Folder], access: Access) -> Result<(Label, Vec<
             if let Some(other) = volumes.iter().find(|other| other.superblock.shard == shard) {
                 return Err(refuse(&format!("is there twice, as {} too", other.path.display())));
             }
-            volumes.push(FoundVolume { folder: at, path, file, superblock, mend_at });
+            volumes.push(FoundVolume { folder: at, path, file, superblock, mend });
         }
     }
     volumes.sort_unstable_by_key(|volume| volume.superblock.shard);
@@ -227,8 +227,8 @@ fn one_store(folders: &[Folder]) -> Result<Label, String> {
     Ok(common)
 }
 
-/// Reads both superblocks, and says where the one lies that is not as it should be.
-fn superblock(file: &File) -> io::Result<(Result<Superblock, FormatError>, Option<u64>)> {
+/// Reads both superblocks, and says which of them is not as it should be.
+fn superblock(file: &File) -> io::Result<(Result<Superblock, FormatError>, Option<Mend>)> {
     let block = usize::try_from(BLOCK_LEN).expect("a block is small");
     let mut blocks = vec![0; 2 * block];
     let mut len = 0;
@@ -240,11 +240,26 @@ fn superblock(file: &File) -> io::Result<(Result<Superblock, FormatError>, Optio
             Err(error) => return Err(error),
         }
     }
-    let mend_at = match Superblock::decode(&blocks[..block]) {
-        Ok(_) => (blocks[..block] != blocks[block..]).then_some(BLOCK_LEN),
-        Err(_) => Some(0),
-    };
-    Ok((Superblock::read(&blocks[..len]), mend_at))
+    let read = Superblock::read(&blocks[..len]);
+    let mend = read.as_ref().ok().and_then(|superblock| {
+        let sound = superblock.encode();
+        match (blocks[..block] == sound, blocks[block..] == sound) {
+            (true, true) => None,
+            (true, false) => Some(Mend::One(BLOCK_LEN)),
+            (false, true) => Some(Mend::One(0)),
+            (false, false) => Some(Mend::Both),
+        }
+    });
+    Ok((read, mend))
+}
+
+/// Which superblocks of a volume are to be written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mend {
+    /// The one at this place: it is damaged, or older than the other.
+    One(u64),
+    /// Both: they are of an older format.
+    Both,
 }
 
 /// Writes both superblocks and waits until the device has them.

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use aspis_config::Settings;
 use aspis_config::values::write_size;
 use aspis_shard::{Directory, DiskBoot, VolumeFile};
-use aspis_storage::disk::format::{Geometry, SegmentState, Superblock, TableEntry};
+use aspis_storage::disk::format::{Geometry, SegmentState, Superblock, TableEntry, VERSION};
 
 use super::file::{self, Allocation, Progress};
-use super::find::{self, Access, Folder, FoundVolume, Labels, Missing, shown, write_superblocks};
+use super::find::{self, Access, Folder, FoundVolume, Labels, Mend, Missing, shown, write_superblocks};
 use super::format::{check_space, make, needed, write_free};
 use super::label::Label;
 use super::shrink;
@@ -186,13 +186,20 @@ fn plan_first(folders: &[Folder], wanted: &Wanted<'_>) -> Result<Plan, String> {
     Ok(plan)
 }
 
-/// Writes the one of the two superblocks again that is not as it should be.
+/// Writes the superblocks again that are not as they should be.
 fn mend(volume: &mut FoundVolume) -> Result<(), String> {
-    let Some(at) = volume.mend_at.take() else { return Ok(()) };
+    let Some(mend) = volume.mend.take() else { return Ok(()) };
     let path = volume.path.display();
-    tracing::warn!("{path}: one of its two superblocks was damaged or older, and is written again");
-    let written =
-        volume.file.write_all_at(&volume.superblock.encode(), at).and_then(|()| volume.file.sync_all());
+    let written = match mend {
+        Mend::One(at) => {
+            tracing::warn!("{path}: one of its two superblocks was damaged or older, and is written again");
+            volume.file.write_all_at(&volume.superblock.encode(), at).and_then(|()| volume.file.sync_all())
+        }
+        Mend::Both => {
+            tracing::info!("{path}: it is of an older format, and from now on of format {VERSION}");
+            write_superblocks(&volume.file, &volume.superblock)
+        }
+    };
     written.map_err(|error| format!("{path}: {error}"))
 }
 

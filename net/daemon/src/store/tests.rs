@@ -257,6 +257,36 @@ fn another_version_and_damage_are_refused_with_the_file_and_the_command() {
     }
 }
 
+/// What an earlier build made keeps what it has; that build refuses it from then on.
+#[test]
+fn a_store_of_an_older_format_becomes_one_of_this() {
+    let scratch = Scratch::new("older");
+    let folders: [String; 1] = scratch.folders();
+    drop(made(&folders, 128 * MIB, 1));
+    let volume = file(&folders[0], 0);
+    let mut sound = [0; BLOCK_LEN as usize];
+    volume.read_exact_at(&mut sound, 0).expect("a superblock");
+    let mut older = sound;
+    older[8] = 1;
+    let end = older.len() - 8;
+    let check = xxhash_rust::xxh3::xxh3_64(&older[..end]);
+    older[end..].copy_from_slice(&check.to_le_bytes());
+    let mut damaged = older;
+    damaged[40] ^= 1;
+    // As it was made, and with either copy damaged or written by this build: an end between the two writes.
+    for (first, copy) in [(older, older), (damaged, older), (older, damaged), (sound, older), (older, sound)]
+    {
+        volume.write_all_at(&first, 0).expect("our own file");
+        volume.write_all_at(&copy, BLOCK_LEN).expect("our own file");
+        drop(opened(&folders));
+        for place in [0, BLOCK_LEN] {
+            let mut read = [0; BLOCK_LEN as usize];
+            volume.read_exact_at(&mut read, place).expect("a superblock");
+            assert!(read == sound, "at {place}");
+        }
+    }
+}
+
 #[test]
 fn a_store_is_used_by_one_process_at_a_time() {
     let scratch = Scratch::new("locked");

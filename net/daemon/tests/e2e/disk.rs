@@ -1,6 +1,7 @@
 //! The disk tier from outside: what was stored is served after an end, an orderly one or not, from a store that grows, shrinks, fails or is changed.
 
 mod mapped;
+mod parts;
 
 use crate::support::{
     Aspis, Directory, HOST, KIB, Launch, Origin, Reply, Response, Viewer, eventually, pattern,

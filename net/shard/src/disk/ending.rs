@@ -138,7 +138,7 @@ impl Shard {
                 return;
             }
             let mounted = disk.mounted(primary_of(stored));
-            let location = mounted.and_then(|mounted| location(stored, &mounted.volume.borrow()));
+            let location = mounted.and_then(|mounted| location(self, stored, &mounted.volume.borrow()));
             count += u64::from(location != Some(Location::Written));
             if location.is_none() {
                 missing.push(Arc::clone(stored));

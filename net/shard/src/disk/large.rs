@@ -1,7 +1,7 @@
 //! A large object on disk: its head is known, its content lies in slices, and who wants what of it decides what is read.
 //!
 //! `restore.rs` makes it from a head record. One that is fresh becomes fills, which viewers attach to as to those of an origin: one of the
-//! whole, and one for each range that is less than half of it. One that is stale is read whole. Invariants: for a range no slice is read but
+//! whole, and one for each range that is less than half of it. One that is stale is read whole. Of a large part there are ranges only. Invariants: for a range no slice is read but
 //! those that it touches, and of a slice nothing but the blocks that are verified with what is wanted, unless that is most of it; a fill
 //! begins only with the slices that it needs in the index, or with the origin's help for the rest.
 
@@ -18,7 +18,7 @@ use aspis_exchange::Collapsing;
 use aspis_exchange::collapse::{Asked, FlightId, Outcome, Shared, Wants};
 use aspis_exchange::response_head::{part_head, stored_fields};
 use aspis_storage::disk::record::Front;
-use aspis_storage::disk::stored::{parts, shortened};
+use aspis_storage::disk::stored::{parts, parts_of_part, shortened};
 use aspis_storage::mapping::body::{Body, BodyState, BodyWriter};
 use aspis_storage::response::{Parts, StoredResponse, VariantOf};
 use aspis_wire::request::{RequestHead, parse_request};
@@ -33,8 +33,9 @@ use crate::limits::{BLOCKS_AHEAD, FILL_RECEIVE_LEN};
 use crate::owner::{Arrived, range_key};
 use crate::resume::Retry;
 use crate::shard::Shard;
+use crate::storing::primary_key_of_parts;
 
-/// A response whose content lies in slices.
+/// A response, or a part of one, whose content lies in slices.
 pub(super) struct Large {
     head: Box<[u8]>,
     meta: StoredMeta,
@@ -64,8 +65,24 @@ impl Large {
         // Only what it is beside its content.
         let empty = Body::writer(&shard.arena, None);
         let parts = parts(front, slices.primary, (slices.hash, &slices.key), empty.body())?;
+        Some(Large::from(parts, slices))
+    }
+
+    fn from(parts: Parts, slices: SlicesOf) -> Self {
         let Parts { head, meta, invalidation, tags, variant, .. } = parts;
-        Some(Large { head, meta, invalidation, tags, variant, slices })
+        Large { head, meta, invalidation, tags, variant, slices }
+    }
+
+    /// Reads the head record of the part with this range; `None` if it is none, or does not fit together.
+    pub(super) fn of_part(
+        shard: &Shard,
+        front: &Front<'_>,
+        range: ByteRange,
+        slices: SlicesOf,
+    ) -> Option<Self> {
+        let empty = Body::writer(&shard.arena, None);
+        let parts = parts_of_part(front, range, (slices.hash, &slices.key), empty.body())?;
+        Some(Large::from(parts, slices))
     }
 
     /// What comes just now, and is written meanwhile; `None` if its length is not known.
@@ -152,8 +169,11 @@ impl Large {
             let fill = match self.part_for(&request) {
                 Some(wanted) => {
                     let ahead = if reads_on(ask, wanted) { BLOCKS_AHEAD } else { 0 };
+                    let start = self.held().start;
+                    let wanted = ByteRange { start: wanted.start - start, end: wanted.end - start };
                     self.part(shard, ask, &request, covering(wanted, self.slices.total, ahead))
                 }
+                None if self.meta.part.is_some() => None,
                 // A running fill of the whole is too far from it, and another is none for it.
                 None if ask.forward.collapsing == Collapsing::Apart => None,
                 None => self.whole(shard, ask),
@@ -163,9 +183,16 @@ impl Large {
         fills
     }
 
-    /// The bytes that a request wants that asks for a range which is clearly less than the whole.
+    /// Which bytes of the whole its slices are.
+    fn held(&self) -> ByteRange {
+        let start = self.meta.part.map_or(0, |part| part.start);
+        ByteRange { start, end: start + self.slices.total }
+    }
+
+    /// The bytes of the whole that a request wants that asks for a range which is clearly less than it, or which lies in this part.
     pub(super) fn part_for(&self, request: &RequestHead<'_, '_>) -> Option<ByteRange> {
-        let total = self.slices.total;
+        let (held, part) = (self.held(), self.meta.part);
+        let total = part.map_or(self.slices.total, |part| part.total);
         let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
         let validators = Validators::of(&fields, self.meta.generated_at);
         let conditional = ["if-none-match", "if-modified-since", "cache-control"];
@@ -174,14 +201,18 @@ impl Large {
         // Parts are kept for URIs that do not vary.
         if !is_plain
             || self.variant.is_some()
-            || self.meta.status != 200
+            || self.meta.status != if part.is_some() { 206 } else { 200 }
             || !range_applies(request.fields, &validators)
         {
             return None;
         }
         let Selection::Parts(ranges) = range::select(request.fields, total) else { return None };
         let [wanted] = ranges.as_slice() else { return None };
-        (wanted.len() < total / 2).then_some(*wanted)
+        let is_fit = match part {
+            Some(_) => held.start <= wanted.start && wanted.end <= held.end,
+            None => wanted.len() < total / 2,
+        };
+        is_fit.then_some(*wanted)
     }
 
     /// A fill of the whole, unless one runs.
@@ -200,7 +231,7 @@ impl Large {
         self.fill(shard, asked, (parts, writer, retry), range)
     }
 
-    /// A fill of a part, which is kept as one that the origin sent, unless one runs for the same range (R-3, C-10).
+    /// A fill of these bytes of the slices as a part, which is kept as one that the origin sent, unless one runs for the same range (R-3, C-10).
     fn part(
         &self,
         shard: &Rc<Shard>,
@@ -211,18 +242,24 @@ impl Large {
         if !self.slices.may_be_there(shard, range) {
             return None;
         }
-        let key = range_key(&self.slices.key, request)?;
+        let part = match self.meta.part {
+            Some(part) => Part { start: part.start + range.start, ..part },
+            None => Part { start: range.start, total: self.slices.total },
+        };
+        let (primary_key, part_key, head) = match self.meta.part {
+            Some(_) => (primary_key_of_parts(&self.slices.key), self.slices.key.clone(), self.head.clone()),
+            None => {
+                let part_key = [&*self.slices.key, key::PART_SUFFIX].concat();
+                (&*self.slices.key, part_key.into(), part_head(&self.head).into())
+            }
+        };
+        let key = range_key(primary_key, request)?;
         let writer = Body::writer(&shard.arena, Some(range.len()));
-        let part_key = [&*self.slices.key, key::PART_SUFFIX].concat();
         let parts = Parts {
             hash: key::hash(&part_key),
-            key: part_key.into(),
-            head: part_head(&self.head).into(),
-            meta: StoredMeta {
-                status: 206,
-                part: Some(Part { start: range.start, total: self.slices.total }),
-                ..self.meta
-            },
+            key: part_key,
+            head,
+            meta: StoredMeta { status: 206, part: Some(part), ..self.meta },
             body: Arc::clone(writer.body()),
             invalidation: self.invalidation,
             tags: self.tags.clone(),
@@ -230,7 +267,7 @@ impl Large {
         };
         let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
         let retry = Retry::new(ask.head.clone(), ask.facts);
-        let retry = retry.of_part(&fields, range.start, self.slices.total);
+        let retry = retry.of_part(&fields, part.start, part.total);
         self.fill(shard, self.asked(key::hash(&key), &key), (parts, writer, retry), range)
     }
 

@@ -65,7 +65,10 @@ fn rest(shard: &Rc<Shard>, on_disk: &OnDisk, ask: &RestAsk) -> Option<Passing> {
         return None;
     }
     let fields: Vec<Field<'_>> = stored_fields(&stored.head).collect();
-    let retry = Retry::new(ask.head.clone(), ask.facts).of_part(&fields, range.start, slices.total);
+    // The slices may be those of a part themselves.
+    let (base, total) =
+        stored.meta.part.map_or((0, slices.total), |part| (part.start.saturating_sub(*start), part.total));
+    let retry = Retry::new(ask.head.clone(), ask.facts).of_part(&fields, base + range.start, total);
     // Without the origin's help all of it must be there.
     if retry.is_none() && !slices.may_be_there(shard, range) {
         return None;

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! marker ───────▶ by what the URI varies is known: the variant is looked for
-//! whole ─┬──────▶ into memory
+//! parts ────────▶ which parts are there is known: one that holds the range is looked for (R-3)
+//! whole ─┬──────▶ into memory; a part, too
 //!        └ in the page cache: stays there (`mapped.rs`)
 //! being written ▶ as a fresh head: its slices are waited for where they are not there yet
 //! head ─┬ stale ▶ the origin is asked whether it is still good: with all slices in memory, or where they do not fit or only ranges are wanted without
@@ -13,29 +14,32 @@
 //! nothing, damaged, another's, purged, or memory is short ▶ as if it had never been there
 //! ```
 //! Invariants: one read at a time for a key (C-1); what comes back is held against all rules that are newer than it (I-22, I-25), and against
-//! its marker; what was taken from the disk's index while it was read is not used; nothing on disk takes the place of something in memory.
+//! its marker or the list that led to it; what was taken from the disk's index while it was read is not used; nothing on disk takes the place of something in memory.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aspis_cache::range;
-use aspis_exchange::{Conditions, Forward};
+use aspis_cache::key::{self, PART_SUFFIX};
+use aspis_cache::range::{self, ByteRange, Selection};
+use aspis_exchange::{Conditions, Forward, JOIN_LEN_MAX};
 use aspis_runtime::weight::Weight;
 use aspis_storage::budget::Budget;
-use aspis_storage::disk::format::READ_LEN_MAX;
+use aspis_storage::disk::format::{READ_LEN_MAX, SLICE_LEN};
+use aspis_storage::disk::part_list::PartList;
 use aspis_storage::disk::record::{Content, Front};
-use aspis_storage::disk::stored::{is_large, parts};
+use aspis_storage::disk::stored::{is_large, parts, parts_of_part};
 use aspis_storage::mapping::body::{Body, BodyState};
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
-use aspis_wire::FieldSlots;
 use aspis_wire::request::{RequestHead, parse_request};
+use aspis_wire::{FieldSlots, Method};
 
+use super::ReadBody;
 use super::large::{Judged, Large};
 use super::mapped;
-use super::markers::{Marker, Markers};
+use super::markers::{LeadsTo, Marker, Markers, Variants};
 use super::offering::Walk;
 use super::slices::SlicesOf;
 use super::streaming::Streaming;
@@ -43,6 +47,10 @@ use crate::asking::{Ask, Waiter};
 use crate::fill::Fill;
 use crate::limits::{MARKERS_MAX, RESTORES_PER_ASK, WAITERS_MAX};
 use crate::shard::Shard;
+use crate::storing::primary_key_of_parts;
+
+// What is read as a beginning can be joined.
+const _: () = assert!(SLICE_LEN <= JOIN_LEN_MAX);
 
 /// What comes from disk for the keys of this core.
 pub(crate) struct Restores {
@@ -69,17 +77,21 @@ pub(super) struct Waits {
     _weight: Weight,
 }
 
-/// What is read next: the record under the selected key, or the marker that says which of the URI's variants count.
-pub(super) struct Target {
+/// What is read next: the record under the selected key, or a part, or the marker that says which of the URI's variants count or which parts are
+/// there.
+pub(crate) struct Target {
     /// The hash of the primary key.
     pub(super) primary: u128,
+    /// What the record stands under.
     pub(super) hash: u128,
     pub(super) key: Box<[u8]>,
+    /// Which part it is.
+    pub(super) part: Option<ByteRange>,
 }
 
 /// What a record turned out to be.
 enum Restored {
-    /// By what the URI varies is known now.
+    /// By what the URI varies, or which parts of it are there, is known now.
     Marker,
     /// It is in memory.
     Stored,
@@ -128,7 +140,7 @@ impl Shard {
         self.disk.as_ref().is_some_and(|disk| disk.may_hold(primary, hash))
     }
 
-    /// Tells whether one who found nothing in memory is to wait for the disk: whether something of use may be there.
+    /// What one who found nothing in memory is to wait for: something of use that may be on disk.
     ///
     /// `selected` and its hash are what the request selects as far as that is known.
     pub(crate) fn may_be_on_disk(
@@ -136,25 +148,26 @@ impl Shard {
         ask: &Ask,
         request: &RequestHead<'_, '_>,
         selected: (u128, &[u8]),
-    ) -> bool {
+    ) -> Option<Target> {
         let wants_more = ask.has.as_ref().is_none_or(|has| asks_for_more(has, request));
         if !wants_more || ask.restores >= RESTORES_PER_ASK || self.restores.waiting.get() >= WAITERS_MAX {
-            return false;
+            return None;
         }
-        let target = self.target(&ask.key, selected);
-        let stranger = |restore: &Restore| restore.key != target.key;
-        let may_be = self.has_on_disk(target.primary, target.hash)
-            || self.streaming(target.hash, &target.key).is_some();
-        let is_there = may_be && !self.restores.under_way.borrow().get(&target.hash).is_some_and(stranger);
-        if !is_there {
+        let is_there = |target: &Target| {
+            let may_be = self.has_on_disk(target.primary, target.hash)
+                || self.streaming(target.hash, &target.key).is_some();
+            let stranger = |restore: &Restore| restore.key != target.key;
+            may_be && !self.restores.under_way.borrow().get(&target.hash).is_some_and(stranger)
+        };
+        let target = self.target(ask, request, selected).filter(is_there);
+        if target.is_none() {
             self.counters.add(Counter::DiskMiss, 1);
         }
-        is_there
+        target
     }
 
     /// Reads what may be on disk for one who asks; he waits with others for it.
-    pub(crate) fn restore(&self, ask: Ask, waiter: Waiter, selected: (u128, &[u8])) {
-        let target = self.target(&ask.key, selected);
+    pub(crate) fn restore(&self, ask: Ask, waiter: Waiter, target: Target) {
         let weight = self.account.requests.weigh(ask.head.len() + ask.key.1.len() + size_of::<Waits>());
         let waits = Waits { ask, waiter, _weight: weight };
         self.restores.waiting.set(self.restores.waiting.get() + 1);
@@ -169,13 +182,33 @@ impl Shard {
         self.ring.spawn(run(self.handle(), target));
     }
 
-    /// A variant is of use only with its marker, which is read first if it is not known; but not for what is being written just now.
-    fn target(&self, (primary, key): &(u128, Box<[u8]>), (hash, selected): (u128, &[u8])) -> Target {
-        let is_known = hash == *primary
-            || self.streaming(hash, selected).is_some()
-            || self.restores.markers.borrow().find(*primary, key).is_some();
+    /// A variant is of use only with its marker, which is read first if it is not known, and a part with the list that it stands in; but not for what
+    /// is being written just now. `None` if no part is of use.
+    fn target(
+        &self,
+        ask: &Ask,
+        request: &RequestHead<'_, '_>,
+        (hash, selected): (u128, &[u8]),
+    ) -> Option<Target> {
+        let (primary, key) = &ask.key;
+        let markers = self.restores.markers.borrow();
+        let is_streaming = self.streaming(hash, selected).is_some();
+        if let Some(list) = markers.parts(*primary, key).filter(|_| hash == *primary && !is_streaming) {
+            let range = wanted_part(list, ask, request, self.ring.wall_seconds())?;
+            let key = [key, PART_SUFFIX].concat();
+            let hash = list.hash_of(key::hash(&key), range);
+            return Some(Target { primary: *primary, hash, key: key.into(), part: Some(range) });
+        }
+        let is_known = hash == *primary || is_streaming || markers.variants(*primary, key).is_some();
         let (hash, key) = if is_known { (hash, selected) } else { (*primary, &**key) };
-        Target { primary: *primary, hash, key: key.into() }
+        Some(Target { primary: *primary, hash, key: key.into(), part: None })
+    }
+
+    /// Tells whether a part on disk still counts: the list that led to it does.
+    fn counts_as_part(&self, target: &Target, range: ByteRange) -> bool {
+        let markers = self.restores.markers.borrow();
+        let list = markers.parts(target.primary, primary_key_of_parts(&target.key));
+        list.is_some_and(|list| list.has(range) && list.hash_of(key::hash(&target.key), range) == target.hash)
     }
 
     /// Tells whether a variant on disk counts, as far as is known now.
@@ -183,7 +216,7 @@ impl Shard {
         let (Content::Whole(facts) | Content::Head { facts, .. }) = &front.content else { return false };
         facts.variant.is_none_or(|variant| {
             let markers = self.restores.markers.borrow();
-            let marker = front.key.get(..variant.primary_len).and_then(|key| markers.find(primary, key));
+            let marker = front.key.get(..variant.primary_len).and_then(|key| markers.variants(primary, key));
             marker.is_some_and(|marker| marker.covers(variant.names, front.lsn))
         })
     }
@@ -204,6 +237,26 @@ fn asks_for_more(has: &StoredResponse, request: &RequestHead<'_, '_>) -> bool {
     let Some(part) = has.meta.part.filter(|_| has.is_live()) else { return !has.is_live() };
     let wanted = range::span(request.fields, part.total);
     wanted.start < part.start || wanted.end > part.start + has.body.published()
+}
+
+/// Which part on disk is of use to a request: one that holds the range it asks for (R-3), or for one who asks for the whole and has nothing of it a
+/// beginning that the rest can be joined to (rule 14 of the RFC 9111 profile).
+fn wanted_part(list: &PartList, ask: &Ask, request: &RequestHead<'_, '_>, now: u64) -> Option<ByteRange> {
+    let conditional = ["if-none-match", "if-modified-since", "cache-control"];
+    if request.method != Method::Get || conditional.iter().any(|name| request.field(name).is_some()) {
+        return None;
+    }
+    if request.field("range").is_none() {
+        // One that lies in slices is read for ranges only.
+        return list.beginning(SLICE_LEN, now).filter(|_| ask.has.is_none());
+    }
+    match range::select(request.fields, list.total()) {
+        Selection::Parts(ranges) => match ranges.as_slice() {
+            [one] => list.holding(*one, now),
+            _ => None,
+        },
+        Selection::Whole | Selection::Unsatisfiable => None,
+    }
 }
 
 /// Reads a record and serves all who waited for it.
@@ -249,7 +302,7 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
         let large = Large::of_streaming(&streaming)?;
         return (large.judge(shard) == Judged::Fresh).then(|| Restored::Large(Box::new(large)));
     }
-    if mapped::restore(shard, target).await {
+    if target.part.is_none() && mapped::restore(shard, target).await {
         return Some(Restored::Stored);
     }
     shard.make_room(READ_LEN_MAX);
@@ -263,15 +316,23 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
         disk.note_other();
         return None;
     }
+    let note = |leads_to| {
+        let marker = Marker { key: target.key.clone(), leads_to };
+        shard.restores.markers.borrow_mut().note(target.primary, marker);
+        Some(Restored::Marker)
+    };
     match front.content {
+        Content::Whole(_) | Content::Head { .. } if let Some(range) = target.part => {
+            part(shard, &front, (target, range), body)
+        }
         Content::Marker { names, valid_from } if target.hash == target.primary => {
-            let marker = Marker { key: target.key.clone(), names: names.into(), valid_from };
-            shard.restores.markers.borrow_mut().note(target.primary, marker);
-            Some(Restored::Marker)
+            note(LeadsTo::Variants(Variants { names: names.into(), valid_from }))
+        }
+        Content::Parts { list } if target.hash == target.primary => {
+            note(LeadsTo::Parts(PartList::decode(list)?))
         }
         Content::Whole(_) if shard.counts_on_disk(&front, target.primary) => {
-            let body =
-                body.into_body(&shard.arena).or_else(|body| copied(shard, body.bytes()).ok_or(())).ok()?;
+            let body = into_memory(shard, body)?;
             taken_back(shard, &front, target, &body)
         }
         Content::Head { total, write_id, .. }
@@ -290,6 +351,37 @@ async fn read(shard: &Rc<Shard>, target: &Target) -> Option<Restored> {
         }
         _ => None,
     }
+}
+
+/// What becomes of a part: it is taken into memory, or a large one waits for who wants what of it.
+fn part(
+    shard: &Rc<Shard>,
+    front: &Front<'_>,
+    (target, range): (&Target, ByteRange),
+    body: ReadBody,
+) -> Option<Restored> {
+    if !shard.counts_as_part(target, range) {
+        return None;
+    }
+    // Without what leads to it, it would not be found when it is wanted next.
+    shard.disk.as_ref()?.used(target.primary, target.primary);
+    let hash = key::hash(&target.key);
+    if let Content::Head { total, write_id, .. } = front.content {
+        drop(body);
+        let slices = SlicesOf { primary: target.primary, hash, key: target.key.clone(), write_id, total };
+        let large = Large::of_part(shard, front, range, slices)?;
+        return (large.judge(shard) == Judged::Fresh).then(|| Restored::Large(Box::new(large)));
+    }
+    let body = into_memory(shard, body)?;
+    let stored = shard.stored_response(parts_of_part(front, range, (hash, &target.key), &body)?)?;
+    // To make room may have brought about anything but a wait.
+    let is_of_use = shard.is_in_time(&stored) && shard.counts_as_part(target, range);
+    (is_of_use && shard.take_back(&stored)).then_some(Restored::Stored)
+}
+
+/// A body in memory of what was read; `None` without memory.
+fn into_memory(shard: &Shard, body: ReadBody) -> Option<Arc<Body>> {
+    body.into_body(&shard.arena).or_else(|body| copied(shard, body.bytes()).ok_or(())).ok()
 }
 
 /// A body of these bytes in the arena; `None` without memory.

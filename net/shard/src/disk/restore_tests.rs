@@ -3,6 +3,7 @@
 mod ending;
 mod large;
 mod mapped;
+mod parts;
 mod streamed;
 
 use std::sync::Arc;

@@ -118,6 +118,8 @@ pub struct RecordCounts {
     pub markers: u64,
     /// Notes that something is gone.
     pub tombstones: u64,
+    /// URIs of which parts are stored; the parts themselves are among the whole ones and the heads.
+    pub part_lists: u64,
     /// Of kinds that this build does not know.
     pub unknown: u64,
 }
@@ -125,8 +127,8 @@ pub struct RecordCounts {
 impl RecordCounts {
     /// Returns how many records there are.
     pub fn total(&self) -> u64 {
-        let RecordCounts { whole, heads, slices, markers, tombstones, unknown } = *self;
-        whole + heads + slices + markers + tombstones + unknown
+        let RecordCounts { whole, heads, slices, markers, tombstones, part_lists, unknown } = *self;
+        whole + heads + slices + markers + tombstones + part_lists + unknown
     }
 
     pub(super) fn add(&mut self, kind: Option<RecordKind>) {
@@ -136,6 +138,7 @@ impl RecordCounts {
             Some(RecordKind::Slice) => &mut self.slices,
             Some(RecordKind::Marker) => &mut self.markers,
             Some(RecordKind::Tombstone) => &mut self.tombstones,
+            Some(RecordKind::Parts) => &mut self.part_lists,
             None => &mut self.unknown,
         } += 1;
     }

@@ -101,6 +101,13 @@ fn take_fields(front: &[u8]) -> Option<Front<'_>> {
             key = take.bytes(key_len)?;
             content = Content::Marker { names, valid_from };
         }
+        RecordKind::Parts => {
+            let list_len = take.varint()?;
+            block_checks = take.bytes(4 * body_blocks)?;
+            let list = take.bytes(list_len)?;
+            key = take.bytes(key_len)?;
+            content = Content::Parts { list };
+        }
         RecordKind::Tombstone => {
             block_checks = take.bytes(4 * body_blocks)?;
             key = take.bytes(key_len)?;

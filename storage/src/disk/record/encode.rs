@@ -73,7 +73,7 @@ fn put_fields(new: &NewRecord<'_>, lsn: u64, put: &mut Put<'_>) -> std::ops::Ran
     put.varint(new.invalidation);
     put.varint(body_len);
     put.varint(new.key.len() as u64);
-    let (facts, names) = match &new.content {
+    let (facts, names): (_, Option<&[u8]>) = match &new.content {
         Content::Whole(facts) => (Some(facts), None),
         Content::Head { facts, total, write_id } => {
             put.varint(*total);
@@ -88,7 +88,11 @@ fn put_fields(new: &NewRecord<'_>, lsn: u64, put: &mut Put<'_>) -> std::ops::Ran
         Content::Marker { names, valid_from } => {
             put.varint(*valid_from);
             put.varint(names.len() as u64);
-            (None, Some(*names))
+            (None, Some(names.as_bytes()))
+        }
+        Content::Parts { list } => {
+            put.varint(list.len() as u64);
+            (None, Some(list))
         }
         Content::Tombstone => (None, None),
     };
@@ -108,8 +112,8 @@ fn put_fields(new: &NewRecord<'_>, lsn: u64, put: &mut Put<'_>) -> std::ops::Ran
     let checks = put.len();
     put.zeros(block_count(body_len) * 4);
     let checks = checks..put.len();
-    let of_variant = facts.and_then(|facts| facts.variant).map(|variant| variant.names);
-    put.bytes(names.or(of_variant).unwrap_or_default().as_bytes());
+    let of_variant = facts.and_then(|facts| facts.variant).map(|variant| variant.names.as_bytes());
+    put.bytes(names.or(of_variant).unwrap_or_default());
     put.bytes(new.key);
     put.bytes(facts.map_or(&[], |facts| facts.head));
     checks

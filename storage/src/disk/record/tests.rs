@@ -63,6 +63,7 @@ impl Sample {
             RecordKind::Slice => Content::Slice { write_id: first, number },
             RecordKind::Marker => Content::Marker { names: &self.names, valid_from: first },
             RecordKind::Tombstone => Content::Tombstone,
+            RecordKind::Parts => Content::Parts { list: &self.head },
         }
     }
 
@@ -164,6 +165,7 @@ fn same(read: &Content<'_>, written: &Content<'_>) -> bool {
             Content::Marker { names: names_of_b, valid_from: from_of_b },
         ) => (names, valid_from) == (names_of_b, from_of_b),
         (Content::Tombstone, Content::Tombstone) => true,
+        (Content::Parts { list }, Content::Parts { list: list_of_b }) => list == list_of_b,
         _ => false,
     }
 }
@@ -346,5 +348,5 @@ fn kinds_have_codes_of_their_own() {
         assert_eq!(RecordKind::of_code(kind.code()), Some(kind));
     }
     assert_eq!(RecordKind::of_code(0), None);
-    assert_eq!(RecordKind::ALL.iter().map(|kind| kind.code()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(RecordKind::ALL.iter().map(|kind| kind.code()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
 }
