@@ -90,12 +90,12 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     let sweep_max = SWEEP_MAX + SWEEP_EACH_MAX * u32::try_from(options.objects).unwrap_or(u32::MAX);
     let began = Instant::now();
     swept(server, sweep_max)?;
-    let mut took = began.elapsed();
+    rest(began.elapsed());
     for (name, field, rule, is_soft) in SWEPT {
-        wait::pause((took * REST_FACTOR).clamp(GAUGE_AGE, REST_MAX));
         let before = stored(server)?;
-        // Beside each, since neighbours come and go.
-        let quiet = quiet(server)?;
+        // Before each and behind it, since neighbours come and go.
+        let mut quiet = quiet(server)?;
+        let mut took = Duration::ZERO;
         let hits = hot(server, || {
             let began = Instant::now();
             let document = json!({ field: [rule], "soft": is_soft });
@@ -104,7 +104,9 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
             took = began.elapsed();
             Ok(())
         })?;
-        wait::pause(GAUGE_AGE);
+        rest(took);
+        quiet.extend(self::quiet(server)?);
+        let quiet = p99(&quiet);
         let gone = before.saturating_sub(stored(server)?);
         let what = format!("{name}: hot p99 while {before} are looked at and {gone} go, of {quiet:.0} us");
         held &= figure(&what, p99(&hits) / quiet, "x", SLOWER_MAX);
@@ -117,13 +119,17 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     Ok(held)
 }
 
-/// The p99 of hits while nothing else happens, in microseconds.
-fn quiet(server: &Aspis) -> io::Result<f64> {
-    let hits = hot(server, || {
+/// Waits until the cores have rested after a sweep that took so long, and their gauges say what it left.
+fn rest(swept: Duration) {
+    wait::pause((swept * REST_FACTOR).clamp(GAUGE_AGE, REST_MAX));
+}
+
+/// Hits while nothing else happens.
+fn quiet(server: &Aspis) -> io::Result<Vec<f64>> {
+    hot(server, || {
         wait::pause(QUIET);
         Ok(())
-    })?;
-    Ok(p99(&hits))
+    })
 }
 
 /// Waits until every core is through with what was invalidated.

@@ -224,10 +224,10 @@ pub(crate) fn headroom(limit: u64) -> u64 {
     (limit / HEADROOM_SHARE).clamp(HEADROOM_LEN_MIN, HEADROOM_LEN_MAX)
 }
 
-/// How long the invalidation sweep works in one turn: what comes meanwhile waits for no longer. About ten responses that leave, or thirty that stay.
-pub(crate) const RULES_SLICE: Duration = Duration::from_micros(20);
+/// How long the invalidation sweep works in one turn: what comes meanwhile waits for no longer. About five responses that leave, or fifteen that stay.
+pub(crate) const RULES_SLICE: Duration = Duration::from_micros(10);
 
-/// How long the core sleeps after that if nothing comes, beside the slack of its timers, which is as much again: a fifth of an idle core is the
+/// How long the core sleeps after that if nothing comes, beside the slack of its timers, which is as much again: a tenth of an idle core is the
 /// sweep's, and a million responses take it a few seconds.
 pub(crate) const RULES_NAP: Duration = Duration::from_micros(30);
 
@@ -235,7 +235,7 @@ pub(crate) const RULES_NAP: Duration = Duration::from_micros(30);
 pub(crate) const RULES_SWEPT_AT_ONCE: usize = 4;
 
 /// How long it lets turns go by to which something came, before it works in one of them: on a core without a quiet turn it takes a
-/// twenty-fifth of the time, and a million responses take it a minute or less.
+/// fiftieth of the time, and a million responses take it two minutes or less.
 pub(crate) const RULES_SLICE_WAIT: Duration = Duration::from_micros(500);
 
 /// A round is followed by a pause of so many times the time that it worked, whatever rules come.
