@@ -167,7 +167,7 @@ fn a_flipped_byte_and_an_old_version_are_found() {
     let mut objects = plain.site.objects.clone();
     for (number, object) in objects.iter_mut().enumerate() {
         object.path = format!("/w5/{number}");
-        (object.variants, object.lifetime) = (1, 86_400);
+        (object.variants, object.lifetime, object.in_parts) = (1, 86_400, false);
     }
     let ledger = Arc::new(Ledger::new(Site { objects }));
     let address = liar(&ledger, Some(0));
