@@ -1,7 +1,13 @@
 //! Whether one busy viewer, or a crowd, makes the others wait: base load alone and beside each disturbance, in turn, on one core.
 //!
-//! The server has CPU 0; all else shares CPU 1, where the ordinary viewers go before what disturbs. A round measures them alone and disturbed
-//! right after each other; the verdict is the median of the rounds' ratios, so that neighbours of the machine, who disturb whole rounds, count little.
+//! The server has CPU 0; all else shares CPU 1. A round measures the ordinary viewers alone and disturbed right after each other; the verdict is the
+//! median of the rounds' ratios. A disturbance also makes the machine busy, and that must not count as the server's doing (decision 26):
+//!
+//! - The viewers have real-time priority, so that an answer that is there is looked at. Without it they waited for their CPU for up to 8 ms.
+//! - `ballast` keeps both CPUs busy when nobody else does, alone and disturbed. Two busy CPUs of a virtual machine lose up to a fifth of a second to its
+//!   neighbours where one loses nothing; and a CPU that sleeps takes 50 us to wake, which would make the base look worse than it is.
+//! - A measurement during which the host took time, or the viewers' own timers were late, is made again, on both sides. If none of [`TRIES`] was
+//!   without that, the one with the lowest 99th percentile counts: what the machine takes only adds. Neither sign knows how long answers took.
 
 mod base;
 mod disturb;
@@ -13,7 +19,7 @@ use crate::aspis::{Aspis, sum};
 use crate::collapse::script::{Answer, Script};
 use crate::flags::{aspis_flag, assert_flag, names_flag, number_flag};
 use crate::http::{Flow, Reader};
-use crate::process::{self, Server, find_program, pinned};
+use crate::process::{self, Server, find_program, pinned, pinned_first, stolen};
 use crate::stats::Spread;
 use crate::wait;
 use base::Seen;
@@ -21,8 +27,9 @@ use clap::{Arg, Command};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command as Process;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The CPU of the server, and that of all others.
 const CPUS: (usize, usize) = (0, 1);
@@ -35,6 +42,12 @@ const UNFOLD: Duration = Duration::from_millis(1500);
 const PASS: Duration = Duration::from_millis(500);
 /// Most that the 99th percentile of the others may grow.
 const RATIO_MAX: f64 = 2.0;
+/// How often one measurement is made at most.
+const TRIES: usize = 3;
+/// The viewers' timers are late by this many microseconds, 99th percentile, where others have their CPU.
+const LATE_MAX: f64 = 200.0;
+/// The ballast ends by itself after this, should nobody end it.
+const BALLAST: Duration = Duration::from_secs(4 * 3600);
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -101,7 +114,7 @@ pub(crate) fn command() -> Command {
             "Plays these scenarios only",
         ))
         .arg(number_flag("rounds", "N", "15", "Times that each is measured alone and disturbed", 1..=1000))
-        .arg(number_flag("seconds", "S", "3", "Length of one measurement", 1..=600))
+        .arg(number_flag("seconds", "S", "2", "Length of one measurement", 2..=600))
         .arg(number_flag("rate", "N", "2000", "Requests per second of the ordinary viewers", 64..=50_000))
         .arg(assert_flag("Fails when the 99th percentile of the others grows beyond its bound"))
         .arg(aspis_flag())
@@ -116,11 +129,13 @@ pub(crate) fn part_command() -> Command {
 struct Round {
     alone: Seen,
     disturbed: Seen,
-    /// What the server did meanwhile, in all.
+    /// What the server did beside the disturbance, by the second.
     requests: f64,
     sent_len: f64,
     refused: f64,
     long_turns: f64,
+    /// Measurements that were made again.
+    repeated: usize,
 }
 
 /// Plays the scenarios and prints their figures; false when a bound was asked for and exceeded.
@@ -129,11 +144,15 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     keep_to(CPUS.1)?;
     let program = process::find_aspis(options.aspis.as_deref())?;
     let own = std::env::current_exe()?;
+    if !pinned_first(&own, CPUS.1).1 {
+        println!("(no real-time priority for the viewers: what disturbs hinders them, too)\n");
+    }
+    let _ballast = [ballast(CPUS.0)?, ballast(CPUS.1)?];
     println!(
-        "| beside {CONNECTIONS} viewers with {} hits/s | p50 alone | p99 alone | p50 | p99 | p99 ratio | server requests/s | sent MiB/s | refused/s | long turns |",
+        "| beside {CONNECTIONS} viewers with {} hits/s | p50 alone | p99 alone | p50 | p99 | p99 ratio | server requests/s | sent MiB/s | refused/s | long turns/s | timers late alone | timers late | made again |",
         options.rate
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     let mut exceeded = Vec::new();
     for scenario in SCENARIOS {
         if !options.scenarios.is_empty() && !options.scenarios.iter().any(|wanted| wanted == scenario.name) {
@@ -141,7 +160,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         }
         let rounds = play(&program, &own, scenario, options)
             .map_err(|error| io::Error::other(format!("{}: {error}", scenario.name)))?;
-        let ratio = show(scenario, &rounds, options)?;
+        let ratio = show(scenario, &rounds)?;
         if ratio.is_nan() || ratio > RATIO_MAX {
             exceeded.push(format!("{}: p99 grew to {ratio:.2} of itself, not {RATIO_MAX}", scenario.name));
         }
@@ -151,16 +170,15 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
 }
 
 /// Prints one row; returns the median of the ratios.
-fn show(scenario: &Scenario, rounds: &[Round], options: &Options) -> io::Result<f64> {
+fn show(scenario: &Scenario, rounds: &[Round]) -> io::Result<f64> {
     let spread = |of: &dyn Fn(&Round) -> f64| {
         let samples: Vec<f64> = rounds.iter().map(of).collect();
         Spread::of(&samples).ok_or_else(|| io::Error::other("no rounds"))
     };
     let micros = |of: &dyn Fn(&Round) -> f64| spread(of).map(|spread| format!("{:.0} us", spread.median));
     let ratio = spread(&|round| round.disturbed.p99 / round.alone.p99)?;
-    let seconds = options.length.as_secs_f64();
     println!(
-        "| {} | {} | {} | {} | {} | {:.2} ({:.2} to {:.2}) | {:.0} | {:.0} | {:.0} | {:.0} |",
+        "| {} | {} | {} | {} | {} | {:.2} ({:.2} to {:.2}) | {:.0} | {:.0} | {:.0} | {:.0} | {} | {} | {} |",
         scenario.what,
         micros(&|round| round.alone.p50)?,
         micros(&|round| round.alone.p99)?,
@@ -169,10 +187,13 @@ fn show(scenario: &Scenario, rounds: &[Round], options: &Options) -> io::Result<
         ratio.median,
         ratio.lower_quartile,
         ratio.upper_quartile,
-        spread(&|round| round.requests / seconds)?.median,
-        spread(&|round| round.sent_len / seconds / f64::from(1 << 20))?.median,
-        spread(&|round| round.refused / seconds)?.median,
+        spread(&|round| round.requests)?.median,
+        spread(&|round| round.sent_len / f64::from(1 << 20))?.median,
+        spread(&|round| round.refused)?.median,
         spread(&|round| round.long_turns)?.median,
+        micros(&|round| round.alone.late)?,
+        micros(&|round| round.disturbed.late)?,
+        rounds.iter().map(|round| round.repeated).sum::<usize>(),
     );
     Ok(ratio.median)
 }
@@ -197,19 +218,45 @@ fn play(program: &Path, own: &Path, scenario: &Scenario, options: &Options) -> i
     measure(own, &base(Duration::from_secs(1)))?;
     (0..options.rounds)
         .map(|_| {
-            let alone = measure(own, &base(options.length))?;
-            let length = UNFOLD + options.length + Duration::from_secs(5);
+            let (alone, again) = measure_calm(own, &base(options.length))?;
+            let length = UNFOLD + options.length * TRIES as u32 + Duration::from_secs(10);
             let disturber = start(scenario, product.address, length)?;
             wait::pause(UNFOLD);
-            let before = counts(&product)?;
-            let disturbed = measure(own, &base(options.length))?;
-            let after = counts(&product)?;
+            let (before, began) = (counts(&product)?, Instant::now());
+            let (disturbed, and_again) = measure_calm(own, &base(options.length))?;
+            let (after, seconds) = (counts(&product)?, began.elapsed().as_secs_f64());
             drop(disturber);
             wait::pause(PASS);
-            let [requests, sent_len, refused, long_turns] = std::array::from_fn(|at| after[at] - before[at]);
-            Ok(Round { alone, disturbed, requests, sent_len, refused, long_turns })
+            let [requests, sent_len, refused, long_turns] =
+                std::array::from_fn(|at| (after[at] - before[at]) / seconds);
+            Ok(Round {
+                alone,
+                disturbed,
+                requests,
+                sent_len,
+                refused,
+                long_turns,
+                repeated: again + and_again,
+            })
         })
         .collect()
+}
+
+/// Measures until the machine did not hinder it, [`TRIES`] times at most; returns the calmest, and how often it was made again.
+fn measure_calm(own: &Path, base: &Base) -> io::Result<(Seen, usize)> {
+    let taken = || stolen(CPUS.0) + stolen(CPUS.1);
+    let mut best: Option<Seen> = None;
+    for again in 0.. {
+        let before = taken();
+        let seen = measure_by(pinned_first(own, CPUS.1).0, base)?;
+        let is_calm = taken() == before && seen.late <= LATE_MAX;
+        let calmest = best.filter(|best| !is_calm && best.p99 <= seen.p99).unwrap_or(seen);
+        if is_calm || again + 1 == TRIES {
+            return Ok((calmest, again));
+        }
+        best = Some(calmest);
+    }
+    unreachable!("the last try is the last")
 }
 
 /// An origin for all scenarios.
@@ -242,9 +289,12 @@ fn counts(product: &Aspis) -> io::Result<[f64; 4]> {
     ])
 }
 
-/// Plays the ordinary viewers in a process of their own.
+/// Plays the ordinary viewers in a process of their own, at the usual priority.
 pub(crate) fn measure(own: &Path, base: &Base) -> io::Result<Seen> {
-    let mut command = pinned(own, Some(CPUS.1));
+    measure_by(pinned(own, Some(CPUS.1)), base)
+}
+
+fn measure_by(mut command: Process, base: &Base) -> io::Result<Seen> {
     command.args(["fair-part", "base", &base.address.to_string(), &base.path]);
     command.args([base.length.as_secs_f64().to_string(), base.rate.to_string()]);
     let output = command.output()?;
@@ -252,6 +302,12 @@ pub(crate) fn measure(own: &Path, base: &Base) -> io::Result<Seen> {
     serde_json::from_str(&text).map_err(|_| {
         io::Error::other(format!("ordinary viewers: {text}{}", String::from_utf8_lossy(&output.stderr)))
     })
+}
+
+/// Keeps a CPU busy as long as nobody else wants it, until it is dropped.
+fn ballast(cpu: usize) -> io::Result<Server> {
+    let words = ["fair-part", "ballast", "0.0.0.0:0", "/", &BALLAST.as_secs().to_string()];
+    Server::start_behind("ballast", &words.map(str::to_owned), cpu)
 }
 
 /// Starts a disturbance; it ends when it is dropped.
@@ -263,7 +319,7 @@ fn start(scenario: &Scenario, address: SocketAddr, length: Duration) -> io::Resu
     Ok(disturber)
 }
 
-/// What a process of [`measure`] or [`start`] does: `base` or a scenario's name, address, path, seconds, and for `base` the rate.
+/// What a process of [`measure`], [`start`] or [`ballast`] does: `base`, `ballast` or a scenario's name, address, path, seconds, and for `base` the rate.
 pub(crate) fn part(words: &[String]) -> io::Result<()> {
     let wrong = || io::Error::other("expected: WHAT ADDRESS PATH SECONDS [RATE]");
     let [what, address, path, seconds, rest @ ..] = words else { return Err(wrong()) };
@@ -275,6 +331,13 @@ pub(crate) fn part(words: &[String]) -> io::Result<()> {
         let base = Base { address, path: path.clone(), connections: CONNECTIONS, rate, length };
         let seen = base::play(&base)?;
         println!("{}", serde_json::to_string(&seen).map_err(io::Error::other)?);
+        return Ok(());
+    }
+    if what == "ballast" {
+        let end = Instant::now() + length;
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
         return Ok(());
     }
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == what).ok_or_else(wrong)?;
@@ -317,6 +380,7 @@ mod tests {
         let seen = base::play(&base).unwrap();
         assert_eq!(seen.requests, 60);
         assert!(seen.p50 > 0.0 && seen.p50 <= seen.p99 && seen.p99 <= seen.worst, "{seen:?}");
+        assert!(seen.late > 0.0, "no timer is exact: {seen:?}");
         for way in [
             Way::Pipeline,
             Way::Crowd { connections: 4, every: Duration::from_millis(50) },
@@ -336,6 +400,7 @@ mod tests {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert!(part(&words("base 127.0.0.1:1 /small")).is_err());
         assert!(part(&words("other 127.0.0.1:1 /small 1")).is_err());
+        part(&words("ballast 0.0.0.0:0 / 0.01")).unwrap();
         assert!(part(&words("base nowhere /small 1 100")).is_err());
     }
 }

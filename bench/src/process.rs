@@ -3,7 +3,7 @@
 mod proc;
 mod scratch;
 
-pub(crate) use proc::{memory_of_machine, own_cpu};
+pub(crate) use proc::{memory_of_machine, own_cpu, stolen};
 pub(crate) use scratch::{Scratch, state_path};
 
 use crate::wait;
@@ -87,10 +87,26 @@ impl Server {
 
     /// Starts this program with other words, at the worst priority: what disturbs those who are measured on the same core.
     pub(crate) fn start_beside(name: &'static str, words: &[String], core: usize) -> io::Result<Self> {
-        let nice = find_program("nice").ok_or_else(|| io::Error::other("nice is not installed"))?;
+        Self::start_by(name, ("nice", &["-n", "19"]), words, core)
+    }
+
+    /// The same so that it runs only while nothing else on that core wants to.
+    pub(crate) fn start_behind(name: &'static str, words: &[String], core: usize) -> io::Result<Self> {
+        Self::start_by(name, ("chrt", &["-i", "0"]), words, core)
+    }
+
+    fn start_by(
+        name: &'static str,
+        (tool, options): (&str, &[&str]),
+        words: &[String],
+        core: usize,
+    ) -> io::Result<Self> {
+        let program =
+            find_program(tool).ok_or_else(|| io::Error::other(format!("{tool} is not installed")))?;
         let own = std::env::current_exe()?.display().to_string();
-        let arguments = [&["-n".to_owned(), "19".to_owned(), own], words].concat();
-        Self::start(name, &nice, &arguments, Some(core))
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let arguments = [options.as_slice(), &[own], words].concat();
+        Self::start(name, &program, &arguments, Some(core))
     }
 
     /// Waits for a line of standard output with that prefix and returns the address after it.
@@ -244,6 +260,19 @@ pub(crate) fn pinned(program: &Path, core: Option<usize>) -> Command {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]);
     command
+}
+
+/// Returns a command for `program`, bound to `core`, that goes before everything there that has no real-time priority; as any other where that is not
+/// allowed, and whether it is.
+pub(crate) fn pinned_first(program: &Path, core: usize) -> (Command, bool) {
+    let chrt = find_program("chrt").filter(|chrt| {
+        let tried = Command::new(chrt).args(["-f", "50", "true"]).stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    });
+    let Some(chrt) = chrt else { return (pinned(program, Some(core)), false) };
+    let mut command = pinned(&chrt, Some(core));
+    command.args(["-f", "50"]).arg(program);
+    (command, true)
 }
 
 /// Returns the path of a program in `PATH`, or in the folders of administrators' programs.

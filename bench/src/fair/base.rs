@@ -1,7 +1,8 @@
 //! The ordinary viewers: connections that each ask for a small hit at a steady pace, and how long each answer took.
 //!
-//! Runs in a process of its own on the CPU beside the server's, at a better priority than what disturbs, so that what it measures is the
-//! server. A thread per connection sleeps until its next request is due; it spins on nothing, because the CPU is the disturbers', too.
+//! Runs in a process of its own on the CPU beside the server's, before all that shares it, so that what it measures is the server. A thread per
+//! connection sleeps until its next request is due; it spins on nothing, because the CPU is the disturbers', too. How late it wakes from that
+//! sleep is what the CPU adds to every answer, whatever the server does: it is noted beside the answers.
 
 use crate::stats::quantile;
 use crate::wait;
@@ -39,6 +40,8 @@ pub(crate) struct Seen {
     pub(crate) p99: f64,
     pub(crate) p999: f64,
     pub(crate) worst: f64,
+    /// How late the viewers' own timers woke them, its 99th percentile.
+    pub(crate) late: f64,
 }
 
 /// Plays the viewers and returns the times of all answers.
@@ -48,7 +51,7 @@ pub(crate) fn play(base: &Base) -> io::Result<Seen> {
     let streams: Vec<TcpStream> = (0..base.connections).map(connect).collect::<io::Result<_>>()?;
     // A thread that starts late must not look like an answer that is late.
     let (ready, start) = (Barrier::new(base.connections as usize), OnceLock::new());
-    let times: Vec<io::Result<Vec<f64>>> = thread::scope(|scope| {
+    let times: Vec<io::Result<Times>> = thread::scope(|scope| {
         let viewers: Vec<_> = (0..base.connections)
             .zip(streams)
             .map(|(number, stream)| {
@@ -64,13 +67,31 @@ pub(crate) fn play(base: &Base) -> io::Result<Seen> {
         let died = |_| Err(io::Error::other("a viewer's thread panicked"));
         viewers.into_iter().map(|viewer| viewer.join().unwrap_or_else(died)).collect()
     });
-    let mut all = Vec::new();
+    let mut all = Times::default();
     for each in times {
-        all.extend(each?);
+        let Times { answers, wakes } = each?;
+        all.answers.extend(answers);
+        all.wakes.extend(wakes);
     }
-    all.sort_by(f64::total_cmp);
-    let at = |share| quantile(&all, share).unwrap_or(f64::NAN);
-    Ok(Seen { requests: all.len(), p50: at(0.5), p99: at(0.99), p999: at(0.999), worst: at(1.0) })
+    all.answers.sort_by(f64::total_cmp);
+    all.wakes.sort_by(f64::total_cmp);
+    let at = |share| quantile(&all.answers, share).unwrap_or(f64::NAN);
+    let late = quantile(&all.wakes, 0.99).unwrap_or(f64::NAN);
+    Ok(Seen {
+        requests: all.answers.len(),
+        p50: at(0.5),
+        p99: at(0.99),
+        p999: at(0.999),
+        worst: at(1.0),
+        late,
+    })
+}
+
+/// How long answers took, and how late the viewer woke before its requests.
+#[derive(Default)]
+struct Times {
+    answers: Vec<f64>,
+    wakes: Vec<f64>,
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -87,20 +108,21 @@ fn ask(
     first: Instant,
     end: Instant,
     period: Duration,
-) -> io::Result<Vec<f64>> {
+) -> io::Result<Times> {
     let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", base.path, base.address);
     let mut buffer = vec![0; ANSWER_LEN_MAX];
-    let (mut due, mut times) = (first, Vec::new());
+    let (mut due, mut times) = (first, Times::default());
     while due < end {
         let now = Instant::now();
         let was_free = now < due;
         if was_free {
             wait::pause(due - now);
+            times.wakes.push(due.elapsed().as_secs_f64() * 1e6);
         }
         let from = if was_free { Instant::now() } else { due };
         stream.write_all(request.as_bytes())?;
         read_answer(&mut stream, &mut buffer)?;
-        times.push(from.elapsed().as_secs_f64() * 1e6);
+        times.answers.push(from.elapsed().as_secs_f64() * 1e6);
         due += period;
     }
     Ok(times)

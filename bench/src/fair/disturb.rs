@@ -1,7 +1,7 @@
 //! What disturbs: one connection that asks without end, readers of a huge body, a crowd on one key, misses that the origin cannot keep up with.
 //!
 //! Runs in a process of its own, at the worst priority, on the CPU beside the server's, for a given time. It takes whatever answer comes; what it got is
-//! seen from the server's counters.
+//! seen from the server's counters. Where the kernel does not preempt itself, who is measured waits for the end of its system calls: so they are short.
 
 use crate::process;
 use crate::wait;
@@ -17,6 +17,10 @@ const BATCH: usize = 500;
 /// What the slow reader takes, and how often.
 const SIP: usize = 16 * 1024;
 const SIP_EVERY: Duration = Duration::from_millis(250);
+/// Most bytes that are read at once.
+const READ_LEN: usize = 64 * 1024;
+/// Most sockets that the kernel tells of at once.
+const EVENTS: usize = 32;
 /// Connections that are made at a time: below any backlog.
 const CONNECTING: u32 = 256;
 
@@ -63,7 +67,7 @@ fn pipeline(address: SocketAddr, path: &str, end: Instant) -> io::Result<()> {
         while writing.write_all(batch.as_bytes()).is_ok() {}
     });
     begun(address);
-    let mut buffer = vec![0; 256 * 1024];
+    let mut buffer = vec![0; READ_LEN];
     while Instant::now() < end {
         if reading.read(&mut buffer)? == 0 {
             return Err(io::Error::other("the server closed the connection"));
@@ -86,7 +90,7 @@ fn readers(address: SocketAddr, path: &str, end: Instant) -> io::Result<()> {
     // Two are on their way at any time, so that one follows the other without a pause.
     writing.write_all(text.repeat(2).as_bytes())?;
     begun(address);
-    let (mut buffer, mut came, mut asked) = (vec![0; 1 << 20], 0_u64, 2_u64);
+    let (mut buffer, mut came, mut asked) = (vec![0; READ_LEN], 0_u64, 2_u64);
     while Instant::now() < end {
         match fast.read(&mut buffer)? {
             0 => return Err(io::Error::other("the server closed the connection")),
@@ -115,7 +119,8 @@ fn ask(
     (connections, every): (u32, Duration),
     end: Instant,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_io().enable_time().max_io_events_per_tick(EVENTS).build()?;
     LocalSet::new().block_on(&runtime, async move {
         let mut streams = Vec::new();
         while (streams.len() as u32) < connections {

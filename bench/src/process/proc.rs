@@ -33,6 +33,18 @@ pub(crate) fn memory_of_machine() -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("the machine does not say how much memory it has"))
 }
 
+/// Returns the time that the machine's host gave to others although one of its CPUs had something to do, in steps of 10 ms.
+pub(crate) fn stolen(cpu: usize) -> Duration {
+    stolen_of(&fs::read_to_string("/proc/stat").unwrap_or_default(), cpu)
+}
+
+fn stolen_of(stat: &str, cpu: usize) -> Duration {
+    let name = format!("cpu{cpu}");
+    let line = stat.lines().find(|line| line.split_whitespace().next() == Some(&name));
+    let ticks = line.and_then(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
+    Duration::from_millis(ticks.unwrap_or(0) * 10)
+}
+
 /// Returns the time on a CPU of this process so far.
 pub(crate) fn own_cpu() -> Duration {
     Duration::from_nanos(cpu_nanos(std::process::id()))
@@ -92,4 +104,17 @@ pub(super) fn device_writes(id: u32) -> io::Result<Option<u64>> {
     let text = fs::read_to_string(format!("/proc/{id}/io"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("write_bytes:"));
     Ok(line.and_then(|line| line.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stolen_time_is_that_of_the_cpu() {
+        let stat = "cpu  1 2 3 4 5 6 7 99 0 0\ncpu1 1 2 3 4 5 6 7 8 9 10\ncpu10 1 2 3 4 5 6 7 70 9 10\n";
+        assert_eq!(stolen_of(stat, 1), Duration::from_millis(80));
+        assert_eq!(stolen_of(stat, 10), Duration::from_millis(700));
+        assert_eq!(stolen_of(stat, 2), Duration::ZERO);
+    }
 }

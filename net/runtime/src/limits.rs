@@ -28,7 +28,7 @@ pub const YIELD_COUNT_MAX: u32 = 4;
 /// Woken tasks that run in one turn. The others wait in the order in which they were woken: a crowd that waited for the same
 /// thing must not hold the core while bytes of viewers arrive. A task takes 10 to 20 microseconds with its sends, and a turn
 /// costs one or two itself.
-pub const TASKS_PER_TURN: usize = 8;
+pub const TASKS_PER_TURN: usize = 4;
 
 /// Completions that one turn looks at; the others come first in the next. A response that was composed leaves with its turn.
 pub const COMPLETIONS_PER_TURN: usize = 256;

@@ -83,6 +83,8 @@ pub(crate) struct State {
     pub(crate) timers: Wheel,
     pub(crate) turn: TurnBuffer,
     pub(crate) turn_sends: Vec<Key>,
+    /// Sockets with a send in flight that the kernel does not have yet: it goes behind the composed ones.
+    pub(crate) later_sends: Vec<Key>,
     /// What the sends weigh that are not composed in the turn buffer.
     pub(crate) sends: Meter,
     pub(crate) buffers: ReceiveBuffers,
@@ -141,6 +143,7 @@ impl State {
             timers: Wheel::new(0),
             turn: TurnBuffer::new(),
             turn_sends: Vec::new(),
+            later_sends: Vec::new(),
             sends: Meter::default(),
             buffers,
             events: VecDeque::new(),
@@ -280,6 +283,15 @@ impl Ring {
         let mut state = self.inner.state.borrow_mut();
         if state.open_socket(socket.0).is_some() {
             state.want_receive(socket.0);
+        }
+    }
+
+    /// Receives one piece into a buffer of the ring, and then no more: for a socket from which so much comes that the multishot receive would
+    /// fill buffer after buffer, while all others wait.
+    pub fn receive_once(&self, socket: SocketId) {
+        let mut state = self.inner.state.borrow_mut();
+        if state.open_socket(socket.0).is_some() {
+            state.want_receive_once(socket.0);
         }
     }
 

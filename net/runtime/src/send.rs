@@ -4,6 +4,9 @@
 //! turn's submission has returned and no failure was reaped for it, it is done. What a socket did not take is copied
 //! to memory of its own and sent on with a completion. Everything else is pinned in the socket's slot (`InFlight`)
 //! until its completion. One send per socket is in flight; the others wait in order.
+//!
+//! The kernel works on what is submitted one after the other, and sends copy. So the composed ones go first: a hit does not wait for
+//! the piece of somebody's large body, nor for the answers of tasks, that leave with the same turn (decision 26).
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -286,21 +289,12 @@ impl State {
     }
 
     fn push_owned(&mut self, key: Key) {
-        let socket = self.sockets.get(key).expect("its send is in flight");
-        let InFlight::Owned { owned, at } = &socket.in_flight else { return };
-        let rest = &owned.bytes[*at..];
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-        let send = opcode::Send::new(socket.fd(), rest.as_ptr(), len).flags(flags).build();
         self.stats.owned_sends += 1;
-        // The vector stays in `in_flight` until this completion (see `sent_owned`) or, cancelled, until the slot is
-        // freed, which waits for the completion too.
-        self.push(&send.user_data(user_data(Kind::SendOwned, key)));
+        self.later_sends.push(key);
     }
 
     fn push_gather(&mut self, key: Key) {
         let socket = self.sockets.get_mut(key).expect("its send is in flight");
-        let fd = socket.fd();
         let InFlight::Gather(gather) = &mut socket.in_flight else { return };
         if !gather.load() {
             // The source ended before the range that it was asked for: the peer must see a cut, not a short body.
@@ -308,13 +302,42 @@ impl State {
             self.finish_one(key);
             return self.send_cut(key, libc::EPIPE);
         }
-        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
-        let send = opcode::SendMsg::new(fd, &raw const gather.message).flags(flags).build();
         self.stats.gather_sends += 1;
-        self.push(&send.user_data(user_data(Kind::SendGather, key)));
+        self.later_sends.push(key);
     }
 
-    /// Queues the operations of the turn's composed sends; called right before the submission. True if something
+    /// Queues the operation of a send in flight that the kernel does not have yet.
+    fn push_later_send(&mut self, key: Key) {
+        let socket = self.sockets.get(key).expect("what is in flight keeps its slot");
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        // What the entry names stays in `in_flight` until its completion (see `sent`) or, cancelled, until the slot is freed, which
+        // waits for the completion too.
+        let entry = match &socket.in_flight {
+            InFlight::Owned { owned, at } => {
+                let rest = &owned.bytes[*at..];
+                let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+                let send = opcode::Send::new(socket.fd(), rest.as_ptr(), len).flags(flags).build();
+                send.user_data(user_data(Kind::SendOwned, key))
+            }
+            InFlight::Gather(gather) => {
+                let send = opcode::SendMsg::new(socket.fd(), &raw const gather.message);
+                send.flags(flags as u32).build().user_data(user_data(Kind::SendGather, key))
+            }
+            InFlight::None | InFlight::Turn(_) => unreachable!("it ends with its completion"),
+        };
+        self.push(&entry);
+    }
+
+    /// Before the operations of a socket are cancelled: what was to be sent goes as far as it can at once, as it would have without waiting
+    /// for the end of the turn.
+    pub(crate) fn push_own_later_send(&mut self, key: Key) {
+        if let Some(at) = self.later_sends.iter().position(|later| *later == key) {
+            self.later_sends.swap_remove(at);
+            self.push_later_send(key);
+        }
+    }
+
+    /// Queues the operations of the turn's sends, the composed ones first; called right before the submission. True if something
     /// waits for one of them to be done, so that the core must not sleep in the same call: they complete silently.
     pub(crate) fn push_turn_sends(&mut self) -> bool {
         let mut awaited = false;
@@ -335,6 +358,9 @@ impl State {
             self.push(&entry);
         }
         self.turn_sends = keys;
+        let mut later = std::mem::take(&mut self.later_sends);
+        later.drain(..).for_each(|key| self.push_later_send(key));
+        self.later_sends = later;
         awaited
     }
 

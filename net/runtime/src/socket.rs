@@ -95,7 +95,7 @@ pub enum Quiet {
     Readable,
 }
 
-/// The multishot receive of a socket.
+/// The receive of a socket into the ring's buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReceiveState {
     Idle,
@@ -122,6 +122,8 @@ pub(crate) struct Socket {
     pub(crate) outstanding: u32,
     pub(crate) receive: ReceiveState,
     pub(crate) receive_wanted: bool,
+    /// Only one piece is wanted.
+    pub(crate) receive_once: bool,
     /// The end was seen: nothing is received any more.
     pub(crate) receive_ended: bool,
     /// The window of `batch.rs` in which something came last.
@@ -148,6 +150,7 @@ impl Socket {
             outstanding: 0,
             receive: ReceiveState::Idle,
             receive_wanted: false,
+            receive_once: false,
             receive_ended: false,
             heard_in: 0,
             in_flight: InFlight::None,
@@ -279,6 +282,10 @@ impl State {
         if socket.phase == Phase::Ended {
             return;
         }
+        if matches!(socket.in_flight, InFlight::Owned { .. } | InFlight::Gather(_)) {
+            self.push_own_later_send(key);
+        }
+        let Some(socket) = self.sockets.get_mut(key) else { return };
         socket.phase = Phase::Ended;
         socket.receive_wanted = false;
         socket.notify_sent = false;

@@ -85,7 +85,7 @@ pub(crate) struct Viewer {
     pub(crate) ended: Cell<bool>,
     /// The connection is broken: nothing can be sent.
     pub(crate) gone: Cell<bool>,
-    /// Receiving is paused because the inbox is full.
+    /// The multishot receive is paused because the inbox was full, until that is empty.
     pub(crate) paused: Cell<bool>,
     /// What the deadline below guards.
     pub(crate) deadline: Cell<Deadline>,

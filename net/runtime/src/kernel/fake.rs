@@ -21,6 +21,7 @@ use crate::batch::Wait;
 const QUEUE_LEN: usize = 6;
 
 const BUFFER_SELECT: u8 = 1 << 5;
+const IS_MULTISHOT: u16 = 1 << 1;
 const SKIP_SUCCESS: u8 = 1 << 6;
 const CANCEL_ALL: u32 = 1 << 0;
 const CANCEL_FD: u32 = 1 << 1;
@@ -90,6 +91,7 @@ pub(crate) fn incoming(salt: u8, position: u64) -> u8 {
 struct Submission {
     opcode: u8,
     flags: u8,
+    priority: u16,
     fd: i32,
     address: u64,
     len: u32,
@@ -106,6 +108,7 @@ impl Submission {
         Submission {
             opcode: bytes[0],
             flags: bytes[1],
+            priority: u16::from_ne_bytes([bytes[2], bytes[3]]),
             fd: u32_at(4) as i32,
             address: u64_at(16),
             len: u32_at(24),
@@ -190,6 +193,15 @@ impl Kernel {
 
     pub(crate) fn in_flight_count(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// The descriptors of the sends that are queued, in their order.
+    pub(crate) fn queued_sends(&self) -> Vec<i32> {
+        let sends = self
+            .queued
+            .iter()
+            .filter(|queued| [opcode::Send::CODE, opcode::SendMsg::CODE].contains(&queued.opcode));
+        sends.map(|queued| queued.fd).collect()
     }
 
     pub(crate) unsafe fn register_buffers(
@@ -376,15 +388,15 @@ impl Kernel {
 
     /// Does an operation's work, or a part of it.
     fn finish(&mut self, at: usize) {
-        let submission = self.in_flight[at].submission;
-        match &self.in_flight[at].lent {
-            Lent::Ring if !self.in_flight[at].is_cancelled && !self.chance.once_in(4) => {
-                let has_more = self.receive_into_ring(submission, HAS_MORE);
-                if !has_more {
-                    self.in_flight.swap_remove(at);
-                }
-            }
-            _ => self.finish_for_good(at),
+        let InFlight { submission, lent, is_cancelled } = &self.in_flight[at];
+        let is_multishot = matches!(lent, Lent::Ring) && submission.priority & IS_MULTISHOT != 0;
+        let (submission, is_cancelled) = (*submission, *is_cancelled);
+        if !is_multishot || is_cancelled || self.chance.once_in(4) {
+            return self.finish_for_good(at);
+        }
+        let has_more = self.receive_into_ring(submission, HAS_MORE);
+        if !has_more {
+            self.in_flight.swap_remove(at);
         }
     }
 

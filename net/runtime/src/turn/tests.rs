@@ -351,7 +351,10 @@ impl Bench {
             }
             // Not together with a receive into memory of our own.
             7..9 if self.turn.handler.models.borrow()[&socket.0].receiving.is_none() => {
-                self.ring.receive(socket)
+                match self.chance.once_in(4) {
+                    true => self.ring.receive_once(socket),
+                    false => self.ring.receive(socket),
+                }
             }
             9 => self.ring.pause_receive(socket),
             10..13 => self.receive_into(socket),
@@ -380,6 +383,28 @@ fn the_kernel_keeps_what_it_was_lent_until_its_completion() {
         sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     assert!(sum.iter().all(|count| *count > 100), "every way was gone: {sum:?}");
+}
+
+/// A hit does not wait for what others get in the same turn. What is closed in it is tried once, before all that it has is cancelled.
+#[test]
+fn composed_sends_leave_before_all_others_of_their_turn() {
+    let mut bench = Bench::new(1);
+    let mut adopt = || {
+        let (ours, fd) = bench.descriptor();
+        bench.turn.inner.state.borrow_mut().kernel.connect(fd, bench.salt);
+        (bench.ring.adopt(ours.into(), Peer::Unix), fd)
+    };
+    let [(owned, owned_fd), (gather, gather_fd), (closed, closed_fd), (hit, hit_fd)] =
+        [(); 4].map(|()| adopt());
+    let body = |alive: &Rc<()>| Rc::new(Pieces { pieces: vec![vec![1; 100]], _alive: alive.clone() });
+    assert!(bench.ring.send_owned(owned, vec![1; 10]));
+    assert!(bench.ring.send_source(gather, b"head", body(&bench.alive), 0..100));
+    assert!(bench.ring.send_source(closed, b"head", body(&bench.alive), 0..100));
+    assert!(bench.ring.send_with(hit, 10, |room| room.len().min(10)));
+    bench.ring.close(closed, Close::Abort);
+    let mut state = bench.turn.inner.state.borrow_mut();
+    state.push_turn_sends();
+    assert_eq!(state.kernel.queued_sends(), [closed_fd, hit_fd, owned_fd, gather_fd]);
 }
 
 /// Many steps on a few sockets, and their end; returns what was done, and how many operations on files.

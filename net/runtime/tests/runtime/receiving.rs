@@ -47,6 +47,31 @@ fn a_paused_receive_bounds_what_is_taken() {
     core.wait_until("the rest is read", move |ring| ring.stats().received_len == written);
 }
 
+/// However much is there, one piece comes for each time that it is asked for; the multishot receive takes over where it is wanted again.
+#[test]
+fn one_piece_is_received_at_a_time() {
+    const PIECE: u32 = 4096;
+    let options =
+        CoreOptions { receive_buffer_count: 16, receive_buffer_len: PIECE, ..CoreOptions::default() };
+    let core = TestCore::with_options(options, Hooks::default);
+    let (socket, mut far) = core.adopt();
+    far.write_all(&[1; 10 * PIECE as usize]).unwrap();
+    for count in 1..=4 {
+        core.call(move |ring| {
+            ring.receive_once(socket);
+            ring.receive_once(socket);
+        });
+        core.wait_until("a piece came", move |ring| ring.stats().received_len == count * u64::from(PIECE));
+        pause(Duration::from_millis(5));
+        assert_eq!(core.call(|ring| ring.stats().received_len), count * u64::from(PIECE));
+    }
+    core.call(move |ring| {
+        ring.receive_once(socket);
+        ring.receive(socket);
+    });
+    core.wait_until("the rest is read", |ring| ring.stats().received_len == 10 * u64::from(PIECE));
+}
+
 /// Pausing and resuming within one turn, and far fewer buffers than are needed, loses nothing.
 #[test]
 fn bytes_survive_pauses_and_a_shortage_of_buffers() {

@@ -23,7 +23,7 @@ use aspis_wire::proxy_protocol;
 use aspis_wire::request::{RequestHead, parse_request};
 use aspis_wire::{Field, FieldSlots, Method, Scheme};
 
-use crate::limits::{INBOX_LEN_MAX, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
+use crate::limits::{INBOX_LEN_MAX, INBOX_ROOM, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
 use crate::log::{Answered, Ended};
 use crate::owner::Refresh;
 use crate::shard::Shard;
@@ -132,6 +132,9 @@ impl Shard {
                 }
                 drop(inbox);
                 viewer.changed.notify_all();
+                if viewer.state.get() != ViewerState::Stalled {
+                    self.unpause(viewer);
+                }
             }
             ViewerState::Idle if viewer.inbox.borrow().is_empty() => {
                 let used = self.serve(viewer, bytes);
@@ -143,6 +146,9 @@ impl Shard {
             ViewerState::Idle | ViewerState::ExpectProxyHeader => {
                 viewer.inbox.borrow_mut().extend(bytes, &self.account.inboxes);
                 self.serve_inbox(viewer);
+                if viewer.state.get() == ViewerState::Idle {
+                    self.unpause(viewer);
+                }
             }
             ViewerState::Leaving => {}
         }
@@ -167,11 +173,19 @@ impl Shard {
         }
     }
 
-    /// Reads on from a viewer whose inbox has room again.
+    /// Reads on from a viewer whose inbox has room again: one piece at a time until it is empty, for who fills it once does it again, and the
+    /// kernel would take far more than there is room for at once while all others wait.
     pub(crate) fn unpause(&self, viewer: &Viewer) {
-        if viewer.paused.get() && viewer.inbox.borrow().len() <= INBOX_LEN_MAX / 2 && !viewer.gone.get() {
-            viewer.paused.set(false);
-            self.ring.receive(viewer.socket);
+        if !viewer.paused.get() || viewer.gone.get() {
+            return;
+        }
+        match viewer.inbox.borrow().len() {
+            0 => {
+                viewer.paused.set(false);
+                self.ring.receive(viewer.socket);
+            }
+            1..=INBOX_ROOM => self.ring.receive_once(viewer.socket),
+            _ => {}
         }
     }
 
