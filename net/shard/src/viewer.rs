@@ -20,6 +20,7 @@ mod pace;
 pub(crate) mod purge;
 mod relay;
 mod shared;
+mod shelf;
 mod stored;
 mod tunnel;
 

@@ -10,18 +10,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use aspis_cache::range;
 use aspis_exchange::response_head::error::refusal_status;
 use aspis_exchange::response_head::{self, ErrorAnswer, HIT_TAIL_LEN_MAX, HitTail};
 use aspis_exchange::{Action, Event, Exchange, OriginFailure, ResultType, Role, ViewerFacts};
 use aspis_runtime::{Close, SocketId};
-use aspis_storage::replica::ReplicaTable;
 use aspis_storage::response::StoredResponse;
-use aspis_storage::tier::RamTier;
 use aspis_telemetry::Counter;
 use aspis_wire::proxy_protocol;
 use aspis_wire::request::{RequestHead, parse_request};
-use aspis_wire::{Field, FieldSlots, Method, Scheme};
+use aspis_wire::{FieldSlots, Method, Scheme};
 
 use crate::limits::{INBOX_LEN_MAX, INBOX_ROOM, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
 use crate::log::{Answered, Ended};
@@ -29,6 +26,7 @@ use crate::owner::Refresh;
 use crate::shard::Shard;
 use crate::storing::view_of;
 use crate::viewer::exchange::{self, Parked};
+use crate::viewer::shelf::Shelf;
 use crate::viewer::stored::Material;
 use crate::viewer::{Deadline, Viewer, ViewerState, purge};
 
@@ -38,62 +36,6 @@ enum Served {
     Next,
     /// A task goes on with it, or the connection is on its way to be closed.
     Taken,
-}
-
-/// Where a core looks for stored responses: in its own tier, or among its replicas of other owners' ones.
-trait Shelf {
-    /// What is not found there is not stored at all, but for the disk.
-    fn is_owner(&self) -> bool;
-    fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>>;
-    fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str>;
-    fn has_parts(&self) -> bool;
-    /// The part of a URI's that holds what `request` asks for, or one that comes near.
-    fn part(&self, hash: u128, key: &[u8], request: &[Field<'_>]) -> Option<&Arc<StoredResponse>>;
-}
-
-impl Shelf for RamTier {
-    fn is_owner(&self) -> bool {
-        true
-    }
-
-    fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
-        self.lookup(hash, key)
-    }
-
-    fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str> {
-        self.vary_names(hash, key)
-    }
-
-    fn has_parts(&self) -> bool {
-        self.has_parts()
-    }
-
-    fn part(&self, hash: u128, key: &[u8], request: &[Field<'_>]) -> Option<&Arc<StoredResponse>> {
-        self.part(hash, key, |total| range::span(request, total))
-    }
-}
-
-impl Shelf for ReplicaTable {
-    fn is_owner(&self) -> bool {
-        false
-    }
-
-    fn lookup(&self, hash: u128, key: &[u8]) -> Option<&Arc<StoredResponse>> {
-        self.lookup(hash, key)
-    }
-
-    fn vary_names(&self, hash: u128, key: &[u8]) -> Option<&str> {
-        self.vary_names(hash, key)
-    }
-
-    /// Parts stay with their owner.
-    fn has_parts(&self) -> bool {
-        false
-    }
-
-    fn part(&self, _hash: u128, _key: &[u8], _request: &[Field<'_>]) -> Option<&Arc<StoredResponse>> {
-        None
-    }
 }
 
 /// What a lookup brought.
