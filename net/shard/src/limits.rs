@@ -90,13 +90,18 @@ pub(crate) const MARKS_MAX: usize = 65_536;
 pub(crate) const DEPOSIT_LEN_MAX: u64 = 1024 * 1024;
 
 /// How far the slowest reader of a response that is not stored may be behind the fastest: this part of a core's arena.
-pub(crate) const PASSAGE_WINDOW_SHARE: u64 = 64;
+const PASSAGE_WINDOW_SHARE: u64 = 64;
 
 /// But at least this much.
 pub(crate) const PASSAGE_WINDOW_LEN_MIN: u64 = 1024 * 1024;
 
 /// And at most this much.
-pub(crate) const PASSAGE_WINDOW_LEN_MAX: u64 = 16 * 1024 * 1024;
+const PASSAGE_WINDOW_LEN_MAX: u64 = 16 * 1024 * 1024;
+
+/// The bytes that a core with so much memory keeps for readers behind the fastest: the more, the fewer are cut.
+pub(crate) fn passage_window(memory: u64) -> u64 {
+    (memory / PASSAGE_WINDOW_SHARE).clamp(PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_LEN_MAX)
+}
 
 /// How often the rest of a broken fill is asked for without a byte of progress.
 pub(crate) const RESUMES_MAX: u32 = 3;

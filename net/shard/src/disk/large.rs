@@ -195,24 +195,19 @@ impl Large {
         let total = part.map_or(self.slices.total, |part| part.total);
         let fields: Vec<Field<'_>> = stored_fields(&self.head).collect();
         let validators = Validators::of(&fields, self.meta.generated_at);
-        let conditional = ["if-none-match", "if-modified-since", "cache-control"];
-        let is_plain =
-            request.method == Method::Get && conditional.iter().all(|name| request.field(name).is_none());
         // Parts are kept for URIs that do not vary.
-        if !is_plain
-            || self.variant.is_some()
+        if self.variant.is_some()
             || self.meta.status != if part.is_some() { 206 } else { 200 }
             || !range_applies(request.fields, &validators)
         {
             return None;
         }
-        let Selection::Parts(ranges) = range::select(request.fields, total) else { return None };
-        let [wanted] = ranges.as_slice() else { return None };
+        let wanted = plain_range(request, total)?;
         let is_fit = match part {
             Some(_) => held.start <= wanted.start && wanted.end <= held.end,
             None => wanted.len() < total / 2,
         };
-        is_fit.then_some(*wanted)
+        is_fit.then_some(wanted)
     }
 
     /// A fill of the whole, unless one runs.
@@ -308,6 +303,19 @@ impl Large {
         shard
             .settle(id, Outcome::Kept { names, shared: Shared::WithAll }, Some(arrived), |_, _| Reply::Alone);
     }
+}
+
+/// Tells whether a request wants what is stored as it is: a GET without conditions, but for those of ranges.
+pub(super) fn is_plain(request: &RequestHead<'_, '_>) -> bool {
+    let conditional = ["if-none-match", "if-modified-since", "cache-control"];
+    request.method == Method::Get && conditional.iter().all(|name| request.field(name).is_none())
+}
+
+/// The one range of `total` bytes that a plain request asks for; `None` if it asks for something else.
+pub(super) fn plain_range(request: &RequestHead<'_, '_>, total: u64) -> Option<ByteRange> {
+    let Selection::Parts(ranges) = range::select(request.fields, total) else { return None };
+    let [wanted] = ranges.as_slice() else { return None };
+    is_plain(request).then_some(*wanted)
 }
 
 /// Tells whether one who asks goes on where a part ends that he found in memory: what comes behind it will be asked for next.

@@ -321,10 +321,8 @@ impl Shard {
         let Some(disk) = &self.disk else { return };
         let primary = primary_of(stored);
         if stored.meta.part.is_some() {
-            let key = primary_key_of_parts(&stored.key);
-            let varies = self.restores.markers.borrow().variants(primary, key).is_some();
             // With it all parts go, that is the list.
-            if !varies && disk.stands(primary).is_none_or(|kind| kind == SlotKind::Marker) {
+            if disk.with_volume(primary, |volume| self.takes_parts(stored, volume)) == Some(true) {
                 self.forget_uri_on_disk(primary);
             }
             return;

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use aspis_runtime::sync::oneshot;
 use aspis_storage::budget::{Budget, Charge};
 
-use crate::limits::{PASSAGE_WINDOW_LEN_MAX, PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_SHARE, SLOW_PIECE_LEN};
+use crate::limits::{SLOW_PIECE_LEN, passage_window};
 
 /// Which piece of which slice. The whole key belongs to it: a hash alone may be another key's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,8 +63,7 @@ impl Drop for Coming<'_> {
 impl Pieces {
     /// Keeps as much of all bodies as a passage keeps of one.
     pub(super) fn new(budget: &Budget, cores: usize) -> Self {
-        let share = budget.limit() / cores as u64 / PASSAGE_WINDOW_SHARE;
-        let len = share.clamp(PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_LEN_MAX);
+        let len = passage_window(budget.limit() / cores as u64);
         Pieces {
             by_place: RefCell::default(),
             kept: RefCell::default(),
@@ -132,6 +131,7 @@ mod tests {
     use aspis_storage::budget::Purpose;
 
     use super::*;
+    use crate::limits::PASSAGE_WINDOW_LEN_MIN;
 
     fn pieces() -> (Arc<Budget>, Pieces) {
         let budget = Budget::new(64 << 20);

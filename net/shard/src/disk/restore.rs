@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aspis_cache::key::{self, PART_SUFFIX};
-use aspis_cache::range::{self, ByteRange, Selection};
+use aspis_cache::range::{self, ByteRange};
 use aspis_exchange::{Conditions, Forward, JOIN_LEN_MAX};
 use aspis_runtime::weight::Weight;
 use aspis_storage::budget::Budget;
@@ -33,11 +33,11 @@ use aspis_storage::disk::stored::{is_large, parts, parts_of_part};
 use aspis_storage::mapping::body::{Body, BodyState};
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
+use aspis_wire::FieldSlots;
 use aspis_wire::request::{RequestHead, parse_request};
-use aspis_wire::{FieldSlots, Method};
 
 use super::ReadBody;
-use super::large::{Judged, Large};
+use super::large::{Judged, Large, is_plain, plain_range};
 use super::mapped;
 use super::markers::{LeadsTo, Marker, Markers, Variants};
 use super::offering::Walk;
@@ -242,21 +242,11 @@ fn asks_for_more(has: &StoredResponse, request: &RequestHead<'_, '_>) -> bool {
 /// Which part on disk is of use to a request: one that holds the range it asks for, or for one who asks for the whole and has nothing of it a
 /// beginning that the rest can be joined to (rule 14 of the RFC 9111 profile).
 fn wanted_part(list: &PartList, ask: &Ask, request: &RequestHead<'_, '_>, now: u64) -> Option<ByteRange> {
-    let conditional = ["if-none-match", "if-modified-since", "cache-control"];
-    if request.method != Method::Get || conditional.iter().any(|name| request.field(name).is_some()) {
-        return None;
-    }
     if request.field("range").is_none() {
         // One that lies in slices is read for ranges only.
-        return list.beginning(SLICE_LEN, now).filter(|_| ask.has.is_none());
+        return list.beginning(SLICE_LEN, now).filter(|_| ask.has.is_none() && is_plain(request));
     }
-    match range::select(request.fields, list.total()) {
-        Selection::Parts(ranges) => match ranges.as_slice() {
-            [one] => list.holding(*one, now),
-            _ => None,
-        },
-        Selection::Whole | Selection::Unsatisfiable => None,
-    }
+    list.holding(plain_range(request, list.total())?, now)
 }
 
 /// Reads a record and serves all who waited for it.

@@ -49,6 +49,15 @@ fn restart(stage: &mut Stage, store: &Store, invalidations: Invalidations) {
     store.wait_recovered(stage);
 }
 
+/// Invalidates while the stage runs, or between two of its lives: the second begins with the rule.
+fn invalidate(stage: &mut Stage, store: &Store, purge: Rule, restarts: bool) {
+    if restarts {
+        restart(stage, store, rules(1, vec![purge]));
+    } else {
+        stage.invalidate(vec![purge]);
+    }
+}
+
 /// The answer is a hit from disk: nobody fetched, and nothing says that somebody did.
 #[track_caller]
 fn expect_hit(viewer: &mut Viewer, target: &str, fields: &str, body: &str) {
@@ -223,13 +232,7 @@ fn rules_hold_for_what_lies_on_disk() {
             });
             stage.viewer().get("/a");
             restart(&mut stage, &store, Invalidations::default());
-            if restarts {
-                store.settle(&stage);
-                stage.restart(rules(1, vec![purge.clone()]), Some(store.boot()));
-                store.wait_recovered(&stage);
-            } else {
-                stage.invalidate(vec![purge.clone()]);
-            }
+            invalidate(&mut stage, &store, purge.clone(), restarts);
             let answer = stage.viewer().get("/a");
             let (body, result, count) = if concerned { ("v2", "miss", 2) } else { ("v1", "hit", 1) };
             assert_eq!((answer.body.as_str(), answer.result(), stage.count("/a")), (body, result, count));

@@ -15,8 +15,7 @@ use aspis_telemetry::Counter;
 use super::{FillView, Source};
 use crate::disk::{Feed, Slices};
 use crate::limits::{
-    PASSAGE_LOOK, PASSAGE_PATIENCE, PASSAGE_WINDOW_LEN_MAX, PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_PATIENCE,
-    PASSAGE_WINDOW_SHARE, STREAM_AHEAD_AFTER,
+    PASSAGE_LOOK, PASSAGE_PATIENCE, PASSAGE_WINDOW_PATIENCE, STREAM_AHEAD_AFTER, passage_window,
 };
 use crate::origin::OriginBody;
 use crate::resume::Retry;
@@ -59,7 +58,8 @@ impl Passing {
 
     /// What a fill goes on in, behind what of it is in memory.
     pub(super) fn behind(shard: &Shard, view: &Rc<FillView>, body: BodyWriter, source: Source) -> Self {
-        let (writer, stream) = passage(&shard.budget, window(shard), body.published());
+        let (writer, stream) =
+            passage(&shard.budget, passage_window(shard.arena.capacity()), body.published());
         view.go_on_in(stream);
         body.hand_over();
         Passing { view: Rc::clone(view), source, writer, length: None, retry: None, feed: None }
@@ -119,7 +119,9 @@ impl Passing {
                     }
                     weight.set(0);
                     if is_ahead {
-                        self.writer.let_go_before(self.writer.written().saturating_sub(window(&shard)));
+                        self.writer.let_go_before(
+                            self.writer.written().saturating_sub(passage_window(shard.arena.capacity())),
+                        );
                     }
                     if let Some(feed) = self.feed.as_ref().filter(|_| !self.writer.has_beginning()) {
                         feed.close(&shard);
@@ -224,9 +226,4 @@ impl Passing {
             feed.finish(shard, total).await;
         }
     }
-}
-
-/// How far a reader may be behind the fastest one: the more memory, the fewer are cut.
-fn window(shard: &Shard) -> u64 {
-    (shard.arena.capacity() / PASSAGE_WINDOW_SHARE).clamp(PASSAGE_WINDOW_LEN_MIN, PASSAGE_WINDOW_LEN_MAX)
 }

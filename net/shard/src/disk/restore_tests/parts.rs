@@ -138,13 +138,7 @@ fn rules_hold_for_parts_on_disk() {
             expect_part(&mut stage.viewer(), &content, 0..1000, "miss");
             expect_part(&mut stage.viewer(), &content, 2_000_000..5_000_000, "miss");
             restart(&mut stage, &store, Invalidations::default());
-            if restarts {
-                store.settle(&stage);
-                stage.restart(rules(1, vec![purge.clone()]), Some(store.boot()));
-                store.wait_recovered(&stage);
-            } else {
-                stage.invalidate(vec![purge.clone()]);
-            }
+            invalidate(&mut stage, &store, purge.clone(), restarts);
             let result = if concerned { "miss" } else { "hit" };
             for range in [100..200, 2_000_100..2_000_200] {
                 expect_part(&mut stage.viewer(), &content, range, result);
