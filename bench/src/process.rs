@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -265,13 +265,16 @@ pub(crate) fn pinned(program: &Path, core: Option<usize>) -> Command {
 /// Returns a command for `program`, bound to `core`, that goes before everything there that has no real-time priority; as any other where that is not
 /// allowed, and whether it is.
 pub(crate) fn pinned_first(program: &Path, core: usize) -> (Command, bool) {
-    let chrt = find_program("chrt").filter(|chrt| {
-        let tried = Command::new(chrt).args(["-f", "50", "true"]).stderr(Stdio::null()).status();
-        tried.is_ok_and(|status| status.success())
+    const FIRST: [&str; 2] = ["-f", "50"];
+    static CHRT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+        find_program("chrt").filter(|chrt| {
+            let tried = Command::new(chrt).args(FIRST).arg("true").stderr(Stdio::null()).status();
+            tried.is_ok_and(|status| status.success())
+        })
     });
-    let Some(chrt) = chrt else { return (pinned(program, Some(core)), false) };
-    let mut command = pinned(&chrt, Some(core));
-    command.args(["-f", "50"]).arg(program);
+    let Some(chrt) = &*CHRT else { return (pinned(program, Some(core)), false) };
+    let mut command = pinned(chrt, Some(core));
+    command.args(FIRST).arg(program);
     (command, true)
 }
 

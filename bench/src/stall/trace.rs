@@ -23,6 +23,7 @@ const BUFFER: &str = "16M";
 /// A recording that runs.
 #[derive(Debug)]
 pub(super) struct Trace {
+    perf: PathBuf,
     recorder: Child,
     file: PathBuf,
 }
@@ -53,7 +54,7 @@ impl Trace {
         command.args(["-e", "sched:sched_switch", "-o"]).arg(&file);
         command.args(["--", "sleep", &length.as_secs_f64().to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Some(Trace { recorder: command.spawn()?, file }))
+        Ok(Some(Trace { perf, recorder: command.spawn()?, file }))
     }
 
     /// Waits for its end; `None` if the kernel did not allow it.
@@ -61,7 +62,7 @@ impl Trace {
         if !self.recorder.wait()?.success() {
             return Ok(None);
         }
-        let mut script = Command::new("perf");
+        let mut script = Command::new(&self.perf);
         script.args(["script", "--ns", "--show-switch-events", "-F", "time,event,trace", "-i"]);
         let said = script.arg(&self.file).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
         let turns = Turns::read(&String::from_utf8_lossy(&said.stdout));
