@@ -44,7 +44,7 @@ pub(super) const ROWS: &[Setting] = &[
         default_note: "the machine's; on loopback addresses reno",
         kind: Kind::Name,
         summary: "How TCP to viewers meets congestion: bbr, cubic, ...",
-        detail: "One of the names in /proc/sys/net/ipv4/tcp_available_congestion_control, for each --listen and inherited socket. `bbr` keeps distant                  viewers with lossy links fast; it costs some hundredths more CPU for a small hit than `reno`, which is what a loopback address gets                  unless this is given: no network is there to be measured.",
+        detail: "One of the names in /proc/sys/net/ipv4/tcp_available_congestion_control, for each --listen and inherited socket. `bbr` keeps distant                  viewers with lossy links fast; it costs some hundredths more CPU for a small hit than `reno`, which is what --listen on a loopback address gets                  unless this is given: no network is there to be measured.",
         ..PLAIN
     },
     Setting {
