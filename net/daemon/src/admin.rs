@@ -4,23 +4,20 @@
 //! of the machine. Connections are bounded in number and in time. Each path has one row in [`ROUTES`]; what may change something, or tells of
 //! what is stored, asks the [`guard`] first.
 
+mod alarm;
+mod connection;
+mod content;
 mod guard;
 mod listener;
 mod query;
 mod readiness;
 pub(crate) mod reply;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use aspis_wire::Method;
+use aspis_wire::request::RequestHead;
 use tokio::sync::Semaphore;
 
 use crate::explain::{self, Explains};
@@ -28,6 +25,8 @@ use crate::invalidations::{Invalidations, api};
 use crate::memory::page::MemoryPage;
 use crate::metrics::{Format, Metrics};
 use crate::store::StorePage;
+pub(crate) use alarm::Alarm;
+use connection::converse;
 pub(crate) use guard::Guard;
 use listener::{Acceptor, Socket};
 pub(crate) use listener::{AdminListener, Reach, bind};
@@ -37,8 +36,6 @@ pub(crate) use reply::{Problem, Reply};
 
 /// Most admin connections at a time; further ones wait in the listener's queue.
 const CONNECTION_COUNT_MAX: usize = 256;
-/// A connection may take this long to send a head, between two requests too.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed, for example because no file is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -101,8 +98,8 @@ pub(crate) async fn serve(listener: AdminListener, admin: Arc<Admin>) {
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
             match socket {
-                Socket::Tcp(socket) => converse(socket, admin).await,
-                Socket::Unix(socket) => converse(socket, admin).await,
+                Socket::Tcp(socket) => converse(socket, &admin).await,
+                Socket::Unix(socket) => converse(socket, &admin).await,
             }
             drop(place);
         });
@@ -120,17 +117,24 @@ async fn accept(acceptor: &Acceptor) -> Option<Socket> {
     }
 }
 
-async fn converse(socket: impl AsyncRead + AsyncWrite + Unpin, admin: Arc<Admin>) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(admin.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(socket), service);
-    // What a peer does to its own admin connection concerns nobody else.
-    let _ = connection.await;
+/// What comes next for a request whose head was looked at.
+enum Step {
+    /// Its content is an invalidation; the query may say how long to wait for it.
+    Take { wait: Option<Duration> },
+    /// Nothing more of it is wanted.
+    Answer(Task),
+}
+
+/// What an answer waits for.
+enum Task {
+    /// Nothing.
+    Say(Reply),
+    /// An invalidation that was accepted.
+    Accepted(api::Accepted),
+    /// How far this one is.
+    Invalidation { id: String, query: Query },
+    /// The core that owns a URL.
+    Explain(Query),
 }
 
 impl Admin {
@@ -139,76 +143,85 @@ impl Admin {
         self.guard.reload();
     }
 
-    /// Answers one request.
-    async fn answer<B>(&self, request: Request<B>) -> Reply
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let path = request.uri().path();
+    /// Looks at a head: what it asks for, and whether it may.
+    fn step(&self, head: &RequestHead<'_, '_>) -> Step {
+        let (path, query) = head.path_and_query.split_once('?').unwrap_or((head.path_and_query, ""));
         let found = ROUTES.iter().find(|(known, ..)| match known.strip_suffix('/') {
             Some(_) => path.strip_prefix(known).is_some_and(|name| !name.is_empty() && !name.contains('/')),
             None => path == *known,
         });
         let Some((prefix, route, methods)) = found else {
-            return reply::text(
-                StatusCode::NOT_FOUND,
-                "not found: try /healthz, /readyz, /metrics, /v1/invalidations or /v1/explain\n",
-            );
+            let help = "not found: try /healthz, /readyz, /metrics, /v1/invalidations or /v1/explain\n";
+            return Step::Answer(Task::Say(reply::text(404, help)));
         };
-        if !methods.split(", ").any(|method| request.method().as_str() == method) {
-            let detail = format!("{path} takes {methods}");
-            let mut refusal = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail).reply();
-            refusal.headers_mut().insert(ALLOW, methods.parse().expect("methods are a field's value"));
-            return refusal;
+        if !methods.split(", ").any(|method| head.method.as_str() == method) {
+            let refusal = Problem::new(405, "method", format!("{path} takes {methods}"));
+            return Step::Answer(Task::Say(refusal.with("allow", methods).reply()));
         }
-        let name = path[prefix.len()..].to_owned();
-        match self.routed(*route, &name, request).await {
-            Ok(answer) => answer,
-            Err(problem) => problem.reply(),
+        let name = &path[prefix.len()..];
+        let step = self.routed(*route, name, query, head);
+        step.unwrap_or_else(|problem| Step::Answer(Task::Say(problem.reply())))
+    }
+
+    fn routed(
+        &self,
+        route: Route,
+        name: &str,
+        query: &str,
+        head: &RequestHead<'_, '_>,
+    ) -> Result<Step, Problem> {
+        if !matches!(route, Route::Health | Route::Ready | Route::Metrics) {
+            self.guard.may_read(head)?;
+        }
+        let reply = match route {
+            Route::Health => reply::text(200, "ok\n"),
+            Route::Ready => self.readiness.reply(),
+            Route::Metrics => {
+                let format =
+                    Format::accepted(head.field("accept").and_then(|value| str::from_utf8(value).ok()));
+                reply::reply(200, format.content_type(), self.metrics.render(format))
+            }
+            Route::Memory => reply::reply(200, "application/json", self.memory.json()),
+            Route::Store => match &self.store {
+                Some(page) => reply::json(200, &page.json()),
+                None => {
+                    return Err(Problem::new(404, "store", "there is no store on disk: --disk is not given"));
+                }
+            },
+            Route::Invalidations if head.method == Method::Post => {
+                self.guard.may_change(head)?;
+                guard::is_json(head)?;
+                let wait = api::wait_of(&Query::of(query, &["wait"])?)?;
+                return Ok(Step::Take { wait });
+            }
+            Route::Invalidations => {
+                api::list(&self.invalidations, &Query::of(query, &["marker", "max_items"])?)
+            }
+            Route::Invalidation => {
+                let (id, query) = (name.to_owned(), Query::of(query, &["wait"])?);
+                return Ok(Step::Answer(Task::Invalidation { id, query }));
+            }
+            Route::Explain => return Ok(Step::Answer(Task::Explain(Query::of(query, &["url"])?))),
+        };
+        Ok(Step::Answer(Task::Say(reply)))
+    }
+
+    /// Takes the content of a request that has some.
+    fn take(&self, content: &[u8], wait: Option<Duration>) -> Task {
+        match api::accept(&self.invalidations, content, wait) {
+            Ok(accepted) => Task::Accepted(accepted),
+            Err(problem) => Task::Say(problem.reply()),
         }
     }
 
-    async fn routed<B>(&self, route: Route, name: &str, request: Request<B>) -> Result<Reply, Problem>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let (target, fields) = (request.uri(), request.headers());
-        if !matches!(route, Route::Health | Route::Ready | Route::Metrics) {
-            self.guard.may_read(target, fields)?;
-        }
-        match route {
-            Route::Health => Ok(reply::text(StatusCode::OK, "ok\n")),
-            Route::Ready => Ok(self.readiness.reply()),
-            Route::Metrics => {
-                let format = Format::accepted(fields.get(ACCEPT).and_then(|value| value.to_str().ok()));
-                Ok(reply::reply(StatusCode::OK, format.content_type(), self.metrics.render(format)))
-            }
-            Route::Memory => Ok(reply::reply(StatusCode::OK, "application/json", self.memory.json())),
-            Route::Store => match &self.store {
-                Some(page) => Ok(reply::json(StatusCode::OK, &page.json())),
-                None => Err(Problem::new(
-                    StatusCode::NOT_FOUND,
-                    "store",
-                    "there is no store on disk: --disk is not given",
-                )),
-            },
-            Route::Invalidations if request.method() == Method::POST => {
-                self.guard.may_change(target, fields)?;
-                guard::is_json(fields)?;
-                Ok(api::create(&self.invalidations, request).await)
-            }
-            Route::Invalidations => {
-                Ok(api::list(&self.invalidations, &Query::of(target, &["marker", "max_items"])?))
-            }
-            Route::Invalidation => {
-                let query = Query::of(target, &["wait"])?;
-                Ok(api::read(&self.invalidations, name, &query).await)
-            }
-            Route::Explain => {
-                let query = Query::of(target, &["url"])?;
-                explain::answer(&*self.cores, &query).await
+    /// Answers when that can be answered.
+    async fn reply(&self, task: Task, alarm: &mut Alarm) -> Reply {
+        match task {
+            Task::Say(reply) => reply,
+            Task::Accepted(accepted) => api::kept(&self.invalidations, accepted, alarm).await,
+            Task::Invalidation { id, query } => api::read(&self.invalidations, &id, &query).await,
+            Task::Explain(query) => {
+                explain::answer(&*self.cores, &query).await.unwrap_or_else(|problem| problem.reply())
             }
         }
     }

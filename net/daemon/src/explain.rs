@@ -8,7 +8,6 @@ use std::time::Duration;
 use aspis_exchange::ViewerFacts;
 use aspis_shard::{Explanation, Shards};
 use aspis_wire::Scheme;
-use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -18,7 +17,7 @@ use crate::admin::{Problem, Query, Reply, reply};
 /// How long the owner's core may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// The longest URL.
-const URL_LEN_MAX: usize = 16 << 10;
+pub(crate) const URL_LEN_MAX: usize = 16 << 10;
 
 /// What is called with the answer, on the owner's core.
 pub(crate) type Done = Box<dyn FnOnce(Explanation) + Send>;
@@ -62,12 +61,8 @@ pub(crate) async fn answer(cores: &dyn Explains, query: &Query) -> Result<Reply,
     let done: Done = Box::new(move |explanation| drop(tell.send(explanation)));
     cores.explain(head.into_bytes().into(), &viewer, done).map_err(refuse)?;
     match timeout(ANSWER_WAIT, told).await {
-        Ok(Ok(explanation)) => Ok(reply::json(StatusCode::OK, &document(&explanation))),
-        _ => Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "explain",
-            "the core that owns this URL did not answer in time",
-        )),
+        Ok(Ok(explanation)) => Ok(reply::json(200, &document(&explanation))),
+        _ => Err(Problem::new(503, "explain", "the core that owns this URL did not answer in time")),
     }
 }
 

@@ -9,7 +9,7 @@
 
 pub(crate) mod api;
 mod batch;
-mod limits;
+pub(crate) mod limits;
 mod pace;
 mod record;
 mod recovery;
@@ -116,6 +116,8 @@ struct Bell {
     pace: Pace,
     /// Something was told since.
     is_due: bool,
+    /// The log's word comes at the same pace, and whoever takes it rings. Otherwise a timer does.
+    comes_with_log: bool,
 }
 
 /// Where what is accepted is kept.
@@ -194,7 +196,11 @@ pub(crate) fn open(
         cores: OnceLock::new(),
         log: Mutex::new(log),
         changed: Arc::new(Notify::new()),
-        bell: Mutex::new(Bell { pace: Pace::new(Instant::now()), is_due: false }),
+        bell: Mutex::new(Bell {
+            pace: Pace::new(Instant::now()),
+            is_due: false,
+            comes_with_log: state.is_some(),
+        }),
         ring_later: Notify::new(),
         purges,
         counters: Arc::new(CoreCounters::new()),
@@ -252,7 +258,7 @@ impl Invalidations {
                 // The next time of this loop knows when.
                 () = self.ring_later.notified() => {}
                 // The only timers: one of a few milliseconds after a batch of a stream, and one while the disk fails.
-                () = tokio::time::sleep_until(ring_at.unwrap_or(mend_at).into()), if ring_at.is_some() => self.ring_if_free(),
+                () = tokio::time::sleep_until(ring_at.unwrap_or(mend_at).into()), if ring_at.is_some() => self.ring(),
                 () = tokio::time::sleep_until(mend_at.into()), if is_broken => {
                     mend_at = Instant::now() + HEAL_AFTER;
                     self.replace_log(Registry::mend);
@@ -305,7 +311,6 @@ impl Invalidations {
             number = at;
             let Some(accepted) = accepted else { return Ok(number) };
             cores.tell(RuleBatch { number, rules });
-            self.bell().is_due = true;
             // Within the lock, so that records are in the log in their order, and in each replacement of it.
             due = match &*log {
                 Log::File(log) => {
@@ -315,7 +320,7 @@ impl Invalidations {
                 Log::Memory | Log::Closed => registry.logged(number, 0),
             };
         }
-        self.ring_if_free();
+        self.ring_in_time();
         self.counters.add(by, 1);
         self.counters.add(Counter::InvalidationPaths, path_count as u64);
         due.call();
@@ -326,24 +331,31 @@ impl Invalidations {
         self.bell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When cores are to be rung that were not yet.
+    /// The moment at which cores are to be rung for what they were told, if nothing else has that done.
     fn ring_at(&self) -> Option<Instant> {
         let bell = self.bell();
-        bell.is_due.then(|| bell.pace.free_at())
+        (bell.is_due && !bell.comes_with_log).then(|| bell.pace.free_at())
     }
 
-    /// Rings the cores if something was told, now or when the pace lets it.
-    fn ring_if_free(&self) {
+    /// Has the cores rung for what they were told: now if the pace lets it, and else soon.
+    fn ring_in_time(&self) {
         let mut bell = self.bell();
-        let now = Instant::now();
-        if !bell.is_due {
+        let was_due = std::mem::replace(&mut bell.is_due, true);
+        if bell.pace.free_at() <= Instant::now() {
+            drop(bell);
+            self.ring();
+        } else if !was_due && !bell.comes_with_log {
+            self.ring_later.notify_one();
+        }
+    }
+
+    /// Rings the cores if something was told.
+    fn ring(&self) {
+        let mut bell = self.bell();
+        if !std::mem::take(&mut bell.is_due) {
             return;
         }
-        if bell.pace.free_at() > now {
-            return self.ring_later.notify_one();
-        }
-        bell.is_due = false;
-        bell.pace.note(now);
+        bell.pace.note(Instant::now());
         drop(bell);
         if let Some(cores) = self.cores() {
             cores.ring();
@@ -366,6 +378,7 @@ impl Invalidations {
     }
 
     fn take(&self, told: Told, readiness: &Readiness) {
+        self.ring();
         // Mostly the cores were quicker, and who waits for the log hears of the completion at once.
         self.progress();
         let due = {
@@ -429,6 +442,11 @@ impl Invalidations {
         }
     }
 
+    /// Places for bodies that are being read.
+    pub(crate) fn bodies(&self) -> &Semaphore {
+        &self.bodies
+    }
+
     /// Levels for `/metrics`.
     pub(crate) fn levels(&self) -> Vec<Level> {
         let figures = self.up_to_date().figures();
@@ -483,4 +501,4 @@ impl Purges for Invalidations {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

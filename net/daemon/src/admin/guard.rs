@@ -11,8 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{PoisonError, RwLock};
 
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
-use hyper::{StatusCode, Uri};
+use aspis_wire::request::RequestHead;
 
 use super::listener::Reach;
 use super::reply::Problem;
@@ -53,17 +52,17 @@ impl Guard {
     }
 
     /// May this request read what is stored and what was invalidated?
-    pub(crate) fn may_read(&self, target: &Uri, fields: &HeaderMap) -> Result<(), Problem> {
-        self.is_ours(target, fields)
+    pub(crate) fn may_read(&self, head: &RequestHead<'_, '_>) -> Result<(), Problem> {
+        self.is_ours(head)
     }
 
     /// May this request change something?
-    pub(crate) fn may_change(&self, target: &Uri, fields: &HeaderMap) -> Result<(), Problem> {
-        self.is_ours(target, fields)?;
-        if self.reach == Reach::Network && !self.has_token(fields) {
-            return Err(match (&self.token, fields.contains_key(AUTHORIZATION)) {
+    pub(crate) fn may_change(&self, head: &RequestHead<'_, '_>) -> Result<(), Problem> {
+        self.is_ours(head)?;
+        if self.reach == Reach::Network && !self.has_token(head) {
+            return Err(match (&self.token, head.field("authorization").is_some()) {
                 (Some(_), was_sent) => Problem::new(
-                    StatusCode::UNAUTHORIZED,
+                    401,
                     "token",
                     if was_sent {
                         "this is not the token in the file of --admin-token"
@@ -73,7 +72,7 @@ impl Guard {
                 )
                 .with("www-authenticate", "Bearer"),
                 (None, _) => Problem::new(
-                    StatusCode::FORBIDDEN,
+                    403,
                     "no-token",
                     "this address is open to others: start the server with --admin-token FILE, or with --admin on loopback or a Unix socket",
                 ),
@@ -83,41 +82,39 @@ impl Guard {
     }
 
     /// Refuses what a page of a foreign origin makes, and what reached us by a name that anybody may have pointed here.
-    fn is_ours(&self, target: &Uri, fields: &HeaderMap) -> Result<(), Problem> {
+    fn is_ours(&self, head: &RequestHead<'_, '_>) -> Result<(), Problem> {
         // Pages cannot open Unix sockets, and who knows the token is no page.
-        if self.reach == Reach::Unix || self.has_token(fields) {
+        if self.reach == Reach::Unix || self.has_token(head) {
             return Ok(());
         }
-        let hosts = fields.get_all(HOST).iter().map(|value| value.to_str().unwrap_or_default());
-        let foreign =
-            hosts.chain(target.authority().map(|authority| authority.as_str())).find(|host| !is_own(host));
-        if let Some(host) = foreign {
+        // The authority is the target's if that has one, and else it is `Host`.
+        let host = head.field("host").unwrap_or_default();
+        let host = std::str::from_utf8(host).unwrap_or_default();
+        let named =
+            [Some(host).filter(|_| head.field("host").is_some()), head.scheme.map(|_| head.authority)];
+        if let Some(foreign) = named.into_iter().flatten().find(|name| !is_own(name)) {
             return Err(Problem::new(
-                StatusCode::FORBIDDEN,
+                403,
                 "foreign-host",
                 format!(
-                    "Host '{host}' could be anybody's: call this server localhost or by its address, or send its token"
+                    "Host '{foreign}' could be anybody's: call this server localhost or by its address, or send its token"
                 ),
             ));
         }
-        let host = fields.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        match fields
-            .get_all(ORIGIN)
-            .iter()
-            .find(|origin| origin.as_bytes() != format!("http://{host}").as_bytes())
-        {
+        let own = format!("http://{host}");
+        match head.fields_named("origin").find(|origin| *origin != own.as_bytes()) {
             Some(origin) => Err(Problem::new(
-                StatusCode::FORBIDDEN,
+                403,
                 "foreign-origin",
-                format!("pages of '{}' may not ask here", origin.to_str().unwrap_or("?")),
+                format!("pages of '{}' may not ask here", String::from_utf8_lossy(origin)),
             )),
             None => Ok(()),
         }
     }
 
-    fn has_token(&self, fields: &HeaderMap) -> bool {
+    fn has_token(&self, head: &RequestHead<'_, '_>) -> bool {
         let Some((_, token)) = &self.token else { return false };
-        let Some(given) = fields.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes())) else {
+        let Some(given) = head.field("authorization").and_then(bearer) else {
             return false;
         };
         is_same(given, &token.read().unwrap_or_else(PoisonError::into_inner))
@@ -125,17 +122,14 @@ impl Guard {
 }
 
 /// Refuses a body that says it is something else: what a form of a foreign page can send is never JSON.
-pub(crate) fn is_json(fields: &HeaderMap) -> Result<(), Problem> {
-    let given = fields.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+pub(crate) fn is_json(head: &RequestHead<'_, '_>) -> Result<(), Problem> {
+    let given =
+        head.field("content-type").and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
     let media_type = given.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "content-type",
-        format!("expected Content-Type: application/json, not '{given}'"),
-    ))
+    Err(Problem::new(415, "content-type", format!("expected Content-Type: application/json, not '{given}'")))
 }
 
 /// `localhost` or an address, with or without a port: what no other name server can point here.
@@ -192,6 +186,9 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
+    use aspis_wire::request::RequestFraming;
+    use aspis_wire::{Field, Method, Scheme, Version};
+
     const TOKEN: &str = "0123456789abcdef";
 
     struct TokenFile(PathBuf);
@@ -214,17 +211,32 @@ mod tests {
         }
     }
 
-    fn fields(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
-            .collect()
+    /// A head as the parser gives it. `Host` stands for the authority.
+    fn with_head<T>(
+        target: Option<&str>,
+        pairs: &[(&str, &str)],
+        look: impl Fn(&RequestHead<'_, '_>) -> T,
+    ) -> T {
+        let fields: Vec<Field<'_>> =
+            pairs.iter().map(|(name, value)| Field { name, value: value.as_bytes() }).collect();
+        let host = pairs.iter().find(|(name, _)| *name == "host").map_or("", |(_, value)| *value);
+        look(&RequestHead {
+            method: Method::Post,
+            version: Version::Http11,
+            scheme: target.map(|_| Scheme::Http),
+            authority: target.unwrap_or(host),
+            path_and_query: "/v1/invalidations",
+            fields: &fields,
+            framing: RequestFraming::None,
+            keep_alive: true,
+            upgrade: false,
+            expect_continue: false,
+            len: 0,
+        })
     }
 
-    fn change(guard: &Guard, pairs: &[(&'static str, &str)]) -> u16 {
-        guard
-            .may_change(&Uri::from_static("/v1/invalidations"), &fields(pairs))
-            .map_or_else(|p| p.status.as_u16(), |()| 200)
+    fn change(guard: &Guard, pairs: &[(&str, &str)]) -> u16 {
+        with_head(None, pairs, |head| guard.may_change(head).map_or_else(|problem| problem.status, |()| 200))
     }
 
     #[test]
@@ -243,8 +255,9 @@ mod tests {
         ] {
             assert_eq!(change(&guard, &[("host", host)]), status, "{host}");
         }
-        let target = Uri::from_static("http://rebound.example/v1/invalidations");
-        assert!(guard.may_read(&target, &fields(&[("host", "127.0.0.1")])).is_err());
+        let own = [("host", "127.0.0.1")];
+        assert!(with_head(Some("rebound.example"), &own, |head| guard.may_read(head)).is_err());
+        assert!(with_head(Some("localhost"), &own, |head| guard.may_read(head)).is_ok());
     }
 
     #[test]
@@ -277,7 +290,7 @@ mod tests {
             change(&guard, &[("host", "admin.example"), ("authorization", &format!("Bearer {TOKEN}"))]),
             200
         );
-        assert!(guard.may_read(&Uri::from_static("/"), &fields(&[host])).is_ok());
+        assert!(with_head(None, &[host], |head| guard.may_read(head)).is_ok());
         let open = Guard::new(Reach::Network, None).expect("no file");
         assert_eq!(change(&open, &[host, ("authorization", &format!("Bearer {TOKEN}"))]), 403);
     }
@@ -316,8 +329,8 @@ mod tests {
             ("application/x-www-form-urlencoded", false),
             ("application/jsonx", false),
         ] {
-            assert_eq!(is_json(&fields(&[("content-type", given)])).is_ok(), is_taken, "{given}");
+            assert_eq!(with_head(None, &[("content-type", given)], is_json).is_ok(), is_taken, "{given}");
         }
-        assert_eq!(is_json(&HeaderMap::new()).expect_err("none").status.as_u16(), 415);
+        assert_eq!(with_head(None, &[], is_json).expect_err("none").status, 415);
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hyper::StatusCode;
 use serde_json::json;
 
 use super::reply::{self, Reply};
@@ -69,7 +68,7 @@ impl Readiness {
         if !warnings.is_empty() {
             document["warnings"] = json!(warnings);
         }
-        let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let status = if reasons.is_empty() { 200 } else { 503 };
         reply::json(status, &document)
     }
 }

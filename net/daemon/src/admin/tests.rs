@@ -2,7 +2,7 @@ use std::io::{Read, Write};
 
 use aspis_cache::invalidation::Wildcards;
 use aspis_config::AdminAddress;
-use http_body_util::{BodyExt, Full};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
@@ -20,10 +20,11 @@ impl Explains for Silent {
     }
 }
 
-fn admin() -> Admin {
+pub(super) fn admin() -> Admin {
     let (invalidations, ..) =
         crate::invalidations::open(None, crate::invalidations::Bound::default(), Wildcards::Trailing)
             .expect("in memory");
+    invalidations.attach(Arc::new(crate::invalidations::tests::FakeCores::default()));
     Admin {
         readiness: Arc::default(),
         metrics: crate::metrics::tests::sample(),
@@ -35,25 +36,42 @@ fn admin() -> Admin {
     }
 }
 
-fn ask(admin: &Admin, method: Method, path: &str) -> (u16, String) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let request =
-        Request::builder().method(method).uri(path).body(Full::new(Bytes::new())).expect("a request");
-    let response = runtime.block_on(admin.answer(request));
-    let status = response.status().as_u16();
-    let body = runtime.block_on(response.into_body().collect()).expect("a body in memory").to_bytes();
-    (status, String::from_utf8(body.to_vec()).expect("text"))
+/// Sends these bytes on a connection of their own, and returns what comes until it ends.
+pub(super) fn converse_with(admin: &Admin, bytes: &[u8]) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let (mut peer, socket) = tokio::io::duplex(1 << 20);
+        let asking = async {
+            peer.write_all(bytes).await.expect("there is room");
+            let mut text = String::new();
+            peer.read_to_string(&mut text).await.expect("text");
+            drop(peer);
+            text
+        };
+        tokio::join!(asking, converse(socket, admin)).0
+    })
+}
+
+fn ask(admin: &Admin, method: &str, path: &str) -> (u16, String) {
+    ask_as(admin, method, path, "localhost")
+}
+
+fn ask_as(admin: &Admin, method: &str, path: &str, host: &str) -> (u16, String) {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let answer = converse_with(admin, head.as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head[9..12].parse().expect("a status"), body.to_owned())
 }
 
 #[test]
 fn health_is_always_ok() {
-    assert_eq!(ask(&admin(), Method::GET, "/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(ask(&admin(), "GET", "/healthz"), (200, "ok\n".to_owned()));
 }
 
 #[test]
 fn readiness_names_what_is_missing_until_nothing_is() {
     let admin = admin();
-    let (status, body) = ask(&admin, Method::GET, "/readyz");
+    let (status, body) = ask(&admin, "GET", "/readyz");
     assert_eq!(status, 503);
     assert_eq!(
         body,
@@ -61,36 +79,36 @@ fn readiness_names_what_is_missing_until_nothing_is() {
     );
     admin.readiness.listening();
     admin.readiness.origin_known();
-    assert_eq!(ask(&admin, Method::GET, "/readyz"), (200, "{\"ready\":true,\"reasons\":[]}\n".to_owned()));
+    assert_eq!(ask(&admin, "GET", "/readyz"), (200, "{\"ready\":true,\"reasons\":[]}\n".to_owned()));
     // A log that cannot be written keeps no viewer away.
     admin.readiness.log_failure(Some("disk full".to_owned()));
-    let (status, body) = ask(&admin, Method::GET, "/readyz");
+    let (status, body) = ask(&admin, "GET", "/readyz");
     assert!(
         status == 200 && body.contains("\"warnings\":[\"invalidations are refused: disk full\"]"),
         "{body}"
     );
     admin.readiness.log_failure(None);
     admin.readiness.draining();
-    let (status, body) = ask(&admin, Method::GET, "/readyz");
+    let (status, body) = ask(&admin, "GET", "/readyz");
     assert_eq!((status, body.as_str()), (503, "{\"ready\":false,\"reasons\":[\"draining\"]}\n"));
 }
 
 #[test]
 fn metrics_are_served() {
-    let (status, body) = ask(&admin(), Method::GET, "/metrics");
+    let (status, body) = ask(&admin(), "GET", "/metrics");
     assert_eq!(status, 200);
     assert!(body.contains("aspis_requests_total{result=\"Hit\"} 7\n"), "{body}");
 }
 
 #[test]
 fn other_methods_and_paths_are_refused() {
-    assert_eq!(ask(&admin(), Method::POST, "/metrics").0, 405);
-    assert_eq!(ask(&admin(), Method::DELETE, "/healthz").0, 405);
-    assert_eq!(ask(&admin(), Method::DELETE, "/v1/invalidations/I1").0, 405);
+    assert_eq!(ask(&admin(), "POST", "/metrics").0, 405);
+    assert_eq!(ask(&admin(), "DELETE", "/healthz").0, 405);
+    assert_eq!(ask(&admin(), "DELETE", "/v1/invalidations/I1").0, 405);
     for path in ["/", "/v1", "/v1/", "/v1/invalidations/", "/v1/invalidations/I1/x", "/healthz/"] {
-        assert_eq!(ask(&admin(), Method::GET, path).0, 404, "{path}");
+        assert_eq!(ask(&admin(), "GET", path).0, 404, "{path}");
     }
-    assert_eq!(ask(&admin(), Method::POST, "/nothing").0, 404);
+    assert_eq!(ask(&admin(), "POST", "/nothing").0, 404);
 }
 
 #[test]
@@ -98,10 +116,7 @@ fn every_route_under_v1_asks_the_guard() {
     for (path, _, methods) in ROUTES.iter().filter(|(path, ..)| path.starts_with("/v1/")) {
         let path = if path.ends_with('/') { format!("{path}name") } else { (*path).to_owned() };
         for method in methods.split(", ") {
-            let request = Request::builder().method(method).uri(&path).header("Host", "rebound.example");
-            let request = request.body(Full::new(Bytes::new())).expect("a request");
-            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            let status = runtime.block_on(admin().answer(request)).status().as_u16();
+            let status = ask_as(&admin(), method, &path, "rebound.example").0;
             assert_eq!(status, 403, "{method} {path}");
         }
     }
@@ -129,8 +144,8 @@ fn it_answers_over_a_socket() {
 
 #[test]
 fn the_memory_account_is_served() {
-    let (status, body) = ask(&admin(), Method::GET, "/v1/memory");
+    let (status, body) = ask(&admin(), "GET", "/v1/memory");
     assert_eq!(status, 200);
     assert!(body.contains("\"limit_bytes\": 1048576,") && body.contains("\"purposes\": {"), "{body}");
-    assert_eq!(ask(&admin(), Method::POST, "/v1/memory").0, 405);
+    assert_eq!(ask(&admin(), "POST", "/v1/memory").0, 405);
 }

@@ -5,67 +5,52 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body, Bytes};
-use hyper::header::{CONTENT_LENGTH, HeaderValue, LOCATION};
-use hyper::{Request, StatusCode};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::{error::Elapsed, timeout};
 
-use super::batch::{Batch, Item, ItemKind, Parsed, parse};
-use super::limits::{BODY_LEN_MAX, BODY_TIMEOUT, LOG_WAIT_MAX, PAGE_LEN, PAGE_LEN_MAX, WAIT_MAX};
-use super::record::Invalidation;
+use super::batch::{ItemKind, Parsed, parse};
+use super::limits::{LOG_WAIT_MAX, PAGE_LEN, PAGE_LEN_MAX, WAIT_MAX};
+use super::record::Front;
 use super::registry::{Outcome, Refusal, Until, View};
 use super::{Invalidations, time};
-use crate::admin::{Problem, Query, Reply, reply};
+use crate::admin::{Alarm, Problem, Query, Reply, reply};
 use aspis_telemetry::Counter;
 
 /// Where an invalidation is found.
 const PATH: &str = "/v1/invalidations";
 
-/// Answers `POST /v1/invalidations`.
-pub(crate) async fn create<B>(invalidations: &Invalidations, request: Request<B>) -> Reply
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    match created(invalidations, request).await {
-        Ok(view) => {
-            let document = document(&view);
-            let location = format!("{PATH}/{}", document["id"].as_str().unwrap_or_default());
-            let mut answer = reply::json(StatusCode::CREATED, &document);
-            if let Ok(location) = HeaderValue::from_str(&location) {
-                answer.headers_mut().insert(LOCATION, location);
-            }
-            answer
-        }
-        Err(problem) => problem.reply(),
-    }
+/// One that was accepted, and is not answered yet.
+pub(crate) struct Accepted {
+    number: u64,
+    /// How long its sender waits for completion.
+    wait: Duration,
 }
 
-async fn created<B>(invalidations: &Invalidations, request: Request<B>) -> Result<View, Problem>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let asked_wait = wait_of(&Query::of(request.uri(), &["wait"])?)?;
-    let body = body(invalidations, request).await?;
-    let Parsed { batch, wait } = parse(&body, invalidations.wildcards)?;
-    drop(body);
-    accept(invalidations, batch, asked_wait.unwrap_or(wait)).await
-}
-
-async fn accept(invalidations: &Invalidations, batch: Batch, wait: Duration) -> Result<View, Problem> {
+/// Takes the content of `POST /v1/invalidations`. What the query says of waiting goes before what the content says.
+pub(crate) fn accept(
+    invalidations: &Invalidations,
+    content: &[u8],
+    asked_wait: Option<Duration>,
+) -> Result<Accepted, Problem> {
+    let Parsed { batch, wait } = parse(content, invalidations.wildcards)?;
     let accepted = invalidations.accept(batch, Counter::InvalidationsApi);
     let number = accepted.map_err(|refusal| problem(&refusal))?;
-    let view = match timeout(LOG_WAIT_MAX, until(invalidations, number, Until::Logged)).await {
-        Ok(Ok(view)) => view,
-        Ok(Err(cause)) => return Err(not_kept(&cause)),
-        Err(Elapsed { .. }) => return Err(not_kept("rules.log: the disk did not answer in time")),
+    Ok(Accepted { number, wait: asked_wait.unwrap_or(wait) })
+}
+
+/// Answers it when it cannot be lost any more.
+pub(crate) async fn kept(invalidations: &Invalidations, accepted: Accepted, alarm: &mut Alarm) -> Reply {
+    let Accepted { number, wait } = accepted;
+    let view = match alarm.within(LOG_WAIT_MAX, until(invalidations, number, Until::Logged)).await {
+        Some(Ok(view)) => view,
+        Some(Err(cause)) => return not_kept(&cause).reply(),
+        None => return not_kept("rules.log: the disk did not answer in time").reply(),
     };
     // It is kept, whatever becomes of the wait.
-    Ok(completed(invalidations, view.clone(), wait).await.unwrap_or(view))
+    let view = completed(invalidations, view.clone(), wait).await.unwrap_or(view);
+    let front = view.front();
+    reply::json(201, &Document::whole(&view, &front)).with("location", format!("{PATH}/{}", front.id))
 }
 
 /// Waits until it is completed; if that takes longer, the state is told as it is.
@@ -88,44 +73,12 @@ async fn until(invalidations: &Invalidations, number: u64, until: Until) -> Outc
     told.await.unwrap_or_else(|_| Err("the server is ending".into()))
 }
 
-/// Reads a body within its limits.
-async fn body<B>(invalidations: &Invalidations, request: Request<B>) -> Result<Bytes, Problem>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let too_long = || {
-        Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body-too-long",
-            format!("the body is longer than {BODY_LEN_MAX} bytes: send several requests"),
-        )
-    };
-    let stated =
-        request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if stated.is_some_and(|len| len > BODY_LEN_MAX as u64) {
-        return Err(too_long());
-    }
-    let read = async {
-        let _place = invalidations.bodies.acquire().await;
-        Limited::new(request.into_body(), BODY_LEN_MAX).collect().await
-    };
-    match timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_long()),
-        Ok(Err(error)) => Err(Problem::bad("body", format!("the body broke off: {error}"))),
-        Err(Elapsed { .. }) => {
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body", "the body did not come in time"))
-        }
-    }
-}
-
 /// Answers `GET /v1/invalidations/ID`.
 pub(crate) async fn read(invalidations: &Invalidations, id: &str, query: &Query) -> Reply {
     let found = invalidations.up_to_date().by_id(id);
     let Some(view) = found else {
         return Problem::new(
-            StatusCode::NOT_FOUND,
+            404,
             "no-such-invalidation",
             format!("no invalidation has the id '{id}'; completed ones are forgotten, the oldest first"),
         )
@@ -136,7 +89,7 @@ pub(crate) async fn read(invalidations: &Invalidations, id: &str, query: &Query)
         Err(problem) => return problem.reply(),
     };
     match completed(invalidations, view, wait).await {
-        Ok(view) => reply::json(StatusCode::OK, &document(&view)),
+        Ok(view) => reply::json(200, &Document::whole(&view, &view.front())),
         Err(cause) => not_kept(&cause).reply(),
     }
 }
@@ -157,21 +110,23 @@ pub(crate) fn list(invalidations: &Invalidations, query: &Query) -> Reply {
     let Some((page, is_truncated)) = invalidations.up_to_date().list(query.value("marker"), count) else {
         return Problem::bad("marker", "no invalidation has the id in marker; begin without it").reply();
     };
-    let items: Vec<Value> = page.iter().map(|view| summary(view, &view.read())).collect();
-    let next = items.last().filter(|_| is_truncated).map(|last| last["id"].clone());
-    let mut list = json!({
-        "quantity": items.len(),
-        "max_items": count,
-        "is_truncated": is_truncated,
-        "items": items,
-    });
-    if let Some(next) = next {
-        list["next_marker"] = next;
+    #[derive(Serialize)]
+    struct List<'l> {
+        is_truncated: bool,
+        items: Vec<Document<'l>>,
+        max_items: usize,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next_marker: Option<&'l str>,
+        quantity: usize,
     }
-    reply::json(StatusCode::OK, &list)
+    let fronts: Vec<Front<'_>> = page.iter().map(View::front).collect();
+    let items = page.iter().zip(&fronts).map(|(view, front)| Document::summary(view, front)).collect();
+    let next_marker = fronts.last().filter(|_| is_truncated).map(|last| last.id);
+    reply::json(200, &List { is_truncated, items, max_items: count, next_marker, quantity: page.len() })
 }
 
-fn wait_of(query: &Query) -> Result<Option<Duration>, Problem> {
+/// Reads how long the query says to wait.
+pub(crate) fn wait_of(query: &Query) -> Result<Option<Duration>, Problem> {
     let Some(text) = query.value("wait") else { return Ok(None) };
     let seconds = match text {
         "" | "true" => Some(WAIT_MAX.as_secs_f64()),
@@ -202,12 +157,9 @@ pub(crate) fn describe(refusal: &Refusal) -> String {
 fn problem(refusal: &Refusal) -> Problem {
     let detail = describe(refusal);
     match refusal {
-        Refusal::OtherItems(_) => Problem::new(StatusCode::CONFLICT, "caller-reference", detail),
-        Refusal::TooMany => Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-in-progress", detail)
-            .with("retry-after", "1"),
-        Refusal::Log(_) => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log", detail).with("retry-after", "1")
-        }
+        Refusal::OtherItems(_) => Problem::new(409, "caller-reference", detail),
+        Refusal::TooMany => Problem::new(429, "too-many-in-progress", detail).with("retry-after", "1"),
+        Refusal::Log(_) => Problem::new(503, "log", detail).with("retry-after", "1"),
     }
     .applied(false)
 }
@@ -217,7 +169,7 @@ fn not_kept(cause: &str) -> Problem {
     let detail = format!(
         "{cause}. The invalidation is in force in this process, but would be lost with it: send it again when that is mended"
     );
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log", detail).with("retry-after", "1").applied(true)
+    Problem::new(503, "log", detail).with("retry-after", "1").applied(true)
 }
 
 /// Status as I-3 has it.
@@ -225,44 +177,60 @@ fn status(view: &View) -> &'static str {
     if view.is_completed { "Completed" } else { "InProgress" }
 }
 
-/// What a list tells of one.
-fn summary(view: &View, invalidation: &Invalidation) -> Value {
-    let mut summary = json!({
-        "id": invalidation.id,
-        "number": view.number,
-        "status": status(view),
-        "create_time": time::text(invalidation.created_ms),
-        "soft": invalidation.batch.soft,
-        "item_count": invalidation.batch.items.len(),
-    });
-    if let Some(reference) = &invalidation.batch.reference {
-        summary["caller_reference"] = json!(reference);
-    }
-    summary
+/// What is told of one. The fields stand in the order of their names.
+#[derive(Serialize)]
+struct Document<'v> {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    all: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller_reference: Option<&'v str>,
+    create_time: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<&'v str>,
+    id: &'v str,
+    item_count: usize,
+    number: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    paths: Vec<&'v str>,
+    soft: bool,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tag_hashes: Vec<&'v str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<&'v str>,
 }
 
-/// The whole of one.
-fn document(view: &View) -> Value {
-    let invalidation = view.read();
-    let mut document = summary(view, &invalidation);
-    let items = &invalidation.batch.items;
-    let of = |kind: ItemKind| {
-        let texts = items.iter().filter(|item| item.kind == kind).map(|Item { text, .. }| json!(text));
-        texts.collect::<Vec<Value>>()
-    };
-    for (name, kind) in [
-        ("paths", ItemKind::Path),
-        ("tags", ItemKind::Tag),
-        ("hosts", ItemKind::Host),
-        ("tag_hashes", ItemKind::TagHash),
-    ] {
-        let texts = of(kind);
-        if !texts.is_empty() {
-            document[name] = texts.into();
+impl<'v> Document<'v> {
+    /// What a list tells: all but the items.
+    fn summary(view: &View, front: &Front<'v>) -> Self {
+        Document {
+            all: false,
+            caller_reference: front.reference,
+            create_time: time::text(front.created_ms),
+            hosts: Vec::new(),
+            id: front.id,
+            item_count: front.items.len(),
+            number: view.number,
+            paths: Vec::new(),
+            soft: front.soft,
+            status: status(view),
+            tag_hashes: Vec::new(),
+            tags: Vec::new(),
         }
     }
-    if !of(ItemKind::All).is_empty() {
-        document["all"] = json!(true);
+
+    /// The whole of one.
+    fn whole(view: &View, front: &Front<'v>) -> Self {
+        let mut document = Self::summary(view, front);
+        for &(kind, text) in &front.items {
+            match kind {
+                ItemKind::Path => document.paths.push(text),
+                ItemKind::Tag => document.tags.push(text),
+                ItemKind::Host => document.hosts.push(text),
+                ItemKind::TagHash => document.tag_hashes.push(text),
+                ItemKind::All => document.all = true,
+            }
+        }
+        document
     }
-    document
 }

@@ -112,6 +112,23 @@ pub(crate) struct Invalidation {
     pub(crate) batch: Batch,
 }
 
+/// What a record tells of an invalidation before its rules: all that callers hear of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Front<'r> {
+    /// Its number.
+    pub(crate) number: u64,
+    /// When it was accepted, in milliseconds since the epoch.
+    pub(crate) created_ms: u64,
+    /// Its name for callers (I-4).
+    pub(crate) id: &'r str,
+    /// What is stored becomes stale instead of gone.
+    pub(crate) soft: bool,
+    /// The caller's name for the request (I-5).
+    pub(crate) reference: Option<&'r str>,
+    /// What was asked for, as it was written.
+    pub(crate) items: Vec<(ItemKind, &'r str)>,
+}
+
 /// What a payload says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
@@ -174,24 +191,37 @@ impl Invalidation {
     }
 
     fn decode(rest: &mut Reader<'_>) -> Option<Self> {
-        let flags = rest.u8()?;
-        let (number, created_ms) = (rest.u64()?, rest.u64()?);
-        let id = rest.text()?.into();
-        let reference = rest.text()?;
-        let reference = (flags & FLAG_REFERENCE != 0).then(|| reference.into());
-        // A count is no promise: nothing is reserved for it before it is there.
-        let mut items = Vec::new();
-        for _ in 0..rest.u32()? {
-            items.push(Item { kind: ItemKind::of(rest.u8()?)?, text: rest.text()?.into() });
-        }
+        let Front { number, created_ms, id, soft, reference, items } = Front::decode(rest)?;
+        let items = items.into_iter().map(|(kind, text)| Item { kind, text: text.into() }).collect();
         let mut rules = Vec::new();
         for _ in 0..rest.u32()? {
             let (rule, len) = Rule::decode(rest.0)?;
             rest.0 = rest.0.get(len..)?;
             rules.push(rule);
         }
-        let batch = Batch { items, rules, soft: flags & FLAG_SOFT != 0, reference };
-        Some(Invalidation { number, created_ms, id, batch })
+        let batch = Batch { items, rules, soft, reference: reference.map(Into::into) };
+        Some(Invalidation { number, created_ms, id: id.into(), batch })
+    }
+}
+
+impl<'r> Front<'r> {
+    /// Reads it from a record that was found to be whole.
+    pub(crate) fn of(record: &'r [u8]) -> Option<Self> {
+        let mut rest = Reader(record.get(FRAME_LEN..)?);
+        if rest.u8()? == KIND_INVALIDATION { Front::decode(&mut rest) } else { None }
+    }
+
+    fn decode(rest: &mut Reader<'r>) -> Option<Self> {
+        let flags = rest.u8()?;
+        let (number, created_ms) = (rest.u64()?, rest.u64()?);
+        let (id, reference) = (rest.text()?, rest.text()?);
+        let reference = (flags & FLAG_REFERENCE != 0).then_some(reference);
+        // A count is no promise: nothing is reserved for it before it is there.
+        let mut items = Vec::new();
+        for _ in 0..rest.u32()? {
+            items.push((ItemKind::of(rest.u8()?)?, rest.text()?));
+        }
+        Some(Front { number, created_ms, id, soft: flags & FLAG_SOFT != 0, reference, items })
     }
 }
 
@@ -286,6 +316,14 @@ mod tests {
             let record = entry.encode(5);
             assert_eq!(record_len(5, &record), Some(record.len()));
             assert_eq!(record_len(6, &record), None, "a record of another file is none");
+            match (&entry, Front::of(&record)) {
+                (Entry::Invalidation(whole), Some(front)) => {
+                    assert_eq!((front.number, front.created_ms, front.id), (7, 123, "IABC"));
+                    assert_eq!((front.soft, front.reference), (true, Some("r")));
+                    assert_eq!(front.items, whole.batch.written());
+                }
+                (entry, front) => assert_eq!((entry, front), (&Entry::Numbers(9), None)),
+            }
             assert_eq!(Entry::decode(&record), Some(entry));
         }
         let header = Header { file: 1, numbers: 2, settled: 3, folded: 4, store: 5 };
@@ -339,9 +377,9 @@ mod tests {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut bad = record.clone();
                 bad[at] = value;
-                let _ = Entry::decode(&bad);
+                let _ = (Entry::decode(&bad), Front::of(&bad));
             }
-            let _ = Entry::decode(&record[..at]);
+            let _ = (Entry::decode(&record[..at]), Front::of(&record[..at]));
         }
     }
 }

@@ -23,7 +23,7 @@ use super::limits::{
     IN_PROGRESS_COUNT_MAX, IN_PROGRESS_LEN_MAX, REMEMBERED_COUNT_MAX, REMEMBERED_LEN_MAX, REWRITE_LEN_MIN,
     UNSETTLED_LEN_MAX,
 };
-use super::record::{Entry, Header, Invalidation};
+use super::record::{Entry, Front, Header, Invalidation};
 
 /// An invalidation as those see it who ask.
 #[derive(Clone, Debug)]
@@ -38,11 +38,9 @@ pub(crate) struct View {
 
 impl View {
     /// Reads the record.
-    pub(crate) fn read(&self) -> Invalidation {
-        match Entry::decode(&self.record) {
-            Some(Entry::Invalidation(invalidation)) => *invalidation,
-            _ => unreachable!("the registry keeps records of invalidations that it wrote or verified"),
-        }
+    pub(crate) fn front(&self) -> Front<'_> {
+        Front::of(&self.record)
+            .expect("the registry keeps records of invalidations that it wrote or verified")
     }
 }
 
@@ -207,8 +205,9 @@ impl Registry {
             return Ok(None);
         };
         let kept = &self.kept[number];
-        let earlier = kept.view(*number).read().batch;
-        if earlier.soft == batch.soft && is_same_set(&earlier.items, &batch.items) {
+        let view = kept.view(*number);
+        let earlier = view.front();
+        if earlier.soft == batch.soft && is_same_set(&earlier.items, &batch.written()) {
             return Ok(Some(*number));
         }
         Err(Refusal::OtherItems(kept.id.clone()))
