@@ -220,9 +220,9 @@ fn invalidation_command() -> Command {
              the sweep behind it, which looks at all objects once. After all rounds come four sweeps that are waited for while hits are \
              measured: one that removes nothing, and three that remove half, a part and the rest. So the objects are fetched once, and a run takes \
              the time of the fill and of six sweeps with a rest of ten seconds after each, whatever the number of rounds. At last comes the stream, over fewer objects. \
-             What it costs hits is the p99 beside senders who invalidate, over that beside the same senders when a stub answers them that does nothing: \
-             what an operator's callers do takes no time of the server's processors, what the product does for them counts in full. Both take turns, \
-             and the bound is for the median of the rounds' ratios.",
+             What it costs hits is their p99 beside senders who invalidate, over that beside nothing; how much of it is the senders' own part is told by \
+             a third load, the same senders before a stub that answers and does nothing. All take turns, and the bound is for the median of the \
+             rounds' ratios. Hits are asked for at real-time priority where that is allowed: an operator's viewers are elsewhere.",
         )
         .arg(number_flag("objects", "N", "1000000", "Objects that are stored", 100..=100_000_000))
         .arg(number_flag("object-size", "BYTES", "64", "Length of each body", 16..=65_536))

@@ -5,6 +5,7 @@
 
 mod effect;
 mod fill;
+mod hot;
 mod origin;
 mod rate;
 mod viewer;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use crate::aspis::Aspis;
 use crate::process::{self, Scratch};
 use fill::fill;
+use hot::Hot;
 use origin::VersionOrigin;
 
 /// What the command line asks for.
@@ -72,12 +74,13 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         mib(server.server.status_bytes("VmRSS")),
         memory.parse().map_or(0.0, mib)
     );
-    let effect = options.only_stream || effect::run(&server, &origin, options)?;
+    let mut hot = Hot::connect(&server, options.cores)?;
+    let effect = options.only_stream || effect::run(&server, &origin, &mut hot, options)?;
     let rate = options.seconds == 0 || {
         if !options.only_stream {
             fill(&server, streamed, size)?;
         }
-        rate::run(&server, &origin, options, streamed)?
+        rate::run(&server, &origin, &mut hot, options, streamed)?
     };
     println!("\nThe whole run took {:.0} s.", began.elapsed().as_secs_f64());
     Ok(effect && rate)

@@ -262,16 +262,34 @@ pub(crate) fn pinned(program: &Path, core: Option<usize>) -> Command {
     command
 }
 
+/// How `chrt` is told to let somebody go before everything that has no real-time priority.
+const FIRST: [&str; 2] = ["-f", "50"];
+
+/// `chrt`, where it may do that.
+static CHRT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    find_program("chrt").filter(|chrt| {
+        let tried = Command::new(chrt).args(FIRST).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    })
+});
+
+/// Tells whether [`go_first`] and [`pinned_first`] do what they say.
+pub(crate) fn may_go_first() -> bool {
+    CHRT.is_some()
+}
+
+/// Lets the calling thread go before everything that has no real-time priority, where that is allowed.
+pub(crate) fn go_first() -> io::Result<()> {
+    let Some(chrt) = &*CHRT else { return Ok(()) };
+    let thread = fs::read_link("/proc/thread-self")?;
+    let id = thread.file_name().ok_or_else(|| io::Error::other("the thread has no number"))?;
+    let status = Command::new(chrt).args(["-f", "-p", FIRST[1]]).arg(id).stdout(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("chrt ended with {status}"))) }
+}
+
 /// Returns a command for `program`, bound to `core`, that goes before everything there that has no real-time priority; as any other where that is not
 /// allowed, and whether it is.
 pub(crate) fn pinned_first(program: &Path, core: usize) -> (Command, bool) {
-    const FIRST: [&str; 2] = ["-f", "50"];
-    static CHRT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
-        find_program("chrt").filter(|chrt| {
-            let tried = Command::new(chrt).args(FIRST).arg("true").stderr(Stdio::null()).status();
-            tried.is_ok_and(|status| status.success())
-        })
-    });
     let Some(chrt) = &*CHRT else { return (pinned(program, Some(core)), false) };
     let mut command = pinned(chrt, Some(core));
     command.args(FIRST).arg(program);

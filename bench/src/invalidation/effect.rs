@@ -6,8 +6,6 @@
 //! the invalidation to the end of its sweep and no longer.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -17,6 +15,7 @@ use crate::aspis::{Aspis, sum};
 use crate::stats::quantile;
 use crate::wait::{self, Canary};
 
+use super::hot::{Hot, Looks};
 use super::origin::VersionOrigin;
 use super::viewer::Viewer;
 use super::{Options, figure, object};
@@ -39,10 +38,6 @@ const PROBES: u64 = 4;
 const EFFECT_MAX: f64 = 10.0;
 /// Most times that hits may be slower during a sweep, p99.
 const SLOWER_MAX: f64 = 2.0;
-/// What is asked for all the time; tags and the prefix leave it.
-const HOT: &str = "/hot";
-/// Between two hits.
-const PACE: Duration = Duration::from_micros(300);
 /// How long hits are measured without a sweep.
 const QUIET: Duration = Duration::from_secs(3);
 /// Whether a sweep is through is asked so rarely: hits beside it do not count.
@@ -56,7 +51,12 @@ const REST_MAX: Duration = Duration::from_secs(10);
 const SWEEP_MAX: Duration = Duration::from_secs(60);
 const SWEEP_EACH_MAX: Duration = Duration::from_micros(20);
 
-pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> io::Result<bool> {
+pub(super) fn run(
+    server: &Aspis,
+    origin: &VersionOrigin,
+    hot: &mut Hot,
+    options: &Options,
+) -> io::Result<bool> {
     let mut probes = Vec::new();
     for _ in 0..options.cores * PROBES {
         probes.push(Viewer::connect(server.address)?);
@@ -94,9 +94,9 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
     for (name, field, rule, is_soft) in SWEPT {
         let before = stored(server)?;
         // Before each and behind it, since neighbours come and go.
-        let mut quiet = quiet(server)?;
+        let mut quiet = quiet(hot)?;
         let mut took = Duration::ZERO;
-        let hits = hot(server, |looks| {
+        let hits = hot.beside(|looks| {
             let began = Instant::now();
             let document = json!({ field: [rule], "soft": is_soft });
             round(origin, &mut Admin::connect(server.admin)?, &mut probes, &document)?;
@@ -105,7 +105,7 @@ pub(super) fn run(server: &Aspis, origin: &VersionOrigin, options: &Options) -> 
             Ok(())
         })?;
         rest(took);
-        quiet.extend(self::quiet(server)?);
+        quiet.extend(self::quiet(hot)?);
         let quiet = p99(&quiet);
         let gone = before.saturating_sub(stored(server)?);
         let what = format!("{name}: hot p99 while {before} are looked at and {gone} go, of {quiet:.0} us");
@@ -125,8 +125,8 @@ fn rest(swept: Duration) {
 }
 
 /// Hits while nothing else happens.
-fn quiet(server: &Aspis) -> io::Result<Vec<f64>> {
-    hot(server, |_| {
+fn quiet(hot: &mut Hot) -> io::Result<Vec<f64>> {
+    hot.beside(|_| {
         wait::pause(QUIET);
         Ok(())
     })
@@ -172,56 +172,6 @@ fn round(
         }
     }
     Ok((completed.as_secs_f64() * 1e3, began.elapsed().as_secs_f64() * 1e3))
-}
-
-/// What the bench itself asks of the server's processors while hits are measured: its metrics, its memory. An answer or a page walk of a process with
-/// 12 GiB takes the time of many hits, and what happens every quarter of a second would be the 99th percentile of them.
-#[derive(Default)]
-pub(super) struct Looks {
-    /// Begun and ended ones; odd while one goes on.
-    steps: AtomicU64,
-}
-
-impl Looks {
-    /// Does what hits beside it are not counted for.
-    pub(super) fn at<T>(&self, look: impl FnOnce() -> T) -> T {
-        self.steps.fetch_add(1, Ordering::SeqCst);
-        let seen = look();
-        self.steps.fetch_add(1, Ordering::SeqCst);
-        seen
-    }
-
-    fn steps(&self) -> u64 {
-        self.steps.load(Ordering::SeqCst)
-    }
-}
-
-/// Asks for something hot while `work` runs; returns how many microseconds each answer took, but for those beside a look.
-pub(super) fn hot(server: &Aspis, work: impl FnOnce(&Looks) -> io::Result<()>) -> io::Result<Vec<f64>> {
-    let (over, looks) = (AtomicBool::new(false), Looks::default());
-    thread::scope(|scope| {
-        let asking = scope.spawn(|| ask_until(server, &over, &looks));
-        let worked = work(&looks);
-        over.store(true, Ordering::Relaxed);
-        let times = asking.join().map_err(|_| io::Error::other("the hot viewer panicked"))?;
-        worked.and(times)
-    })
-}
-
-fn ask_until(server: &Aspis, over: &AtomicBool, looks: &Looks) -> io::Result<Vec<f64>> {
-    let mut viewer = Viewer::connect(server.address)?;
-    let mut times = Vec::new();
-    viewer.ask(HOT)?;
-    while !over.load(Ordering::Relaxed) {
-        let (steps, began) = (looks.steps(), Instant::now());
-        viewer.ask(HOT)?;
-        let took = began.elapsed();
-        if steps.is_multiple_of(2) && looks.steps() == steps {
-            times.push(took.as_secs_f64() * 1e6);
-        }
-        wait::pause(PACE);
-    }
-    Ok(times)
 }
 
 fn p99(times: &[f64]) -> f64 {

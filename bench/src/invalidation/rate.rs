@@ -25,7 +25,8 @@ use crate::random::Random;
 use crate::stats::{Spread, quantile};
 use crate::wait;
 
-use super::effect::{hot, settled};
+use super::effect::settled;
+use super::hot::Hot;
 use super::origin::VersionOrigin;
 use super::viewer::Viewer;
 use super::{Options, figure, mib, object};
@@ -51,6 +52,7 @@ const LEFT_COUNT: usize = 1000;
 pub(super) fn run(
     server: &Aspis,
     origin: &VersionOrigin,
+    hot: &mut Hot,
     options: &Options,
     objects: u64,
 ) -> io::Result<bool> {
@@ -62,7 +64,7 @@ pub(super) fn run(
     let mut seen = Seen::default();
     for round in 0..ROUNDS {
         for turn in 0..LOADS.len() {
-            stream.play(LOADS[(round as usize + turn) % LOADS.len()], &mut seen)?;
+            stream.play(LOADS[(round as usize + turn) % LOADS.len()], hot, &mut seen)?;
             // The last ones were not waited for. And what is left of this load must not be measured with the next one.
             settle(server)?;
         }
@@ -122,10 +124,10 @@ struct Seen {
 
 impl Stream<'_> {
     /// Measures hits beside one load.
-    fn play(&mut self, load: Load, seen: &mut Seen) -> io::Result<()> {
+    fn play(&mut self, load: Load, hot: &mut Hot, seen: &mut Seen) -> io::Result<()> {
         let (mut all, mut took) = (Vec::new(), Duration::ZERO);
         let memory = || memory::private(&self.server.server);
-        let hits = hot(self.server, |looks| {
+        let hits = hot.beside(|looks| {
             let began = Instant::now();
             let sent: Vec<io::Result<Sent>> = thread::scope(|scope| {
                 let stream = &*self;
