@@ -315,8 +315,11 @@ pub(crate) const DISK_ERRORS_MAX: usize = 5;
 /// See [`DISK_ERRORS_MAX`].
 pub(crate) const DISK_ERRORS_SPAN: Duration = Duration::from_secs(60);
 
-/// Between two pieces of a segment that was given up and is tried again: it takes some seconds then, and the device hardly notices.
+/// Between two pieces of a segment that is tried: it takes some seconds then, and the device hardly notices. None while segments are short.
 pub(crate) const DISK_TRIAL_PAUSE: Duration = Duration::from_millis(20);
+
+/// Between two probes of a directory that is on line, because something in it was not as it was written.
+pub(crate) const DISK_DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long after it went off line a directory is probed.
 pub(crate) const DISK_PROBE_PAUSE_MIN: Duration = Duration::from_secs(1);

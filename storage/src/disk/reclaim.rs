@@ -44,7 +44,7 @@ const REINSERTED_SHARE: u64 = 4;
 pub enum Reclaim {
     /// Enough segments are free.
     Idle,
-    /// It goes on when something was written, or sealed, or read.
+    /// It goes on when something was written, or sealed, or read, or tried.
     Wait,
     /// A step was done; the next may follow at once.
     Again,
@@ -125,13 +125,22 @@ impl Volume {
         self.charge_lists();
     }
 
+    /// Tells whether fewer segments are free, or will be soon, than should be.
+    pub fn is_short(&self) -> bool {
+        self.segments.count(&[Role::Free, Role::Freeing]) < CLEAN_SEGMENTS
+    }
+
     fn choose_victim(&mut self) -> Reclaim {
         // Nobody tells when the last send from a segment ends.
         if self.segments.count(&[Role::Freeing]) > 0 {
             self.segments.settle_all();
         }
-        if self.segments.count(&[Role::Free, Role::Freeing]) >= CLEAN_SEGMENTS {
+        if !self.is_short() {
             return Reclaim::Idle;
+        }
+        // After a fault that tainted many, one after the other would be reclaimed and all that they have be lost.
+        if self.segments.count(&[Role::Free, Role::Freeing]) + self.trials.suspected() >= CLEAN_SEGMENTS {
+            return Reclaim::Wait;
         }
         let Some(victim) = self.victim() else { return Reclaim::Wait };
         self.segments.set_role(victim, Role::Victim);
@@ -358,7 +367,7 @@ impl Volume {
         self.segments.clear_live(segment);
         self.stats.reclaimed_segments += 1;
         if self.segments.at(segment).entry.errors >= ERRORS_MAX {
-            self.give_up(segment);
+            self.suspect(segment);
         } else {
             self.free(segment);
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Unknown ─┬─> Free ──> Open ──> Closing ──> Sealed ──> Victim ──> Freeing ──> Free
-//!          ├─> Sealed          (footer)                              └──> Bad, after errors ──> Freeing, after a trial
+//!          ├─> Sealed          (footer)                              └──> Bad, after errors ──> Freeing, if a trial passes
 //!          ├─> Closing, if it was open when the process ended
 //!          └─> Bad
 //! ```
@@ -40,7 +40,7 @@ pub(super) enum Role {
     Victim,
     /// It was reclaimed; the disk does not know yet, or somebody still reads it.
     Freeing,
-    /// It is not used any more.
+    /// It had errors, and is not used unless a trial passes.
     Bad,
 }
 

@@ -114,7 +114,7 @@ pub struct VolumeStats {
     pub used_segments: u32,
     /// Segments that can be written.
     pub free_segments: u32,
-    /// Segments that are given up.
+    /// Segments that are given up, or suspected until a trial.
     pub bad_segments: u32,
     /// Bytes of records that were appended by others than the volume itself.
     pub appended_bytes: u64,
@@ -134,9 +134,9 @@ pub struct VolumeStats {
     pub write_errors: u64,
     /// Reads at the start that failed, so that older records were left out.
     pub unread: u64,
-    /// Segments that were given up and are used again, because a trial found them good.
+    /// Segments that had errors and are used again, because a trial found them good.
     pub trials_passed: u64,
-    /// Trials of segments that were given up which found them bad.
+    /// Trials of segments that had errors which found them bad.
     pub trials_failed: u64,
     /// Removals that wait for room on the disk.
     pub pending_tombstones: u64,
@@ -303,7 +303,7 @@ impl Volume {
         self.stats.dropped += 1;
     }
 
-    /// Counts a read of a segment that failed; one with several is not used again once it is reclaimed.
+    /// Counts a read of a segment that failed; one with several is tried once it is reclaimed, before it is used again.
     pub fn note_error(&mut self, segment: u32) {
         self.note_errors(segment, 1);
     }

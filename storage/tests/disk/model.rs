@@ -1,4 +1,4 @@
-//! Appends, replacements, removals, reclaim, errors and crashes in any order, against a model of what may be found.
+//! Appends, replacements, removals, reclaim, trials, errors and crashes in any order, against a model of what may be found.
 //!
 //! The model knows of each key which versions were ever appended, and a *floor*: no version below it may be found ever again, because something
 //! newer, a removal too, was on the disk. What was found and on the disk when the process died has to be found afterwards. Versions are
@@ -165,7 +165,8 @@ impl Model {
             70..80 => drop(rig.fetch(false)),
             80..83 => drop(rig.fetch_one(true)),
             83..92 => drop(rig.complete()),
-            92..98 => drop((0..self.dice.below(6)).all(|_| self.reclaim(rig))),
+            92..97 => drop((0..self.dice.below(6)).all(|_| self.reclaim(rig))),
+            97 => drop(rig.try_a_segment()),
             // All is written, with a segment half reclaimed or not.
             _ => {
                 let is_reclaimed = self.dice.one_in(2);

@@ -13,7 +13,10 @@ fn store(rig: &mut Rig, number: u64, version: u64, len: usize) {
         match rig.append(hash(number), version, len, Kind::Marker) {
             Ok(_) => break,
             Err(Refused::NoMemory) => rig.settle(),
-            Err(Refused::NoSegment) => while rig.reclaim_a_step(1) {},
+            Err(Refused::NoSegment) => {
+                rig.settle();
+                while rig.reclaim_a_step(1) || rig.try_a_segment() {}
+            }
             Err(refused) => panic!("{refused:?}"),
         }
         rig.settle();
@@ -185,17 +188,22 @@ fn a_victim_whose_footer_cannot_be_read_is_forgotten() {
 }
 
 #[test]
-fn a_segment_with_errors_is_not_used_again() {
+fn a_segment_that_is_really_bad_is_not_used_again() {
     let mut rig = Rig::recovered(Disk::formatted(SMALL), 8192, 1);
     store(&mut rig, 0, 0, 4000);
     rig.settle();
-    let bad = rig.volume.find(hash(0)).unwrap().segment;
-    (0..3).for_each(|_| rig.volume.note_error(bad));
+    let found = rig.volume.find(hash(0)).unwrap();
+    let start = found.file_offset as usize + 200_000;
+    rig.disk.broken = start..start + 512;
+    (0..3).for_each(|_| rig.volume.note_error(found.segment));
     for number in 1..4000 {
         store(&mut rig, number, number, 4000);
+        rig.try_a_segment();
+        rig.now += 1;
     }
     rig.settle();
-    assert_eq!(rig.volume.stats().bad_segments, 1);
+    let stats = rig.volume.stats();
+    assert!(stats.bad_segments == 1 && stats.trials_passed == 0 && stats.trials_failed > 3, "{stats:?}");
     let mut rig = Rig::recovered(rig.crash(), 8192, 2);
     assert_eq!(rig.volume.stats().bad_segments, 1);
     assert!((3500..4000).all(|number| is_found(&mut rig, number)));

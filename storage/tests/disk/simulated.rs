@@ -1,6 +1,7 @@
 //! A disk in memory that a volume writes and reads through a rig, with crashes, torn writes and errors as asked for.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use aspis_storage::budget::Budget;
@@ -8,6 +9,7 @@ use aspis_storage::disk::format::{BLOCK_LEN, Geometry, StoreId, TABLE_ENTRY_LEN,
 use aspis_storage::disk::reclaim::Reclaim;
 use aspis_storage::disk::record::{Content, Mismatch, NewRecord, Place, decode_record};
 use aspis_storage::disk::recovery::{Fed, Read, ReadFailed, Recovery, Step};
+use aspis_storage::disk::trial::{Outcome, TRIAL_PIECE_LEN};
 use aspis_storage::disk::volume::{
     BUFFER_LEN, Found, Location, Refused, Volume, VolumeConfig, Write, WriteFailed,
 };
@@ -60,12 +62,14 @@ pub(crate) struct Disk {
     /// One read, or write, in this many fails; 0 for none.
     pub(crate) read_errors: u64,
     pub(crate) write_errors: u64,
+    /// Bytes here stay as they are, whatever is written.
+    pub(crate) broken: Range<usize>,
 }
 
 impl Disk {
     pub(crate) fn formatted(geometry: Geometry) -> Disk {
         let bytes = vec![0; geometry.file_len() as usize];
-        let mut disk = Disk { bytes, geometry, read_errors: 0, write_errors: 0 };
+        let mut disk = Disk { bytes, geometry, read_errors: 0, write_errors: 0, broken: 0..0 };
         (0..geometry.segment_count).for_each(|segment| disk.put_entry(segment, &TableEntry::FREE));
         disk
     }
@@ -92,7 +96,10 @@ impl Disk {
 
     fn write(&mut self, offset: u64, bytes: &[u8]) {
         assert!(offset.is_multiple_of(BLOCK_LEN) && bytes.len().is_multiple_of(BLOCK_LEN as usize));
-        self.bytes[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+        let (start, end) = (offset as usize, offset as usize + bytes.len());
+        let kept = self.bytes[self.broken.clone()].to_vec();
+        self.bytes[start..end].copy_from_slice(bytes);
+        self.bytes[self.broken.clone()].copy_from_slice(&kept);
     }
 
     /// What is left of a write that nobody was told the end of: nothing, all, a part, or some sectors of it.
@@ -270,6 +277,24 @@ impl Rig {
                 true
             }
         }
+    }
+
+    /// Tries a segment that had errors, if a trial is due; the disk fails as it does for others.
+    pub(crate) fn try_a_segment(&mut self) -> bool {
+        let Some(trial) = self.volume.next_trial(self.now) else { return false };
+        let mut piece = vec![0; TRIAL_PIECE_LEN as usize];
+        let mut is_good = true;
+        for at in trial.pieces() {
+            trial.fill(at, &mut piece);
+            self.disk.write(at, &piece);
+            is_good &= self.disk.write_errors == 0 || !self.dice.one_in(self.disk.write_errors);
+        }
+        for at in trial.pieces() {
+            let read = self.disk.read(at, piece.len(), &mut self.dice);
+            is_good &= read.is_ok_and(|bytes| trial.verify(at, bytes));
+        }
+        self.volume.tried(trial, if is_good { Outcome::Passed } else { Outcome::Failed });
+        true
     }
 
     /// Ends the process and the machine with it: writes under way leave anything or nothing.

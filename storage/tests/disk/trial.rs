@@ -1,4 +1,4 @@
-//! A segment that was given up is tried again: it is used again once all of it was read back as it was written, and not before.
+//! A segment that had errors is tried: it is used again once all of it was read back as it was written, and not before.
 
 use aspis_storage::disk::format::{Geometry, SegmentState};
 use aspis_storage::disk::trial::{Outcome, TRIAL_PIECE_LEN, Trial};
@@ -20,28 +20,42 @@ fn play(rig: &mut Rig, trial: &Trial, lost: Option<usize>) -> Outcome {
     if trial.pieces().all(is_there) { Outcome::Passed } else { Outcome::Failed }
 }
 
-/// A volume in which a segment was given up after reads that failed; returns its number.
-fn with_a_bad_segment() -> (Rig, u32) {
-    let mut rig = Rig::recovered(Disk::formatted(SMALL), 8192, 1);
-    let mut number = 0;
-    while rig.volume.stats().bad_segments == 0 {
-        number += 1;
-        while rig.append(hash(number), number, 8000, Kind::Marker).is_err() {
-            rig.settle();
-            while rig.reclaim_a_step(1) {}
-        }
-        if number == 1 {
-            let segment = rig.volume.find(hash(number)).expect("it was appended").segment;
-            (0..3).for_each(|_| rig.volume.note_error(segment));
-        }
+/// Appends a record, for which room is made as needed and what is suspected is not tried.
+fn store(rig: &mut Rig, number: u64) {
+    while rig.append(hash(number), number, 8000, Kind::Marker).is_err() {
         rig.settle();
         while rig.reclaim_a_step(1) {}
-        assert!(number < 10_000, "it is reclaimed some time");
     }
     rig.settle();
-    let bad = (0..SMALL.segment_count)
-        .find(|segment| rig.disk.entry(*segment).is_some_and(|entry| entry.state == SegmentState::Bad));
-    (rig, bad.expect("the disk knows"))
+    while rig.reclaim_a_step(1) {}
+}
+
+/// Reads of a segment fail until it is not believed.
+fn taint(rig: &mut Rig, segment: u32) {
+    (0..3).for_each(|_| rig.volume.note_error(segment));
+}
+
+/// Appends numbers from this one on until so many segments are bad; returns the next.
+fn store_until_bad(rig: &mut Rig, first: u64, count: u32) -> u64 {
+    let mut number = first;
+    while rig.volume.stats().bad_segments < count {
+        store(rig, number);
+        number += 1;
+        assert!(number < first + 10_000, "it is reclaimed some time");
+    }
+    rig.settle();
+    number
+}
+
+/// A volume in which a segment had errors and was reclaimed; returns its number.
+fn with_a_suspect() -> (Rig, u32) {
+    let mut rig = Rig::recovered(Disk::formatted(SMALL), 8192, 1);
+    store(&mut rig, 1);
+    let segment = rig.volume.find(hash(1)).expect("it was appended").segment;
+    taint(&mut rig, segment);
+    store_until_bad(&mut rig, 2, 1);
+    assert!(rig.disk.entry(segment).is_some_and(|entry| entry.state == SegmentState::Bad), "the disk knows");
+    (rig, segment)
 }
 
 /// The trial that is due after so many seconds, if one is.
@@ -50,11 +64,18 @@ fn due(rig: &mut Rig, after: u32) -> Option<Trial> {
     rig.volume.next_trial(rig.now)
 }
 
+/// How many seconds it takes until a trial is due.
+#[track_caller]
+fn next(rig: &mut Rig) -> (Trial, u32) {
+    let before = rig.now;
+    let found = (0..10_000).find_map(|round| due(rig, if round == 0 { 0 } else { 10 }));
+    (found.expect("one is due within a day"), rig.now - before)
+}
+
 #[test]
 fn a_segment_that_passes_is_used_again() {
-    let (mut rig, bad) = with_a_bad_segment();
-    assert!(due(&mut rig, 0).is_none() && due(&mut rig, 599).is_none(), "not at once");
-    let trial = due(&mut rig, 1).expect("it is due");
+    let (mut rig, bad) = with_a_suspect();
+    let trial = due(&mut rig, 0).expect("it is due at once");
     assert_eq!(trial.pieces().count(), 4);
     assert!(due(&mut rig, 100_000).is_none(), "one at a time");
     let outcome = play(&mut rig, &trial, None);
@@ -70,11 +91,7 @@ fn a_segment_that_passes_is_used_again() {
     let mut number = 20_000;
     while rig.disk.entry(bad).is_none_or(|entry| entry.state == SegmentState::Free) {
         number += 1;
-        while rig.append(hash(number), number, 8000, Kind::Marker).is_err() {
-            rig.settle();
-            while rig.reclaim_a_step(1) {}
-        }
-        rig.settle();
+        store(&mut rig, number);
     }
     let mut rig = Rig::recovered(rig.crash(), 8192, 2);
     assert!(matches!(rig.look(hash(number)), Look::Version { .. }));
@@ -82,42 +99,91 @@ fn a_segment_that_passes_is_used_again() {
 
 #[test]
 fn one_that_fails_stays_bad_and_is_tried_more_and_more_rarely() {
-    let (mut rig, bad) = with_a_bad_segment();
-    assert!(due(&mut rig, 0).is_none());
+    let (mut rig, bad) = with_a_suspect();
     let mut pauses = Vec::new();
     for lost in [0, 3, 1, 2, 0, 1, 2, 3, 0, 1] {
-        let before = rig.now;
-        let trial = loop {
-            if let Some(trial) = due(&mut rig, 600) {
-                break trial;
-            }
-        };
-        pauses.push((rig.now - before) / 600);
+        let (trial, pause) = next(&mut rig);
+        pauses.push(pause);
         let outcome = play(&mut rig, &trial, Some(lost));
         assert_eq!(outcome, Outcome::Failed, "what an older trial left does not pass for it");
         rig.volume.tried(trial, outcome);
     }
-    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 144, 144]);
+    assert_eq!(pauses, [0, 10, 40, 160, 640, 2560, 10_240, 40_960, 86_400, 86_400]);
     rig.settle();
     assert_eq!((rig.volume.stats().trials_failed, rig.volume.stats().bad_segments), (10, 1));
     // Nor does a start take it for anything else, whatever the trials left in it; then it is tried anew.
     let mut rig = Rig::recovered(rig.crash(), 8192, 2);
     assert_eq!(rig.disk.entry(bad).unwrap().state, SegmentState::Bad);
     assert_eq!(rig.volume.stats().bad_segments, 1);
-    assert!(due(&mut rig, 0).is_none());
-    let trial = due(&mut rig, 600).expect("it is due");
+    let (trial, pause) = next(&mut rig);
+    assert_eq!(pause, 10, "nobody waits for it");
     rig.volume.tried(trial, Outcome::Aborted);
-    assert!(due(&mut rig, 599).is_none());
-    let trial = due(&mut rig, 1).expect("it is due as soon as before");
+    let (trial, pause) = next(&mut rig);
+    assert_eq!(pause, 10, "it is due as soon as before");
     let outcome = play(&mut rig, &trial, None);
     rig.volume.tried(trial, outcome);
     rig.settle();
     assert_eq!(rig.volume.stats().bad_segments, 0);
 }
 
+/// A medium that forgets passes a trial and fails later: it is out of use for longer each time.
+#[test]
+fn one_that_fails_again_after_it_passed_waits() {
+    let (mut rig, bad) = with_a_suspect();
+    let (mut pauses, mut number) = (Vec::new(), 20_000);
+    for round in 0..5 {
+        let (trial, pause) = next(&mut rig);
+        pauses.push(pause);
+        let outcome = play(&mut rig, &trial, None);
+        rig.volume.tried(trial, outcome);
+        rig.settle();
+        // A day without errors has it be like any other.
+        rig.now += if round == 3 { 86_400 } else { 600 };
+        assert!(due(&mut rig, 0).is_none());
+        taint(&mut rig, bad);
+        number = store_until_bad(&mut rig, number, 1);
+    }
+    assert_eq!(pauses, [0, 40, 640, 10_240, 0]);
+}
+
+/// A fault that is over left errors in every segment: what they have is not lost at once, since the first that were reclaimed may be good.
+#[test]
+fn a_store_full_of_suspects_is_not_emptied() {
+    let mut rig = Rig::recovered(Disk::formatted(SMALL), 8192, 1);
+    (0..2000).for_each(|number| store(&mut rig, number));
+    (0..SMALL.segment_count).for_each(|segment| taint(&mut rig, segment));
+    let before = rig.volume.stats();
+    let mut number = 2000;
+    let mut fill = |rig: &mut Rig| {
+        while rig.reclaim_a_step(1) {}
+        rig.settle();
+        while rig.append(hash(number), number, 8000, Kind::Marker).is_ok() {
+            number += 1;
+            rig.settle();
+            while rig.reclaim_a_step(1) {}
+        }
+        rig.volume.stats()
+    };
+    let after = fill(&mut rig);
+    assert_eq!((after.bad_segments, after.reclaimed_segments - before.reclaimed_segments), (2, 2));
+    assert!(after.records > before.records / 2, "{after:?}");
+    // One that is found bad is not waited for; one that passes is room.
+    for outcome in [Outcome::Failed, Outcome::Passed] {
+        let (trial, _) = next(&mut rig);
+        rig.volume.tried(trial, outcome);
+        rig.settle();
+    }
+    let after = fill(&mut rig);
+    assert_eq!((after.bad_segments, after.trials_failed, after.trials_passed), (3, 1, 1), "{after:?}");
+    assert!(after.reclaimed_segments > before.reclaimed_segments + 2, "{after:?}");
+    // Nor is any waited for when none is tried any more.
+    rig.volume.try_no_more();
+    assert!(!rig.volume.suspects_any() && fill(&mut rig).bad_segments > 3);
+}
+
 #[test]
 fn what_somebody_reads_is_not_written_over() {
-    let (mut rig, bad) = with_a_bad_segment();
+    let (mut rig, bad) = with_a_suspect();
     rig.volume.pin(bad);
     assert!(due(&mut rig, 0).is_none() && due(&mut rig, 600).is_none());
     rig.volume.unpin(bad);

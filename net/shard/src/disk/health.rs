@@ -1,7 +1,9 @@
 //! Whether a directory's device can be relied on: it goes off line after a few errors in a short time, and comes back by itself.
 //!
 //! Each core judges by its own reads and writes and probes by itself; who asks for the process ([`Directory`]) hears how many cores have
-//! it off line. Nothing is read or written meanwhile but a probe. Who watches its files says when one ends too early: then it is off line on all
+//! it off line. Nothing is read or written meanwhile but a probe. Other bytes than were written are no error of the device's own telling: they may be
+//! one bad place, or all that it brings may be wrong. So a probe is made while it is on line, now and then, and it goes off line if that is wrong too.
+//! Who watches its files says when one ends too early: then it is off line on all
 //! cores at once, before they touch what is not there any more, until the file has its length again. Times are arguments. Invariants: what cannot be
 //! read is a miss and never an answer; going off line and coming back are each said once in the log, by whichever core is first or last.
 
@@ -9,7 +11,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use crate::limits::{DISK_ERRORS_MAX, DISK_ERRORS_SPAN, DISK_PROBE_PAUSE_MAX, DISK_PROBE_PAUSE_MIN};
+use crate::limits::{
+    DISK_DOUBT_PAUSE, DISK_ERRORS_MAX, DISK_ERRORS_SPAN, DISK_PROBE_PAUSE_MAX, DISK_PROBE_PAUSE_MIN,
+};
 
 /// One directory of the store, as all cores see it.
 #[derive(Debug)]
@@ -83,6 +87,16 @@ pub(crate) struct Health {
     errors: [Option<u64>; DISK_ERRORS_MAX],
     next: usize,
     off: Option<Off>,
+    doubt: Doubt,
+}
+
+/// Whether all that it brings may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// Not before this millisecond is it probed for that again.
+    None(u64),
+    /// It is probed.
+    Probed,
 }
 
 /// Since it went off line.
@@ -94,7 +108,7 @@ struct Off {
 
 impl Health {
     pub(crate) fn new(directory: Arc<Directory>) -> Self {
-        Health { directory, errors: [None; DISK_ERRORS_MAX], next: 0, off: None }
+        Health { directory, errors: [None; DISK_ERRORS_MAX], next: 0, off: None, doubt: Doubt::None(0) }
     }
 
     /// Tells whether it is to be left alone.
@@ -131,6 +145,25 @@ impl Health {
         }
         self.go_off(now, cause);
         true
+    }
+
+    /// Something was read that is not what was written. True if it is to be probed, and [`Health::doubt_ended`] told.
+    pub(crate) fn doubt(&mut self, now: u64) -> bool {
+        let is_due = !self.is_off_line() && matches!(self.doubt, Doubt::None(next) if next <= now);
+        if is_due {
+            self.doubt = Doubt::Probed;
+        }
+        is_due
+    }
+
+    /// Takes what came of a probe that was made because of a doubt; true if it goes off line with that.
+    pub(crate) fn doubt_ended(&mut self, now: u64, is_well: bool) -> bool {
+        self.doubt = Doubt::None(now + DISK_DOUBT_PAUSE.as_millis() as u64);
+        let goes_off = !is_well && self.off.is_none();
+        if goes_off {
+            self.go_off(now, &"a probe that did not bring what was written");
+        }
+        goes_off
     }
 
     fn go_off(&mut self, now: u64, cause: &dyn fmt::Display) {
@@ -233,6 +266,27 @@ mod tests {
         assert!(health.is_off_line(), "until a probe works");
         health.probe_succeeded();
         assert!(!health.is_off_line() && !directory.is_off_line());
+    }
+
+    #[test]
+    fn other_bytes_than_were_written_have_it_probed_now_and_then() {
+        const PAUSE: u64 = DISK_DOUBT_PAUSE.as_millis() as u64;
+        let (directory, mut health) = health();
+        assert!(health.doubt(0) && !health.doubt(0), "one probe at a time");
+        assert!(!health.doubt_ended(10, true) && !health.is_off_line(), "it is one bad place");
+        assert!(!health.doubt(PAUSE + 9), "however many there are");
+        assert!(health.doubt(PAUSE + 10));
+        assert!(health.doubt_ended(PAUSE + 20, false));
+        assert!(health.is_off_line() && directory.is_off_line());
+        assert_eq!(health.probe_in(PAUSE + 20), Some(DISK_PROBE_PAUSE_MIN.as_millis() as u64));
+        assert!(!health.doubt(10 * PAUSE), "it is probed anyway");
+        health.probe_succeeded();
+        assert!(!directory.is_off_line() && health.doubt(10 * PAUSE));
+        // It went off line for another reason while it was probed for this.
+        assert!((0..DISK_ERRORS_MAX).any(|_| health.note_error(10 * PAUSE, &"EIO")));
+        assert!(health.is_off_line() && !health.doubt_ended(10 * PAUSE, false), "it goes off line once");
+        health.probe_succeeded();
+        assert!(!directory.is_off_line());
     }
 
     #[test]

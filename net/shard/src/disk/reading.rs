@@ -495,6 +495,7 @@ impl Disk {
             Err(Mismatch::NotARecord | Mismatch::Short | Mismatch::Damaged) => {
                 self.counters.add(Counter::DiskCheckFailures, 1);
                 self.forget_place(mounted, found, hash);
+                self.doubt(mounted);
                 None
             }
         }

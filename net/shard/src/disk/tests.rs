@@ -12,9 +12,9 @@ use aspis_storage::mapping::body::Body;
 
 use super::bare::*;
 use super::store::Store;
-use super::writing::NotTaken;
+use super::writing::{End, NotTaken};
 use super::*;
-use crate::limits::DISK_QUEUE_SHARE;
+use crate::limits::{DISK_DOUBT_PAUSE, DISK_QUEUE_SHARE};
 
 #[test]
 fn what_was_offered_is_read_at_once_and_after_a_restart() {
@@ -333,10 +333,43 @@ fn damage_is_a_miss_and_the_rest_is_found() {
     assert_eq!(core.count(Counter::DiskCheckFailures), 1, "it lost its place");
 }
 
+/// One bad place is not held against the directory; where all that is read is wrong it is off line until that is over.
 #[test]
-fn a_segment_that_was_given_up_is_tried_and_used_again() {
+fn a_directory_that_brings_other_bytes_is_off_line_until_it_does_not() {
     let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
+    assert!(core.offer(plain(0..4, 40_000)).iter().all(Result::is_ok));
+    assert!(core.flush());
+    let file = OpenOptions::new().read(true).write(true).open(store.volume_path(0)).unwrap();
+    let damage = |number: u64| {
+        let found = core.call(move |disk| disk.volumes[0].volume.borrow().find(hash(number)).unwrap());
+        file.write_all_at(b"\xff\x00\xff", found.file_offset + 20_000).unwrap();
+    };
+    damage(0);
+    assert_eq!(core.read([0]), [None]);
+    core.wait("it was looked at", |disk| disk.health.borrow_mut()[0].doubt(u64::MAX));
+    core.call(|disk| disk.health.borrow_mut()[0].doubt_ended(0, true));
+    assert!(!store.directory.is_off_line());
+    assert_bodies(&core.read([2]), 2..3, 40_000);
+    // Neither copy of what is known to be there is as it was.
+    let mut superblocks = [0; 8192];
+    file.read_exact_at(&mut superblocks, 0).unwrap();
+    file.write_all_at(&superblocks.map(|byte| byte ^ 1), 0).unwrap();
+    damage(2);
+    core.wait("it may be looked at again", |disk| {
+        disk.ring.now_millis() >= DISK_DOUBT_PAUSE.as_millis() as u64
+    });
+    assert_eq!(core.read([2]), [None]);
+    core.wait("it is off line", |disk| disk.is_off_line(&disk.volumes[0]));
+    assert!(store.directory.is_off_line() && core.read([1]) == [None]);
+    file.write_all_at(&superblocks, 0).unwrap();
+    core.wait("it is on line", |disk| !disk.is_off_line(&disk.volumes[0]));
+    assert_bodies(&core.read([1]), 1..2, 40_000);
+    assert_eq!(core.count(Counter::DiskCheckFailures), 2);
+}
+
+/// Has a segment have errors and be reclaimed.
+fn reclaim_a_tainted_segment(core: &Core) {
     core.offer(plain(0..1, 60_000));
     core.wait_settled();
     core.call(|disk| {
@@ -344,24 +377,19 @@ fn a_segment_that_was_given_up_is_tried_and_used_again() {
         let segment = volume.find(hash(0)).unwrap().segment;
         (0..3).for_each(|_| volume.note_error(segment));
     });
-    let bad_segments = |disk: &Disk| disk.volumes[0].volume.borrow().stats().bad_segments;
     for base in (10..410).step_by(10) {
         core.offer(plain(base..base + 10, 60_000));
         core.wait("all is appended", |disk| disk.writes.queued_len() == 0);
     }
     core.wait_settled();
-    assert_eq!(core.call(move |disk| bad_segments(disk)), 1);
-    let outcome = core.block(|disk| async move {
-        let mounted = &disk.volumes[0];
-        let due = |now| mounted.volume.borrow_mut().next_trial(now);
-        assert!(due(disk.wall()).is_none());
-        let trial = due(disk.wall() + 601).unwrap();
-        let outcome = disk.run_trial(mounted, &trial).await;
-        mounted.volume.borrow_mut().tried(trial, outcome);
-        disk.write_out(mounted);
-        outcome
-    });
-    assert_eq!(outcome, Outcome::Passed);
+}
+
+#[test]
+fn a_segment_that_had_errors_is_tried_and_used_again() {
+    let store = Store::of(GEOMETRY);
+    let core = Core::start(store.open());
+    reclaim_a_tainted_segment(&core);
+    core.wait("it passed", |disk| disk.volumes[0].volume.borrow().stats().trials_passed == 1);
     core.wait_settled();
     core.call(|disk| disk.show_levels());
     assert_eq!((core.count(Counter::DiskTrialsPassed), core.count(Counter::DiskSegmentsBad)), (1, 0));
@@ -370,6 +398,34 @@ fn a_segment_that_was_given_up_is_tried_and_used_again() {
     core.offer(plain(500..540, 60_000));
     core.wait_settled();
     assert_bodies(&core.read(500..540), 500..540, 60_000);
+}
+
+/// Where nothing can be written no segment is found bad for that.
+#[test]
+fn a_trial_in_a_directory_that_fails_says_nothing() {
+    let store = Store::of(GEOMETRY);
+    let core = Core::start(store.open());
+    core.call(|disk| disk.end(End::Begun));
+    reclaim_a_tainted_segment(&core);
+    assert_eq!(
+        core.call(|disk| disk.volumes[0].volume.borrow().stats().bad_segments),
+        1,
+        "it is not tried at the end"
+    );
+    core.stop();
+    let core = Core::start(store.open_as(OpenOptions::new().read(true)));
+    let outcome = core.block(|disk| async move {
+        let mounted = &disk.volumes[0];
+        let due = |now| mounted.volume.borrow_mut().next_trial(now);
+        assert!(due(disk.wall()).is_none());
+        let trial = due(disk.wall() + 11).unwrap();
+        let outcome = disk.run_trial(mounted, &trial).await;
+        mounted.volume.borrow_mut().tried(trial, outcome);
+        outcome
+    });
+    assert_eq!(outcome, Outcome::Aborted);
+    assert!(store.directory.is_off_line());
+    assert_eq!(core.call(|disk| disk.volumes[0].volume.borrow().stats().trials_failed), 0);
 }
 
 #[test]

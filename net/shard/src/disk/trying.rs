@@ -1,8 +1,8 @@
-//! Segments that were given up after errors are tried again, in the background: written whole, read back whole, and used again if all is as it was
-//! written.
+//! Segments that had errors are tried, in the background: written whole, read back whole, and used again if all is as it was written.
 //!
-//! `aspis_storage::disk::trial` says which and when; this does the I/O, a piece at a time with pauses between. Invariants: an error here is expected,
-//! and says nothing about the directory; nothing is tried in one that is off line, nor while the process ends.
+//! `aspis_storage::disk::trial` says which and when; this does the I/O, a piece at a time with pauses between. Invariants: an error here says nothing
+//! about the directory, and nothing about the segment unless the directory is well; nothing is tried in one that is off line, nor while the
+//! process ends.
 
 use aspis_storage::disk::trial::{Outcome, TRIAL_PIECE_LEN, Trial};
 use aspis_storage::mapping::aligned::AlignedBuf;
@@ -27,13 +27,27 @@ impl Disk {
             // The table says so, and what found no free segment may go on.
             disk.write_out(mounted);
             disk.kick();
+            if outcome != Outcome::Aborted {
+                disk.try_bad(mounted);
+            }
         });
     }
 
     pub(super) async fn run_trial(&self, mounted: &Mounted, trial: &Trial) -> Outcome {
+        match self.write_and_read(mounted, trial).await {
+            // Where everything fails it is not for the segment.
+            Outcome::Failed if !self.is_well(mounted).await => Outcome::Aborted,
+            outcome => outcome,
+        }
+    }
+
+    async fn write_and_read(&self, mounted: &Mounted, trial: &Trial) -> Outcome {
         for is_written in [false, true] {
             for file_offset in trial.pieces() {
-                self.ring.sleep(DISK_TRIAL_PAUSE).await;
+                // Somebody waits for room that it may be.
+                if !mounted.volume.borrow().is_short() {
+                    self.ring.sleep(DISK_TRIAL_PAUSE).await;
+                }
                 let Some(mut buffer) = AlignedBuf::new(PIECE_LEN, &self.budget) else {
                     return Outcome::Aborted;
                 };

@@ -131,7 +131,11 @@ impl Disk {
 
     fn next_reclaim(&self, mounted: &Mounted) -> Reclaim {
         let least_hits = self.reinsertion_hits();
-        mounted.volume.borrow_mut().next_reclaim(self.wall(), least_hits)
+        let mut volume = mounted.volume.borrow_mut();
+        if self.is_ending() {
+            volume.try_no_more();
+        }
+        volume.next_reclaim(self.wall(), least_hits)
     }
 
     /// Reads in a task of its own, so that others run ahead.
@@ -208,18 +212,46 @@ impl Disk {
         }
     }
 
-    /// Reads both ends of a volume's file and writes the copy of its superblock, which is as it was.
+    /// Something of a volume was read that is not what was written: looks whether its directory is well, unless it did a moment ago.
+    pub(super) fn doubt(&self, mounted: &Mounted) {
+        if !self.health.borrow_mut()[mounted.directory].doubt(self.ring.now_millis()) {
+            return;
+        }
+        let (disk, at) = (self.handle(), mounted.at);
+        self.ring.spawn(async move {
+            disk.is_well(&disk.volumes[at]).await;
+        });
+    }
+
+    /// Probes the directory of a volume, and leaves it alone if it is not well.
+    pub(super) async fn is_well(&self, mounted: &Mounted) -> bool {
+        let is_well = self.probe(mounted).await.is_some();
+        let now = self.ring.now_millis();
+        let goes_off = self.health.borrow_mut()[mounted.directory].doubt_ended(now, is_well);
+        if goes_off {
+            self.leave_alone(mounted.directory);
+        }
+        is_well
+    }
+
+    /// Reads both ends of a volume's file, writes the copy of its superblock, which is as it was, and reads that back: a device that changes what it
+    /// brings shows it there.
     async fn probe(&self, mounted: &Mounted) -> Option<()> {
+        const LEN: usize = BLOCK_LEN as usize;
         let superblock = mounted.superblock;
         let end = superblock.geometry().file_len() - BLOCK_LEN;
-        self.read_block(mounted, end, BLOCK_LEN as usize).await.ok()?;
-        let blocks = self.read_block(mounted, 0, 2 * BLOCK_LEN as usize).await.ok()?;
+        self.read_block(mounted, end, LEN).await.ok()?;
+        let mut blocks = self.read_block(mounted, 0, 2 * LEN).await.ok()?;
         if Superblock::read(blocks.as_ref()) != Ok(superblock) {
             return None;
         }
-        let mut copy = AlignedBuf::new(BLOCK_LEN as usize, &self.budget)?;
-        copy.as_mut().copy_from_slice(&superblock.encode());
-        let (result, _) = self.ring.write_at(&mounted.file, BLOCK_LEN, copy, 0..BLOCK_LEN as usize).await;
-        (result == Ok(BLOCK_LEN as usize)).then_some(())
+        let copy = superblock.encode();
+        blocks.as_mut()[..LEN].copy_from_slice(&copy);
+        let (result, _) = self.ring.write_at(&mounted.file, BLOCK_LEN, blocks, 0..LEN).await;
+        if result != Ok(LEN) {
+            return None;
+        }
+        let written = self.read_block(mounted, BLOCK_LEN, LEN).await.ok()?;
+        (written.as_ref()[..LEN] == copy).then_some(())
     }
 }

@@ -475,6 +475,10 @@ impl Disk {
         }
         self.writes.written.notify_all();
         self.reclaim(mounted);
+        // The disk may know by now that nothing in it counts.
+        if mounted.volume.borrow().suspects_any() {
+            self.try_bad(mounted);
+        }
         self.kick();
     }
 

@@ -22,7 +22,7 @@ impl Rebuild for Volume {
         };
         self.segments.learn(segment, *entry, role);
         if role == Role::Bad {
-            self.trials.note(segment);
+            self.trials.note_given_up(segment);
             self.charge_lists();
         }
         if entry.state != SegmentState::Free {

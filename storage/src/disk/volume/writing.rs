@@ -12,7 +12,7 @@ use crate::mapping::aligned::SharedBuf;
 /// Most writes that are under way.
 pub const WRITES_IN_FLIGHT_MAX: u32 = 4;
 
-/// Errors after which a segment is not used again.
+/// Errors after which a segment is not used again before a trial.
 pub(in crate::disk) const ERRORS_MAX: u16 = 3;
 
 /// Buckets of the index that are swept in one call.
