@@ -45,7 +45,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The gauges of the cores are no older.
 const GAUGE_AGE: Duration = Duration::from_millis(600);
 /// A core rests so many times as long as it swept, and no longer than this: hits meanwhile would count as hits during the next sweep.
-const REST_FACTOR: u32 = 9;
+const REST_FACTOR: u32 = 49;
 const REST_MAX: Duration = Duration::from_secs(10);
 /// A sweep that takes longer than this, and so much more for each object, is broken.
 const SWEEP_MAX: Duration = Duration::from_secs(60);

@@ -114,8 +114,6 @@ impl<D: Disk> Writer<D> {
         let mut numbers: Vec<u64> = Vec::new();
         let mut pace = Pace::new(Instant::now());
         while let Ok(first) = asked.recv() {
-            // Asleep, not at the queue: who fills it has nobody to wake.
-            wait_until(pace.free_at());
             pace.note(Instant::now());
             let mut next = Some(first);
             while let Some(ask) = next {
@@ -132,6 +130,8 @@ impl<D: Disk> Writer<D> {
                 next = if group.len() < GROUP_LEN_MAX { asked.try_recv().ok() } else { None };
             }
             self.append(&mut group, &mut numbers);
+            // Asleep, not at the queue: who fills it has nobody to wake. In a stream something is there afterwards, so that this is the only sleep.
+            wait_until(pace.free_at());
         }
     }
 
