@@ -246,8 +246,8 @@ pub(crate) const RULES_SWEPT_AT_ONCE: usize = 4;
 /// fiftieth of the time, and a million responses take it two minutes or less.
 pub(crate) const RULES_SLICE_WAIT: Duration = Duration::from_micros(500);
 
-/// A round is followed by a pause of so many times the time that it worked, whatever rules come: in a stream of them rounds, with the naps between
-/// their slices, take a fiftieth to a twentieth of a core. At a tenth they cost hits more than all else that the stream does.
+/// A round is followed by a pause of so many times the time that it worked, whatever rules come: in a stream of them rounds work a fiftieth of the
+/// time, naps between slices not counted. At a tenth they were most of what a stream costs a core (decision 29).
 pub(crate) const RULES_ROUND_PAUSE: u32 = 49;
 
 /// But by no longer one: rules are kept until a round is through.
