@@ -15,7 +15,7 @@ use crate::aspis::{Aspis, sum};
 use crate::stats::quantile;
 use crate::wait::{self, Canary};
 
-use super::hot::{Hot, Looks};
+use super::hot::{Hot, Looks, p99};
 use super::origin::VersionOrigin;
 use super::viewer::Viewer;
 use super::{Options, figure, object};
@@ -32,8 +32,6 @@ const SWEPT: [(&str, &str, &str, bool); 4] = [
 ];
 /// What is asked for to see an invalidation: all of them concern it.
 const PROBED: u64 = 10;
-/// Connections that probe, for each core.
-const PROBES: u64 = 4;
 /// Most milliseconds from asking until it is in effect everywhere, p99.
 const EFFECT_MAX: f64 = 10.0;
 /// Most times that hits may be slower during a sweep, p99.
@@ -57,10 +55,7 @@ pub(super) fn run(
     hot: &mut Hot,
     options: &Options,
 ) -> io::Result<bool> {
-    let mut probes = Vec::new();
-    for _ in 0..options.cores * PROBES {
-        probes.push(Viewer::connect(server.address)?);
-    }
+    let mut probes = Viewer::connect_to_all(options.cores, server.address)?;
     println!("\neffect: {} rounds of each kind over {} objects", options.rounds, options.objects);
     println!("| figure | measured | at most | |\n|---|---|---|---|");
     let mut held = true;
@@ -172,12 +167,6 @@ fn round(
         }
     }
     Ok((completed.as_secs_f64() * 1e3, began.elapsed().as_secs_f64() * 1e3))
-}
-
-fn p99(times: &[f64]) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    quantile(&sorted, 0.99).unwrap_or(f64::INFINITY)
 }
 
 fn stored(server: &Aspis) -> io::Result<u64> {

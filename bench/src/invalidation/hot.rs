@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::aspis::Aspis;
 use crate::process;
+use crate::stats::quantile;
 use crate::wait;
 
 use super::viewer::Viewer;
@@ -19,8 +20,6 @@ use super::viewer::Viewer;
 const HOT: &str = "/hot";
 /// Between two hits.
 const PACE: Duration = Duration::from_micros(300);
-/// Connections for each core: few enough for one thread, enough for every core to have some.
-const CONNECTIONS: u64 = 4;
 
 /// What the bench itself asks of the server's processors while hits are measured: its metrics, its memory. An answer or a page walk of a process with
 /// 12 GiB takes the time of many hits, and what happens every quarter of a second would be the 99th percentile of them.
@@ -56,11 +55,9 @@ impl Hot {
                 "hits are asked for at usual priority, for no other is allowed: what delays the viewer counts"
             );
         }
-        let mut viewers = Vec::new();
-        for _ in 0..cores * CONNECTIONS {
-            let mut viewer = Viewer::connect(server.address)?;
+        let mut viewers = Viewer::connect_to_all(cores, server.address)?;
+        for viewer in &mut viewers {
             viewer.ask(HOT)?;
-            viewers.push(viewer);
         }
         Ok(Hot { viewers })
     }
@@ -93,4 +90,11 @@ impl Hot {
         }
         Ok(times)
     }
+}
+
+/// Returns the 99th percentile of what [`Hot::beside`] returned.
+pub(super) fn p99(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile(&sorted, 0.99).unwrap_or(f64::INFINITY)
 }

@@ -22,11 +22,11 @@ use crate::aspis::Aspis;
 use crate::http;
 use crate::memory;
 use crate::random::Random;
-use crate::stats::{Spread, quantile};
+use crate::stats::Spread;
 use crate::wait;
 
 use super::effect::settled;
-use super::hot::Hot;
+use super::hot::{Hot, p99};
 use super::origin::VersionOrigin;
 use super::viewer::Viewer;
 use super::{Options, figure, mib, object};
@@ -145,9 +145,7 @@ impl Stream<'_> {
             Ok(())
         })?;
         self.seed += SENDERS;
-        let mut sorted = hits;
-        sorted.sort_by(f64::total_cmp);
-        let p99 = quantile(&sorted, 0.99).unwrap_or(f64::INFINITY);
+        let p99 = p99(&hits);
         match load {
             Load::Nobody => seen.alone.push(p99),
             Load::Stub => seen.stubbed.push(p99),

@@ -11,6 +11,9 @@ use super::origin::VERSION_LEN;
 /// A server that says nothing for so long is broken.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// Connections of [`Viewer::connect_to_all`] for each core: few enough for one thread, enough for every core to have some.
+const CONNECTIONS: u64 = 4;
+
 #[derive(Debug)]
 pub(crate) struct Viewer {
     reader: Reader,
@@ -19,6 +22,11 @@ pub(crate) struct Viewer {
 impl Viewer {
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Viewer> {
         Ok(Viewer { reader: Reader::connect(address, SILENCE)? })
+    }
+
+    /// Connects so often that each of so many cores has some connections.
+    pub(crate) fn connect_to_all(cores: u64, address: SocketAddr) -> io::Result<Vec<Viewer>> {
+        (0..cores * CONNECTIONS).map(|_| Viewer::connect(address)).collect()
     }
 
     /// Asks for one object; returns its version.

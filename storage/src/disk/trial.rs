@@ -90,8 +90,6 @@ impl Suspect {
 #[derive(Debug, Default)]
 pub(super) struct Trials {
     suspects: Vec<Suspect>,
-    /// How many of them are [`Standing::Suspected`].
-    suspected: u32,
     is_under_way: bool,
     /// How many there were so far.
     count: u64,
@@ -112,17 +110,11 @@ impl Trials {
                 self.suspects.push(Suspect { segment, standing, pause: PAUSE_MIN });
             }
         }
-        self.count_suspected();
     }
 
     /// Returns how many segments are about to be tried that may turn out good.
     pub(super) fn suspected(&self) -> u32 {
-        self.suspected
-    }
-
-    fn count_suspected(&mut self) {
-        let is_suspected = |suspect: &&Suspect| suspect.standing == Standing::Suspected;
-        self.suspected = self.suspects.iter().filter(is_suspected).count() as u32;
+        self.suspects.iter().filter(|suspect| suspect.standing == Standing::Suspected).count() as u32
     }
 
     /// Returns the bytes of its list.
@@ -221,14 +213,12 @@ impl Volume {
                 }
             }
         }
-        self.trials.count_suspected();
     }
 
     /// Has nothing wait for a trial: none is done from now on.
     pub fn try_no_more(&mut self) {
         let is_suspected = |suspect: &&mut Suspect| suspect.standing == Standing::Suspected;
         self.trials.suspects.iter_mut().filter(is_suspected).for_each(|suspect| suspect.wait(self.now));
-        self.trials.count_suspected();
     }
 
     /// Tells whether a segment waits for its trial that may well pass.

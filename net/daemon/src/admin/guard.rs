@@ -88,10 +88,8 @@ impl Guard {
             return Ok(());
         }
         // The authority is the target's if that has one, and else it is `Host`.
-        let host = head.field("host").unwrap_or_default();
-        let host = std::str::from_utf8(host).unwrap_or_default();
-        let named =
-            [Some(host).filter(|_| head.field("host").is_some()), head.scheme.map(|_| head.authority)];
+        let host = head.field("host").map(|host| std::str::from_utf8(host).unwrap_or_default());
+        let named = [host, head.scheme.map(|_| head.authority)];
         if let Some(foreign) = named.into_iter().flatten().find(|name| !is_own(name)) {
             return Err(Problem::new(
                 403,
@@ -101,7 +99,7 @@ impl Guard {
                 ),
             ));
         }
-        let own = format!("http://{host}");
+        let own = format!("http://{}", host.unwrap_or_default());
         match head.fields_named("origin").find(|origin| *origin != own.as_bytes()) {
             Some(origin) => Err(Problem::new(
                 403,

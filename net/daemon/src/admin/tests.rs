@@ -2,7 +2,7 @@ use std::io::{Read, Write};
 
 use aspis_cache::invalidation::Wildcards;
 use aspis_config::AdminAddress;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 
@@ -36,19 +36,22 @@ pub(super) fn admin() -> Admin {
     }
 }
 
-/// Sends these bytes on a connection of their own, and returns what comes until it ends.
-pub(super) fn converse_with(admin: &Admin, bytes: &[u8]) -> String {
+/// Runs `peer` against one connection.
+pub(super) fn play<T, F: Future<Output = T>>(admin: &Admin, peer: impl FnOnce(DuplexStream) -> F) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(async {
-        let (mut peer, socket) = tokio::io::duplex(1 << 20);
-        let asking = async {
-            peer.write_all(bytes).await.expect("there is room");
-            let mut text = String::new();
-            peer.read_to_string(&mut text).await.expect("text");
-            drop(peer);
-            text
-        };
-        tokio::join!(asking, converse(socket, admin)).0
+        let (ours, socket) = duplex(1 << 20);
+        tokio::join!(peer(ours), converse(socket, admin)).0
+    })
+}
+
+/// Sends these bytes on a connection of their own, and returns what comes until it ends.
+pub(super) fn converse_with(admin: &Admin, bytes: &[u8]) -> String {
+    play(admin, async |mut peer| {
+        peer.write_all(bytes).await.expect("there is room");
+        let mut text = String::new();
+        peer.read_to_string(&mut text).await.expect("text");
+        text
     })
 }
 

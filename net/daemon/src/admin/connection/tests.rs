@@ -1,6 +1,6 @@
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::tests::{admin, converse_with};
+use super::super::tests::{admin, converse_with, play};
 use super::*;
 
 const CLOSE: &str = "Connection: close\r\n";
@@ -8,16 +8,6 @@ const JSON: &str = "Content-Type: application/json\r\n";
 
 fn post(fields: &str, content: &str) -> String {
     format!("POST /v1/invalidations HTTP/1.1\r\nHost: localhost\r\n{JSON}{fields}\r\n{content}")
-}
-
-/// Runs `peer` against one connection.
-fn play<T, F: Future<Output = T>>(peer: impl FnOnce(DuplexStream) -> F) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let admin = admin();
-    runtime.block_on(async {
-        let (ours, socket) = duplex(1 << 20);
-        tokio::join!(peer(ours), converse(socket, &admin)).0
-    })
 }
 
 fn statuses(answers: &str) -> Vec<&str> {
@@ -57,7 +47,7 @@ fn requests_are_answered_in_order_however_they_are_split() {
     .concat();
     let expected = ["200", "201", "201", "404", "200"];
     assert_eq!(statuses(&converse_with(&admin(), all.as_bytes())), expected);
-    let answers = play(async |mut peer| {
+    let answers = play(&admin(), async |mut peer| {
         let mut answers = String::new();
         for piece in all.as_bytes().chunks(7) {
             peer.write_all(piece).await.expect("it is read");
@@ -107,7 +97,7 @@ fn what_cannot_be_read_is_refused_and_ends_the_connection() {
 #[test]
 fn a_chunked_body_is_bounded_while_it_comes() {
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
-    let answer = play(async |mut peer| {
+    let answer = play(&admin(), async |mut peer| {
         peer.write_all(post("Transfer-Encoding: chunked\r\n", "").as_bytes()).await.expect("it is read");
         for _ in 0..=BODY_LEN_MAX / 0x10000 {
             // Refused at the last one, and read on for a while.
@@ -124,7 +114,7 @@ fn a_chunked_body_is_bounded_while_it_comes() {
 fn who_waits_to_send_content_is_told_to() {
     let content = r#"{"all":true}"#;
     let fields = format!("Content-Length: {}\r\nExpect: 100-continue\r\n{CLOSE}", content.len());
-    let answers = play(async |mut peer| {
+    let answers = play(&admin(), async |mut peer| {
         peer.write_all(post(&fields, "").as_bytes()).await.expect("it is read");
         let mut first = [0; 25];
         peer.read_exact(&mut first).await.expect("an answer");
@@ -142,7 +132,7 @@ fn who_waits_to_send_content_is_told_to() {
 #[test]
 fn a_body_that_breaks_off_is_not_obeyed() {
     let bytes = post("Content-Length: 100\r\n", r#"{"all":true}"#);
-    let answer = play(async |mut peer| {
+    let answer = play(&admin(), async |mut peer| {
         peer.write_all(bytes.as_bytes()).await.expect("it is read");
         peer.shutdown().await.expect("our own end");
         let mut answer = String::new();
@@ -158,7 +148,7 @@ fn a_body_that_breaks_off_is_not_obeyed() {
 fn who_goes_away_is_not_waited_for() {
     let content = r#"{"all":true,"wait":60}"#;
     let began = Instant::now();
-    play(async |mut peer| {
+    play(&admin(), async |mut peer| {
         let bytes = post(&format!("Content-Length: {}\r\n", content.len()), content);
         peer.write_all(bytes.as_bytes()).await.expect("it is read");
         tokio::task::yield_now().await;
