@@ -61,6 +61,8 @@ struct Workload {
     name: &'static str,
     size: u64,
     fields: &'static str,
+    /// Each request has a field that no other has, as those have that proxies number.
+    numbered: bool,
     pipelined: usize,
     /// The workload whose hits these are, but for the invalidations that are pending.
     pending_over: Option<&'static str>,
@@ -72,10 +74,11 @@ const BROWSER: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/5
     Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\nReferer: http://bench/index.html\r\nConnection: keep-alive\r\nSec-Fetch-Dest: image\r\n\
     Sec-Fetch-Mode: no-cors\r\nSec-Fetch-Site: same-origin\r\nCookie: session=0123456789abcdef; theme=dark\r\n";
 
-const WORKLOADS: [Workload; 6] = [
+const WORKLOADS: [Workload; 7] = [
     Workload { name: "one-in-a-turn", ..PLAIN },
     Workload { name: "sixteen-in-a-turn", pipelined: 16, ..PLAIN },
     Workload { name: "from-a-browser", fields: BROWSER, ..PLAIN },
+    Workload { name: "from-a-browser-numbered", fields: BROWSER, numbered: true, ..PLAIN },
     Workload { name: "of-64-KiB", size: 64 * 1024, ..PLAIN },
     Workload { name: "rules-pending", pending_over: Some("one-in-a-turn"), ..PLAIN },
     Workload {
@@ -86,7 +89,8 @@ const WORKLOADS: [Workload; 6] = [
     },
 ];
 
-const PLAIN: Workload = Workload { name: "", size: 1024, fields: "", pipelined: 1, pending_over: None };
+const PLAIN: Workload =
+    Workload { name: "", size: 1024, fields: "", numbered: false, pipelined: 1, pending_over: None };
 
 /// Counts all workloads; false when one takes more than its stored number allows.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
@@ -233,7 +237,7 @@ fn begin_pending(aspis: &Aspis) -> io::Result<TcpStream> {
     fetch.write_all(format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
     // The core takes requests in their order: what comes later is answered later.
     let mut reader = Reader::new(TcpStream::connect(aspis.address)?);
-    ask(&mut reader, &WORKLOADS[0], 1)?;
+    ask(&mut reader, &WORKLOADS[0], 1, 0)?;
     let mut admin = Admin::connect(aspis.admin)?;
     for batch in 0..PENDING.0 {
         // Half of them name all that begins so, as long as what is stored and not.
@@ -247,19 +251,22 @@ fn begin_pending(aspis: &Aspis) -> io::Result<TcpStream> {
 fn play(address: SocketAddr, counted: Option<&Workload>) -> Result<(), Fault> {
     let mut reader = Reader::connect(address, Duration::from_secs(20)).map_err(|_| Fault::Reset)?;
     for workload in &WORKLOADS {
-        ask(&mut reader, workload, 1)?;
+        ask(&mut reader, workload, 1, 0)?;
         // What was just stored is a hit from the next request on.
         (0..WARM_COUNT / workload.pipelined)
-            .try_for_each(|_| ask(&mut reader, workload, workload.pipelined))?;
+            .try_for_each(|number| ask(&mut reader, workload, workload.pipelined, number))?;
     }
     let Some(workload) = counted else { return Ok(()) };
-    (0..HIT_COUNT / workload.pipelined).try_for_each(|_| ask(&mut reader, workload, workload.pipelined))
+    (WARM_COUNT..WARM_COUNT + HIT_COUNT / workload.pipelined)
+        .try_for_each(|number| ask(&mut reader, workload, workload.pipelined, number))
 }
 
 /// Sends `count` requests in one piece and reads the answers.
-fn ask(reader: &mut Reader, workload: &Workload, count: usize) -> Result<(), Fault> {
+fn ask(reader: &mut Reader, workload: &Workload, count: usize, number: usize) -> Result<(), Fault> {
+    let numbered = if workload.numbered { format!("X-Request-Id: {number:016}\r\n") } else { String::new() };
     let plan = Plan { kind: Kind::Fresh, size: workload.size, seed: 1, id: workload.size };
-    let request = format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n{}\r\n", workload.fields).repeat(count);
+    let request =
+        format!("GET {plan} HTTP/1.1\r\nHost: bench\r\n{}{numbered}\r\n", workload.fields).repeat(count);
     reader.stream().write_all(request.as_bytes()).map_err(|_| Fault::Reset)?;
     for _ in 0..count {
         let head = reader.head()?;

@@ -3,7 +3,9 @@
 
 use aspis_fuzz::{check_head, decimal, limits, prefixes, values};
 use aspis_wire::head_writer::HeadWriter;
-use aspis_wire::request::{RequestError, RequestFraming, RequestHead, parse_request};
+use aspis_wire::request::{
+    KnownSections, KnownSlots, RequestError, RequestFraming, RequestHead, parse_request,
+};
 use aspis_wire::{FieldSlots, HeadLimits, Method, Scheme, Version};
 use libfuzzer_sys::fuzz_target;
 
@@ -48,6 +50,13 @@ fuzz_target!(|data: &[u8]| {
     // A fault may be found late, but not later than the end of the head.
     let bytes = [data, b"\r\n\r\n"].concat();
     let whole = parse(&bytes, &limits);
+    // Nor does it depend on what came before.
+    let mut known = KnownSections::default();
+    for _ in 0..3 {
+        let mut slots = KnownSlots::new();
+        let again = known.parse_request(&bytes, &mut slots, &limits);
+        assert_eq!(again.map(|head| head.map(|head| (head.len, seen(&head)))), whole);
+    }
     for len in prefixes(bytes.len()) {
         let part = parse(&bytes[..len], &limits);
         assert!(matches!(part, Ok(None)) || part == whole, "at {len} {part:?} but {whole:?}");

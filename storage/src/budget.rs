@@ -31,7 +31,7 @@ pub enum Purpose {
     Connections,
     /// Requests that wait: their heads, tasks and places among those who wait for a fetch.
     Requests,
-    /// Buffers that cores receive into and compose answers in.
+    /// Buffers that cores receive into and compose answers in, and header sections that they remember.
     Turns,
     /// State of TLS sessions on both sides.
     Tls,

@@ -130,23 +130,23 @@ impl Exchange {
     /// Takes what happened and returns what to do.
     #[inline]
     pub fn step(&mut self, behavior: &Behavior, event: Event<'_>, now: Now) -> Action {
-        match (self.state, event) {
-            (State::Start, Event::Request { head, viewer, key_buffer }) => {
+        match (&self.state, event) {
+            (&State::Start, Event::Request { head, viewer, key_buffer }) => {
                 self.request(behavior, head, viewer, key_buffer, now)
             }
-            (State::LookingUp(facts, Asking::Primary), Event::Varies { names, head, key_buffer }) => {
+            (&State::LookingUp(facts, Asking::Primary), Event::Varies { names, head, key_buffer }) => {
                 self.varies(behavior, facts, names, head, key_buffer, now)
             }
-            (State::LookingUp(facts, Asking::Primary), Event::NotWhole { key_buffer }) => {
+            (&State::LookingUp(facts, Asking::Primary), Event::NotWhole { key_buffer }) => {
                 self.part(facts, key_buffer, now)
             }
-            (State::LookingUp(facts, Asking::Part), Event::Found { stored, head }) => {
+            (&State::LookingUp(facts, Asking::Part), Event::Found { stored, head }) => {
                 self.found_part(facts, stored, head, now)
             }
-            (State::LookingUp(facts, _), Event::Found { stored, head }) => {
+            (&State::LookingUp(facts, _), Event::Found { stored, head }) => {
                 self.found(behavior, facts, stored, head, now)
             }
-            (State::LookingUp(facts, _), Event::NotHere) if facts.asks_only_if_cached() => {
+            (&State::LookingUp(facts, _), Event::NotHere) if facts.asks_only_if_cached() => {
                 let sent = Sent::new(now, Conditions::Viewer);
                 self.state = State::Forwarded(facts, sent);
                 Action::Forward(Forward {
@@ -157,15 +157,15 @@ impl Exchange {
                     collapsing: Collapsing::OnlyStored,
                 })
             }
-            (State::LookingUp(facts, asking), Event::NotFound | Event::NotHere) => {
+            (&State::LookingUp(facts, asking), Event::NotFound | Event::NotHere) => {
                 let reason = match asking {
                     Asking::Primary | Asking::Part => ForwardReason::UriMiss,
                     Asking::Variant => ForwardReason::VaryMiss,
                 };
                 self.forward(facts, reason, Conditions::Viewer, now)
             }
-            (State::Forwarded(facts, _), Event::NotFound) if facts.asks_only_if_cached() => self.refuse(504),
-            (State::Forwarded(facts, _), Event::Found { stored, head }) => {
+            (&State::Forwarded(facts, _), Event::NotFound) if facts.asks_only_if_cached() => self.refuse(504),
+            (&State::Forwarded(facts, _), Event::Found { stored, head }) => {
                 // The owner of the key answers, not the origin (RFC 9211 §2.2): only another forward gives a reason again.
                 self.reason = None;
                 match stored.meta.part {
@@ -173,22 +173,22 @@ impl Exchange {
                     None => self.found(behavior, facts, stored, head, now),
                 }
             }
-            (State::Forwarded(facts, sent), Event::Arrived { arriving, role, request, key_buffer }) => {
+            (&State::Forwarded(facts, sent), Event::Arrived { arriving, role, request, key_buffer }) => {
                 let facts = (facts, sent);
                 self.arrived(behavior, facts, arrived::Arrival { arriving, role, request, key_buffer }, now)
             }
-            (State::Forwarded(facts, _), Event::OriginErred { status, role, request, stored }) => {
+            (&State::Forwarded(facts, _), Event::OriginErred { status, role, request, stored }) => {
                 self.collapsed = role == Role::Collapsed;
                 self.origin_erred(behavior, facts, status, request, stored, now)
             }
-            (State::Forwarded(facts, sent), Event::OriginHead { head, request, stored }) => {
+            (&State::Forwarded(facts, sent), Event::OriginHead { head, request, stored }) => {
                 self.origin_head(behavior, facts, sent, OriginAnswer { head, request, stored }, now)
             }
-            (State::Forwarded(facts, _), Event::OriginFailed { failure, role, request, stored }) => {
+            (&State::Forwarded(facts, _), Event::OriginFailed { failure, role, request, stored }) => {
                 self.collapsed = role == Role::Collapsed;
                 self.origin_failed(behavior, facts, failure, request, stored, now)
             }
-            (State::Answered, Event::OriginBodyFailed(_)) => self.cut(),
+            (&State::Answered, Event::OriginBodyFailed(_)) => self.cut(),
             _ => Action::OutOfOrder,
         }
     }

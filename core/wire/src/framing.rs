@@ -10,10 +10,10 @@ use crate::fields;
 use crate::limits::CONNECTION_OPTIONS_MAX;
 
 /// What the fields say about framing and about the connection.
-#[derive(Debug, Default)]
-pub(crate) struct Facts<'b> {
-    /// The value of `Host`, the first one.
-    pub(crate) host: Option<&'b [u8]>,
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Facts {
+    /// Which of the fields is `Host`, the first one.
+    pub(crate) host_at: Option<usize>,
     pub(crate) host_repeated: bool,
     pub(crate) length: LengthFact,
     pub(crate) coding: CodingFact,
@@ -74,18 +74,18 @@ pub(crate) fn has_empty_line(bytes: &[u8]) -> bool {
 /// recipient behind us may not. Every line feed that it skipped stands before a name or at the end, so
 /// looking at the byte two before each name and at the last four finds all of them.
 #[inline]
-pub(crate) fn collect<'b>(head: &[u8], fields: &[Field<'b>]) -> Option<Facts<'b>> {
+pub(crate) fn collect(head: &[u8], fields: &[Field<'_>]) -> Option<Facts> {
     let mut facts = Facts::default();
     let start = head.as_ptr() as usize;
-    for field in fields {
+    for (at, field) in fields.iter().enumerate() {
         let name_at = (field.name.as_ptr() as usize).wrapping_sub(start);
         if head.get(name_at.wrapping_sub(2)) != Some(&b'\r') {
             return None;
         }
         match field.name.len() {
             4 if field.name.eq_ignore_ascii_case("host") => {
-                facts.host_repeated |= facts.host.is_some();
-                facts.host = facts.host.or(Some(field.value));
+                facts.host_repeated |= facts.host_at.is_some();
+                facts.host_at = facts.host_at.or(Some(at));
             }
             6 if field.name.eq_ignore_ascii_case("expect") => {
                 facts.expect_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
@@ -103,7 +103,7 @@ pub(crate) fn collect<'b>(head: &[u8], fields: &[Field<'b>]) -> Option<Facts<'b>
     head.ends_with(b"\r\n\r\n").then_some(facts)
 }
 
-impl Facts<'_> {
+impl Facts {
     /// Whether the sender means to keep the connection (RFC 9112 section 9.3).
     #[inline]
     pub(crate) fn persists(&self, version: crate::Version) -> bool {

@@ -7,6 +7,12 @@
 /// The most fields that a head can have: the size of [`FieldSlots`](crate::FieldSlots).
 pub const FIELD_SLOTS: usize = 128;
 
+/// The most fields of a header section that is remembered ([`KnownSections`](crate::request::KnownSections)). Browsers send up to twenty.
+pub const KNOWN_FIELDS_MAX: usize = 24;
+
+/// The longest header section that is remembered, with its empty line.
+pub const KNOWN_SECTION_LEN_MAX: usize = 1_024;
+
 /// The default of [`HeadLimits::head_len_max`] (H-16 for requests, H-10 for responses).
 pub const HEAD_LEN_MAX: usize = 32_768;
 

@@ -8,6 +8,7 @@
 //! the head, then what the fields say. Checks may be put off until more bytes are there, never reordered.
 
 mod error;
+mod known;
 mod line;
 mod target;
 
@@ -17,6 +18,7 @@ mod tests;
 use memchr::memchr;
 
 pub use self::error::RequestError;
+pub use self::known::{KnownSections, KnownSlots};
 use crate::authority;
 use crate::fields;
 use crate::framing::{self, CodingFact, Facts, LengthFact};
@@ -144,8 +146,11 @@ pub fn parse_request<'b, 'h>(
             if !line.is_plausible(limits) {
                 line::check(window, limits)?;
             }
-            judge(&window[..len], line, parsed.headers, limits)
-                .map(|head| Some(RequestHead { len: head.len + skipped, ..head }))
+            let fields = &*parsed.headers;
+            let facts = framing::collect(&window[..len], fields).ok_or(RequestError::BareLineFeed)?;
+            // H-20: an invalid Host is refused even where the target outranks it (RFC 9112 section 3.2).
+            let host = || facts.host_at.map(|at| host_text(fields[at].value)).transpose();
+            judge(line, fields, &facts, host, skipped + len, limits).map(Some)
         }
         Ok(httparse::Status::Partial) => {
             line::check(window, limits)?;
@@ -201,15 +206,16 @@ fn incomplete<'b>(
     if at_limit { Err(RequestError::HeadTooLong) } else { Ok(()) }
 }
 
-/// Judges a head that is complete and made of well-formed lines.
+/// Judges a head that is complete and made of well-formed lines. `host` gives the value of `Host`, if there is one.
 #[inline]
 fn judge<'b, 'h>(
-    head: &'b [u8],
     line: line::Line<'b>,
     fields: &'h [Field<'b>],
+    facts: &Facts,
+    host: impl FnOnce() -> Result<Option<&'b str>, RequestError>,
+    len: usize,
     limits: &HeadLimits,
 ) -> Result<RequestHead<'b, 'h>, RequestError> {
-    let facts = framing::collect(head, fields).ok_or(RequestError::BareLineFeed)?;
     if facts.host_repeated {
         return Err(RequestError::HostRepeated);
     }
@@ -218,9 +224,8 @@ fn judge<'b, 'h>(
     }
     let method = Method::from_text(line.method);
     let target = target::split(line.target, method)?;
-    let host = match facts.host {
-        // H-20: an invalid Host is refused even where the target outranks it (RFC 9112 section 3.2).
-        Some(value) => host_text(value)?,
+    let host = match host()? {
+        Some(host) => host,
         None if line.version == Version::Http11 => return Err(RequestError::HostMissing),
         None => "",
     };
@@ -237,11 +242,11 @@ fn judge<'b, 'h>(
         authority,
         path_and_query: target.path_and_query,
         fields,
-        framing: request_framing(&facts, line.version)?,
+        framing: request_framing(facts, line.version)?,
         keep_alive: facts.persists(line.version),
         upgrade: facts.asks_for_upgrade() && line.version == Version::Http11,
         expect_continue: facts.expect_continue && line.version == Version::Http11,
-        len: head.len(),
+        len,
     })
 }
 
@@ -252,7 +257,7 @@ fn host_text(value: &[u8]) -> Result<&str, RequestError> {
 
 /// RFC 9112 section 6.3 for requests, with nothing left to interpretation.
 #[inline]
-fn request_framing(facts: &Facts<'_>, version: Version) -> Result<RequestFraming, RequestError> {
+fn request_framing(facts: &Facts, version: Version) -> Result<RequestFraming, RequestError> {
     match (facts.coding, facts.length) {
         (CodingFact::Absent, LengthFact::Absent) => Ok(RequestFraming::None),
         (CodingFact::Absent, LengthFact::Once(length)) => Ok(RequestFraming::Length(length)),

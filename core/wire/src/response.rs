@@ -141,7 +141,7 @@ fn judge<'b, 'h>(
 
 /// RFC 9112 section 6.3 for responses: rules 1 to 8 in their order.
 fn response_framing(
-    facts: &Facts<'_>,
+    facts: &Facts,
     version: Version,
     status: u16,
     request_method: Method<'_>,
@@ -178,7 +178,7 @@ fn response_framing(
 }
 
 /// Whether a 204 announces content that it must not have, so that the connection's next bytes are in doubt.
-fn may_have_stray_content(facts: &Facts<'_>, status: u16) -> bool {
+fn may_have_stray_content(facts: &Facts, status: u16) -> bool {
     status == 204 && (facts.coding != CodingFact::Absent || announces_content(facts.length))
 }
 

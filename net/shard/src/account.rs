@@ -129,6 +129,8 @@ struct Charges {
     logs: Charge,
     /// Bytes of receive buffers.
     received: u64,
+    /// Bytes of header sections that are remembered, when last looked at.
+    known: u64,
 }
 
 impl Account {
@@ -144,6 +146,7 @@ impl Account {
                 tls: empty(Purpose::Tls),
                 logs: empty(Purpose::Logs),
                 received,
+                known: 0,
             }),
             inboxes: Meter::default(),
             requests: Meter::default(),
@@ -171,8 +174,8 @@ impl Account {
         let viewers = viewers as u64 * VIEWER_COST;
         keep(&mut charges.connections, heap.sockets + heap.sends + self.inboxes.sum() + viewers);
         keep(&mut charges.requests, heap.tasks + self.requests.sum());
-        let received = charges.received;
-        keep(&mut charges.turns, received + heap.turn);
+        let heads = charges.received + charges.known;
+        keep(&mut charges.turns, heads + heap.turn);
         keep(&mut charges.fills, self.origin.fetches.sum());
         keep(&mut charges.tls, self.origin.tls.sum());
     }
@@ -236,6 +239,11 @@ impl Shard {
             self.shrink();
         }
         account.retreat.set(retreat);
+    }
+
+    /// Has header sections that are remembered charged with what is received.
+    pub(crate) fn note_known(&self) {
+        self.account.charges.borrow_mut().known = self.known.borrow().heap_len() as u64;
     }
 
     /// Charges access log buffers.

@@ -26,6 +26,7 @@ use aspis_storage::shards::Sharding;
 use aspis_storage::tier::{RamTier, Refused};
 use aspis_telemetry::{CoreCounters, CoreHistograms, Counter, LogBuffer, Timing};
 use aspis_wire::limits::HeadLimits;
+use aspis_wire::request::KnownSections;
 use slab::Slab;
 
 use crate::account::{Account, OriginMeters};
@@ -86,6 +87,8 @@ pub(crate) struct Shard {
     /// Hits of this turn that are not timed yet.
     pub(crate) turn_hits: Cell<u64>,
     pub(crate) log: Option<RefCell<LogBuffer>>,
+    /// What viewers repeat with each request.
+    pub(crate) known: RefCell<KnownSections>,
     /// Reused for cache keys and for heads that are sent with a larger body.
     pub(crate) scratch: RefCell<Scratch>,
     viewers: RefCell<Vec<Option<Rc<Viewer>>>>,
@@ -168,6 +171,7 @@ impl Shard {
             histograms: parts.histograms,
             turn_hits: Cell::new(0),
             log: parts.log.map(RefCell::new),
+            known: RefCell::default(),
             scratch: RefCell::new(Scratch::default()),
             viewers: RefCell::new(Vec::new()),
             backlog: Backlog::default(),
@@ -338,6 +342,7 @@ impl Shard {
         self.ring_limbo();
         self.show_levels();
         self.charge_log();
+        self.note_known();
         self.backlog.begin_sweep();
         self.flush_log();
     }

@@ -3,6 +3,8 @@
 //! The answer for a prefix holds for everything that begins with it: the first fault from the left decides.
 //! So it can be asked at any time, and an error does not depend on how the bytes arrived.
 
+use memchr::memchr;
+
 use super::RequestError;
 use crate::fields::TOKEN_BYTES;
 use crate::limits::METHOD_LEN_MAX;
@@ -31,6 +33,27 @@ impl Line<'_> {
 #[inline]
 const fn is_target_byte(byte: u8) -> bool {
     byte > b' ' && byte < 0x7f && byte != b'#'
+}
+
+/// Reads the request line of a GET or HEAD at once and returns it with what stands behind it; `None` where [`check`] or httparse have to
+/// look closer, whatever they find then.
+#[inline]
+pub(super) fn read<'b>(bytes: &'b [u8], limits: &HeadLimits) -> Option<(Line<'b>, &'b [u8])> {
+    let method = match bytes {
+        [b'G', b'E', b'T', b' ', ..] => "GET",
+        [b'H', b'E', b'A', b'D', b' ', ..] => "HEAD",
+        _ => return None,
+    };
+    let end = memchr(b'\n', bytes)?;
+    let (target, version) =
+        bytes.get(method.len() + 1..end)?.split_last_chunk::<{ " HTTP/1.1\r".len() }>()?;
+    let version = match version {
+        b" HTTP/1.1\r" => Version::Http11,
+        b" HTTP/1.0\r" => Version::Http10,
+        _ => return None,
+    };
+    let line = Line { method, target: str::from_utf8(target).ok()?, version };
+    (!target.is_empty() && line.is_plausible(limits)).then_some((line, &bytes[end + 1..]))
 }
 
 /// Refuses what does not even begin like a method, such as a TLS handshake (H-23).

@@ -17,8 +17,8 @@ use aspis_runtime::{Close, SocketId};
 use aspis_storage::response::StoredResponse;
 use aspis_telemetry::Counter;
 use aspis_wire::proxy_protocol;
-use aspis_wire::request::{RequestHead, parse_request};
-use aspis_wire::{FieldSlots, Method, Scheme};
+use aspis_wire::request::{KnownSlots, RequestHead};
+use aspis_wire::{Method, Scheme};
 
 use crate::limits::{INBOX_LEN_MAX, INBOX_ROOM, INLINE_BODY_LEN_MAX, LINGER, QUEUED_LEN_MAX};
 use crate::log::{Answered, Ended};
@@ -153,6 +153,7 @@ impl Shard {
     /// Answers the requests in `bytes` as far as that needs no waiting and this turn allows; returns the bytes that it used.
     fn serve(&self, viewer: &Rc<Viewer>, bytes: &[u8]) -> usize {
         let started = self.ring.turn_started();
+        let mut known = self.known.borrow_mut();
         let mut at = 0;
         while at < bytes.len() && viewer.state.get() == ViewerState::Idle {
             if self.ring.queued_len(viewer.socket) > QUEUED_LEN_MAX {
@@ -163,8 +164,8 @@ impl Shard {
                 self.enqueue(viewer);
                 break;
             }
-            let mut slots = FieldSlots::new();
-            match parse_request(&bytes[at..], &mut slots, &self.head_limits) {
+            let mut slots = KnownSlots::new();
+            match known.parse_request(&bytes[at..], &mut slots, &self.head_limits) {
                 Ok(Some(head)) => {
                     let len = head.len;
                     match self.answer(viewer, &head, &bytes[at..at + len], started) {
