@@ -64,8 +64,34 @@ struct Workload {
     /// Each request has a field that no other has, as those have that proxies number.
     numbered: bool,
     pipelined: usize,
+    /// Each hit has its line in the access log.
+    logged: bool,
     /// The workload whose hits these are, but for the invalidations that are pending.
     pending_over: Option<&'static str>,
+}
+
+/// How a server differs from others before it is asked for anything, which is what its hits are counted against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setup {
+    Plain,
+    Logged,
+    RulesPending,
+}
+
+impl Setup {
+    const ALL: [(Setup, &'static str); 3] = [
+        (Setup::Plain, "start"),
+        (Setup::Logged, "start-logged"),
+        (Setup::RulesPending, "start-rules-pending"),
+    ];
+
+    fn of(workload: &Workload) -> Self {
+        match workload {
+            Workload { pending_over: Some(_), .. } => Setup::RulesPending,
+            Workload { logged: true, .. } => Setup::Logged,
+            _ => Setup::Plain,
+        }
+    }
 }
 
 /// As long as what a browser sends.
@@ -74,11 +100,12 @@ const BROWSER: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/5
     Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\nReferer: http://bench/index.html\r\nConnection: keep-alive\r\nSec-Fetch-Dest: image\r\n\
     Sec-Fetch-Mode: no-cors\r\nSec-Fetch-Site: same-origin\r\nCookie: session=0123456789abcdef; theme=dark\r\n";
 
-const WORKLOADS: [Workload; 7] = [
+const WORKLOADS: [Workload; 8] = [
     Workload { name: "one-in-a-turn", ..PLAIN },
     Workload { name: "sixteen-in-a-turn", pipelined: 16, ..PLAIN },
     Workload { name: "from-a-browser", fields: BROWSER, ..PLAIN },
     Workload { name: "from-a-browser-numbered", fields: BROWSER, numbered: true, ..PLAIN },
+    Workload { name: "from-a-browser-logged", fields: BROWSER, logged: true, ..PLAIN },
     Workload { name: "of-64-KiB", size: 64 * 1024, ..PLAIN },
     Workload { name: "rules-pending", pending_over: Some("one-in-a-turn"), ..PLAIN },
     Workload {
@@ -89,8 +116,15 @@ const WORKLOADS: [Workload; 7] = [
     },
 ];
 
-const PLAIN: Workload =
-    Workload { name: "", size: 1024, fields: "", numbered: false, pipelined: 1, pending_over: None };
+const PLAIN: Workload = Workload {
+    name: "",
+    size: 1024,
+    fields: "",
+    numbered: false,
+    pipelined: 1,
+    logged: false,
+    pending_over: None,
+};
 
 /// Counts all workloads; false when one takes more than its stored number allows.
 pub(crate) fn run(options: &Options) -> io::Result<bool> {
@@ -101,18 +135,22 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     let folder = options.profiles.as_deref().unwrap_or(scratch.path());
     fs::create_dir_all(folder)?;
     let origin = Origin::start()?;
-    let play = |name: &str, are_pending: bool, counted: Option<&Workload>| {
+    let play = |name: &str, setup: Setup, counted: Option<&Workload>| {
         let file = folder.join(format!("{name}.callgrind"));
-        attempt(|| count(&valgrind, &aspis, origin.address(), &file, are_pending, counted))
+        attempt(|| count(&valgrind, &aspis, origin.address(), &file, setup, counted))
     };
-    let bases = [play("start", false, None)?, play("start-rules-pending", true, None)?];
+    let mut bases = Vec::new();
+    for (setup, name) in Setup::ALL {
+        bases.push((setup, play(name, setup, None)?));
+    }
     let mut stored = read(&options.stored)?;
     let (mut held, mut counts) = (true, BTreeMap::new());
     println!("| hit | instructions | stored | change |\n|---|---|---|---|");
     for workload in &WORKLOADS {
-        let are_pending = workload.pending_over.is_some();
-        let total = play(workload.name, are_pending, Some(workload))?;
-        let each = total.saturating_sub(bases[usize::from(are_pending)]) as f64 / HIT_COUNT as f64;
+        let setup = Setup::of(workload);
+        let total = play(workload.name, setup, Some(workload))?;
+        let base = bases.iter().find(|base| base.0 == setup).map_or(0, |base| base.1);
+        let each = total.saturating_sub(base) as f64 / HIT_COUNT as f64;
         counts.insert(workload.name, each);
         let before = stored.get(workload.name).copied();
         let change = before.map_or(0.0, |before| each / before - 1.0);
@@ -167,14 +205,15 @@ fn count(
     aspis: &Path,
     origin: SocketAddr,
     file: &Path,
-    are_pending: bool,
+    setup: Setup,
     counted: Option<&Workload>,
 ) -> io::Result<u64> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let profile = format!("--callgrind-out-file={}", file.display());
     let (program, origin) = (aspis.display().to_string(), format!("http://{origin}"));
     let listen = address.to_string();
-    let arguments = [
+    let log = file.with_extension("log").display().to_string();
+    let mut arguments = vec![
         "--tool=callgrind",
         "--fair-sched=yes",
         &profile,
@@ -197,10 +236,15 @@ fn count(
         "--drain-timeout",
         "0s",
     ];
-    let mut server = Server::start("aspis", valgrind, &arguments.map(str::to_owned), None)?;
+    if setup == Setup::Logged {
+        arguments.extend(["--access-log", &log]);
+    }
+    let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+    let mut server = Server::start("aspis", valgrind, &arguments, None)?;
     let admin = pulsing(address, || server.announced("admin listening on "))?;
     let mut aspis = Aspis { server, address, admin };
-    let fetch = if are_pending { Some(pulsing(address, || begin_pending(&aspis))?) } else { None };
+    let fetch =
+        if setup == Setup::RulesPending { Some(pulsing(address, || begin_pending(&aspis))?) } else { None };
     play(address, counted)?;
     if let Some(fetch) = fetch {
         let metrics = pulsing(address, || aspis.metrics())?;
