@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - One strict parser for both sides. What two recipients could read differently is refused, not repaired.
-//! - Bytes from outside never panic and never make it allocate; every length has a limit in [`limits`].
+//! - Bytes from outside never panic and never make it allocate, but for [`request::KnownSections`], whose memory is bounded; every
+//!   length has a limit in [`limits`].
 //! - The answer does not depend on how the bytes were split: an incomplete head is `Ok(None)`, and a
 //!   longer prefix of the same bytes gives the same message or the same error.
 #![forbid(unsafe_code)]

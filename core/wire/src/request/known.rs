@@ -187,7 +187,7 @@ impl KnownSections {
         if std::mem::replace(&mut place.missed_again, hash) != hash {
             return;
         }
-        let section = Section::of(section, fields, facts);
+        let Some(section) = Section::of(section, fields, facts) else { return };
         self.heap_len += section.heap_len();
         match place.kept {
             Some(at) => self.heap_len -= std::mem::replace(&mut self.sections[at], section).heap_len(),
@@ -236,20 +236,21 @@ fn parse_fields<'b, 'h>(
 }
 
 impl Section {
-    /// Keeps what was read in a section.
-    fn of(section: &[u8], fields: &[Field<'_>], facts: Facts) -> Self {
+    /// Keeps what was read in a section; `None` if the fields are not its own.
+    fn of(section: &[u8], fields: &[Field<'_>], facts: Facts) -> Option<Self> {
         let start = section.as_ptr() as usize;
         let field = |field: &Field<'_>| {
-            let at = field.value.as_ptr() as usize - start;
-            KnownField { name: field.name.into(), value: at..at + field.value.len() }
+            let at = (field.value.as_ptr() as usize).checked_sub(start)?;
+            let value = at..at + field.value.len();
+            section.get(value.clone()).map(|_| KnownField { name: field.name.into(), value })
         };
         let host = facts.host_at.and_then(|at| host_text(fields[at].value).ok());
-        Self {
+        Some(Self {
             bytes: section.into(),
-            fields: fields.iter().map(field).collect(),
+            fields: fields.iter().map(field).collect::<Option<_>>()?,
             facts,
             host: host.map(Box::from),
-        }
+        })
     }
 
     fn heap_len(&self) -> usize {

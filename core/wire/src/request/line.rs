@@ -5,7 +5,7 @@
 
 use memchr::memchr;
 
-use super::RequestError;
+use super::{RECHECKED_LEN_MAX, RequestError};
 use crate::fields::TOKEN_BYTES;
 use crate::limits::METHOD_LEN_MAX;
 use crate::{HeadLimits, Version};
@@ -44,7 +44,8 @@ pub(super) fn read<'b>(bytes: &'b [u8], limits: &HeadLimits) -> Option<(Line<'b>
         [b'H', b'E', b'A', b'D', b' ', ..] => "HEAD",
         _ => return None,
     };
-    let end = memchr(b'\n', bytes)?;
+    // It is looked at with every arrival.
+    let end = memchr(b'\n', &bytes[..bytes.len().min(RECHECKED_LEN_MAX)])?;
     let (target, version) =
         bytes.get(method.len() + 1..end)?.split_last_chunk::<{ " HTTP/1.1\r".len() }>()?;
     let version = match version {

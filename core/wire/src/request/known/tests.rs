@@ -106,6 +106,14 @@ fn what_depends_on_the_line_is_judged_anew() {
 }
 
 #[test]
+fn long_lines_are_read_as_ever() {
+    let mut known = KnownSections::default();
+    for len in [1, 1_000, 1_005, 1_006, 1_007, 1_024, 8_183, 8_184, 8_185, 9_000] {
+        same_again(&mut known, &request(&format!("/{}", "x".repeat(len - 1)), "Host: a\r\n"));
+    }
+}
+
+#[test]
 fn every_byte_of_a_target_is_judged_as_ever() {
     let mut known = KnownSections::default();
     same_again(&mut known, &request("/", "Host: a\r\n"));
