@@ -77,6 +77,24 @@ fn read_all(aspis: &Aspis, begun: &Begun, wait: impl FnOnce()) -> Vec<String> {
     })
 }
 
+/// Reads all of it until it is stored; a disk that falls behind the origin for a moment, on a busy machine, makes it pass by. Returns how often it was
+/// fetched.
+fn read_until_stored(aspis: &Aspis) -> usize {
+    for asked in 1..=5 {
+        let given_up = aspis.metric("aspis_disk_not_written_total");
+        assert_eq!(read(aspis, None, &Begun::default()), "Miss");
+        let is_stored = eventually("it is stored or given up", || {
+            let is_stored = aspis.metric("aspis_cache_stored_total") > 0;
+            let is_over = is_stored || aspis.metric("aspis_disk_not_written_total") > given_up;
+            is_over.then_some(is_stored)
+        });
+        if is_stored {
+            return asked;
+        }
+    }
+    panic!("the disk did not take it in five attempts");
+}
+
 /// what does not say its length is stored as well, and has one afterwards.
 #[test]
 fn what_turns_out_to_be_larger_than_memory_is_stored_on_disk() {
@@ -93,14 +111,13 @@ fn what_turns_out_to_be_larger_than_memory_is_stored_on_disk() {
     });
     let launch = Launch::before(&origin.url()).with("--disk", &folder.file("store"));
     let aspis = launch.with("--disk-size", "256MiB").start();
-    assert_eq!(read(&aspis, None, &Begun::default()), "Miss");
-    eventually("it is stored", || (aspis.metric("aspis_cache_stored_total") > 0).then_some(()));
+    let asked = read_until_stored(&aspis);
     for range in [None, Some((LEN - 100, LEN)), Some((0, 100))] {
         assert_eq!(read(&aspis, range, &Begun::default()), "Hit");
     }
     let length = Viewer::connect(&aspis).get_with(VIDEO, "Range: bytes=0-0\r\n");
     assert_eq!(length.field("content-range"), Some(&*format!("bytes 0-0/{LEN}")));
-    assert_eq!(origin.total(), 1);
+    assert_eq!(origin.total(), asked);
 }
 
 /// one origin request for all who read it while it comes, each from the first chunk on; and none for those who read it
