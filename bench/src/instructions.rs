@@ -71,7 +71,7 @@ struct Workload {
 }
 
 /// How a server differs from others before it is asked for anything, which is what its hits are counted against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Setup {
     Plain,
     Logged,
@@ -139,9 +139,9 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         let file = folder.join(format!("{name}.callgrind"));
         attempt(|| count(&valgrind, &aspis, origin.address(), &file, setup, counted))
     };
-    let mut bases = Vec::new();
+    let mut bases = BTreeMap::new();
     for (setup, name) in Setup::ALL {
-        bases.push((setup, play(name, setup, None)?));
+        bases.insert(setup, play(name, setup, None)?);
     }
     let mut stored = read(&options.stored)?;
     let (mut held, mut counts) = (true, BTreeMap::new());
@@ -149,8 +149,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     for workload in &WORKLOADS {
         let setup = Setup::of(workload);
         let total = play(workload.name, setup, Some(workload))?;
-        let base = bases.iter().find(|base| base.0 == setup).map_or(0, |base| base.1);
-        let each = total.saturating_sub(base) as f64 / HIT_COUNT as f64;
+        let each = total.saturating_sub(bases[&setup]) as f64 / HIT_COUNT as f64;
         counts.insert(workload.name, each);
         let before = stored.get(workload.name).copied();
         let change = before.map_or(0.0, |before| each / before - 1.0);

@@ -146,11 +146,8 @@ pub fn parse_request<'b, 'h>(
             if !line.is_plausible(limits) {
                 line::check(window, limits)?;
             }
-            let fields = &*parsed.headers;
-            let facts = framing::collect(&window[..len], fields).ok_or(RequestError::BareLineFeed)?;
-            // H-20: an invalid Host is refused even where the target outranks it (RFC 9112 section 3.2).
-            let host = || facts.host_at.map(|at| host_text(fields[at].value)).transpose();
-            judge(line, fields, &facts, host, skipped + len, limits).map(Some)
+            judge_fields(&window[..len], line, parsed.headers, limits)
+                .map(|head| Some(RequestHead { len: head.len + skipped, ..head }))
         }
         Ok(httparse::Status::Partial) => {
             line::check(window, limits)?;
@@ -206,7 +203,19 @@ fn incomplete<'b>(
     if at_limit { Err(RequestError::HeadTooLong) } else { Ok(()) }
 }
 
-/// Judges a head that is complete and made of well-formed lines. `host` gives the value of `Host`, if there is one.
+/// Judges a head that is complete and made of well-formed lines.
+#[inline]
+fn judge_fields<'b, 'h>(
+    head: &[u8],
+    line: line::Line<'b>,
+    fields: &'h [Field<'b>],
+    limits: &HeadLimits,
+) -> Result<RequestHead<'b, 'h>, RequestError> {
+    let facts = framing::collect(head, fields).ok_or(RequestError::BareLineFeed)?;
+    judge(line, fields, &facts, || host_of(fields, &facts), head.len(), limits)
+}
+
+/// Judges a head by what is known of its fields. `host` gives the value of `Host`, if there is one.
 #[inline]
 fn judge<'b, 'h>(
     line: line::Line<'b>,
@@ -250,9 +259,11 @@ fn judge<'b, 'h>(
     })
 }
 
-/// A `Host` value that names one host, as text.
-fn host_text(value: &[u8]) -> Result<&str, RequestError> {
-    authority::authority_text(value).ok_or(RequestError::HostInvalid)
+/// The value of `Host`, if there is one. H-20: an invalid one is refused even where the target outranks it (RFC 9112 section 3.2).
+#[inline]
+fn host_of<'b>(fields: &[Field<'b>], facts: &Facts) -> Result<Option<&'b str>, RequestError> {
+    let Some(at) = facts.host_at else { return Ok(None) };
+    authority::authority_text(fields[at].value).map(Some).ok_or(RequestError::HostInvalid)
 }
 
 /// RFC 9112 section 6.3 for requests, with nothing left to interpretation.

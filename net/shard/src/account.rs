@@ -127,10 +127,10 @@ struct Charges {
     fills: Charge,
     tls: Charge,
     logs: Charge,
+    /// Header sections that are remembered.
+    known: Charge,
     /// Bytes of receive buffers.
     received: u64,
-    /// Bytes of header sections that are remembered, when last looked at.
-    known: u64,
 }
 
 impl Account {
@@ -145,8 +145,8 @@ impl Account {
                 fills: empty(Purpose::Fills),
                 tls: empty(Purpose::Tls),
                 logs: empty(Purpose::Logs),
+                known: empty(Purpose::Turns),
                 received,
-                known: 0,
             }),
             inboxes: Meter::default(),
             requests: Meter::default(),
@@ -174,8 +174,8 @@ impl Account {
         let viewers = viewers as u64 * VIEWER_COST;
         keep(&mut charges.connections, heap.sockets + heap.sends + self.inboxes.sum() + viewers);
         keep(&mut charges.requests, heap.tasks + self.requests.sum());
-        let heads = charges.received + charges.known;
-        keep(&mut charges.turns, heads + heap.turn);
+        let received = charges.received;
+        keep(&mut charges.turns, received + heap.turn);
         keep(&mut charges.fills, self.origin.fetches.sum());
         keep(&mut charges.tls, self.origin.tls.sum());
     }
@@ -241,9 +241,10 @@ impl Shard {
         account.retreat.set(retreat);
     }
 
-    /// Has header sections that are remembered charged with what is received.
-    pub(crate) fn note_known(&self) {
-        self.account.charges.borrow_mut().known = self.known.borrow().heap_len() as u64;
+    /// Charges header sections that are remembered.
+    pub(crate) fn charge_known(&self) {
+        let known = self.known.borrow().heap_len() as u64;
+        keep(&mut self.account.charges.borrow_mut().known, known);
     }
 
     /// Charges access log buffers.

@@ -342,7 +342,7 @@ impl Shard {
         self.ring_limbo();
         self.show_levels();
         self.charge_log();
-        self.note_known();
+        self.charge_known();
         self.backlog.begin_sweep();
         self.flush_log();
     }

@@ -141,7 +141,7 @@ pub fn format(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Appends an address; one of version 4 without the formatting machinery, which would take longer than the rest of the line.
+/// Appends an address; one of version 4, which most lines have, without the formatting machinery.
 fn write_address(address: IpAddr, out: &mut Vec<u8>) {
     match address {
         IpAddr::V4(address) => {
@@ -161,13 +161,14 @@ fn escape(bytes: &[u8], len_max: usize, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut rest = &bytes[..bytes.len().min(len_max)];
     // Most fields are plain; without an early exit the compiler looks at sixteen bytes at once.
-    if !rest.iter().fold(true, |all, &byte| all & is_plain(byte)) {
-        while let Some(at) = rest.iter().position(|&byte| !is_plain(byte)) {
-            let byte = rest[at];
-            out.extend_from_slice(&rest[..at]);
-            out.extend_from_slice(&[b'\\', b'x', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-            rest = &rest[at + 1..];
-        }
+    if rest.iter().fold(true, |all, &byte| all & is_plain(byte)) {
+        return out.extend_from_slice(rest);
+    }
+    while let Some(at) = rest.iter().position(|&byte| !is_plain(byte)) {
+        let byte = rest[at];
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(&[b'\\', b'x', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        rest = &rest[at + 1..];
     }
     out.extend_from_slice(rest);
 }

@@ -17,7 +17,7 @@ use arrayvec::ArrayVec;
 use httparse::EMPTY_HEADER;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{RequestError, RequestHead, host_text, judge, line, parse_request};
+use super::{RequestError, RequestHead, host_of, judge, judge_fields, line, parse_request};
 use crate::framing::{self, Facts};
 use crate::limits::{KNOWN_FIELDS_MAX, KNOWN_SECTION_LEN_MAX};
 use crate::{Field, FieldSlots, HeadLimits};
@@ -34,7 +34,6 @@ pub struct KnownSections {
     places: Box<[Place]>,
     /// The one that was found last: most often the next is the same.
     last: usize,
-    heap_len: usize,
 }
 
 /// Room for the fields of one head that is perhaps known, on the caller's stack; see [`FieldSlots`].
@@ -93,12 +92,7 @@ enum Found {
 
 impl Default for KnownSections {
     fn default() -> Self {
-        Self {
-            sections: Vec::new(),
-            places: vec![Place::default(); PLACE_COUNT].into(),
-            last: 0,
-            heap_len: 0,
-        }
+        Self { sections: Vec::new(), places: vec![Place::default(); PLACE_COUNT].into(), last: 0 }
     }
 }
 
@@ -128,25 +122,22 @@ impl KnownSections {
             Found::Unclear => return parse_request(bytes, &mut slots.parsed, limits),
         };
         // What is wrong with it, if anything, the plain way tells.
-        let Some((len, fields)) = parse_fields(section, &mut slots.known) else {
+        let fits = |&(len, fields): &(usize, &[Field<'_>])| is_within(line_len + len, fields.len(), limits);
+        let Some((len, fields)) = parse_fields(section, &mut slots.known).filter(fits) else {
             return parse_request(bytes, &mut slots.parsed, limits);
         };
         let head = &bytes[..line_len + len];
-        let facts = match framing::collect(head, fields) {
-            Some(facts) if is_within(head.len(), fields.len(), limits) => facts,
-            _ => return parse_request(bytes, &mut slots.parsed, limits),
-        };
-        let host = || facts.host_at.map(|at| host_text(fields[at].value)).transpose();
-        let parsed = judge(line, fields, &facts, host, head.len(), limits)?;
+        let parsed = judge_fields(head, line, fields, limits)?;
         if len == section.len() {
-            self.note(section, key, fields, facts);
+            self.note(key, head, section, fields);
         }
         Ok(Some(parsed))
     }
 
-    /// Returns the bytes of the heap that it holds.
+    /// Returns the bytes of the heap that it holds; looks at all sections.
     pub fn heap_len(&self) -> usize {
-        self.heap_len + size_of_val(&*self.places) + self.sections.capacity() * size_of::<Section>()
+        let held: usize = self.sections.iter().map(Section::heap_len).sum();
+        held + size_of_val(&*self.places) + self.sections.capacity() * size_of::<Section>()
     }
 
     /// Finds the section that begins `rest`: the last one wherever it ends, any other only where nothing stands behind it.
@@ -171,26 +162,25 @@ impl KnownSections {
 
     /// Keeps a section if it was the last one that was looked for in its place, twice.
     #[inline]
-    fn note(&mut self, section: &[u8], key: u64, fields: &[Field<'_>], facts: Facts) {
+    fn note(&mut self, key: u64, head: &[u8], section: &[u8], fields: &[Field<'_>]) {
         let place = &mut self.places[place_of(key)];
         if place.missed == key {
-            self.note_again(section, key, fields, facts);
+            self.note_again(key, head, section, fields);
         } else {
             (place.missed, place.missed_again) = (key, None);
         }
     }
 
     #[inline(never)]
-    fn note_again(&mut self, section: &[u8], key: u64, fields: &[Field<'_>], facts: Facts) {
+    fn note_again(&mut self, key: u64, head: &[u8], section: &[u8], fields: &[Field<'_>]) {
         let place = &mut self.places[place_of(key)];
         let hash = Some(xxh3_64(section));
         if std::mem::replace(&mut place.missed_again, hash) != hash {
             return;
         }
-        let Some(section) = Section::of(section, fields, facts) else { return };
-        self.heap_len += section.heap_len();
+        let Some(section) = Section::of(head, section, fields) else { return };
         match place.kept {
-            Some(at) => self.heap_len -= std::mem::replace(&mut self.sections[at], section).heap_len(),
+            Some(at) => self.sections[at] = section,
             None => {
                 place.kept = Some(self.sections.len());
                 self.sections.push(section);
@@ -236,15 +226,16 @@ fn parse_fields<'b, 'h>(
 }
 
 impl Section {
-    /// Keeps what was read in a section; `None` if the fields are not its own.
-    fn of(section: &[u8], fields: &[Field<'_>], facts: Facts) -> Option<Self> {
+    /// Keeps what is read in the section of a head; `None` if the fields are not its own.
+    fn of(head: &[u8], section: &[u8], fields: &[Field<'_>]) -> Option<Self> {
+        let facts = framing::collect(head, fields)?;
         let start = section.as_ptr() as usize;
         let field = |field: &Field<'_>| {
             let at = (field.value.as_ptr() as usize).checked_sub(start)?;
             let value = at..at + field.value.len();
             section.get(value.clone()).map(|_| KnownField { name: field.name.into(), value })
         };
-        let host = facts.host_at.and_then(|at| host_text(fields[at].value).ok());
+        let host = host_of(fields, &facts).ok()?;
         Some(Self {
             bytes: section.into(),
             fields: fields.iter().map(field).collect::<Option<_>>()?,
