@@ -92,9 +92,9 @@ pub(crate) fn command() -> Command {
                         .long("profiles")
                         .value_name("DIR")
                         .value_parser(value_parser!(PathBuf))
-                        .help("Keeps callgrind's files there, for callgrind_annotate"),
+                        .help("Keeps callgrind's files there, for callgrind_annotate: NAME.callgrind.2 holds the hits"),
                 )
-                .arg(assert_flag("Fails when a number is more than 1 % over the stored one"))
+                .arg(assert_flag("Fails when a number is more than 1 % over the stored one each of three times"))
                 .arg(aspis_flag()),
         )
         .subcommand(

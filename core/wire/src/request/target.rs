@@ -38,7 +38,10 @@ pub(super) fn split<'b>(target: &'b str, method: Method<'b>) -> Result<Target<'b
     absolute(target, method)
 }
 
-/// `http://authority[/path][?query]` or the same with `https`.
+/// `http://authority[/path][?query]` or the same with `https`: what viewers seldom send, and kept out of the way of what they do. The count of a
+/// hit's instructions begins and ends where one does.
+#[cold]
+#[inline(never)]
 fn absolute<'b>(target: &'b str, method: Method<'b>) -> Result<Target<'b>, RequestError> {
     let (scheme, rest) = match target.split_once("://") {
         Some((name, rest)) if name.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
