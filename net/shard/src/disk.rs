@@ -392,7 +392,6 @@ impl Disk {
         counters.set(Counter::DiskReinserted, sum(&|stats| stats.reinserted_bytes));
         counters.set(Counter::DiskCrowdedOut, sum(&|stats| stats.crowded_out));
         counters.set(Counter::DiskTombstones, sum(&|stats| stats.tombstones));
-        counters.set(Counter::DiskQueueBytes, self.writes.queued_len());
         counters.set(Counter::DiskMappedBytes, self.mapped_len());
     }
 

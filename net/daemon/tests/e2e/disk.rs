@@ -127,13 +127,21 @@ fn targets(name: &str, count: usize, len: usize) -> Vec<String> {
 fn fill(aspis: &Aspis, targets: &[String]) {
     let mut viewer = Viewer::connect(aspis);
     for target in targets {
-        let before = aspis.metric("aspis_disk_records_written_total");
-        viewer.get(target).expect_cached("Miss", &body(target));
-        // What finds the line full is not written.
-        eventually("it is appended to its volume", || {
-            (aspis.metric("aspis_disk_records_written_total") > before).then_some(())
+        until_appended(aspis, || {
+            viewer.get(target).expect_cached("Miss", &body(target));
         });
     }
+}
+
+/// Does what makes something to be written, and waits until all of it is appended to its volume: what finds the line full would not be written.
+#[track_caller]
+fn until_appended(aspis: &Aspis, offer: impl FnOnce()) {
+    let before = aspis.metric("aspis_disk_records_written_total");
+    offer();
+    eventually("some of it is appended", || {
+        (aspis.metric("aspis_disk_records_written_total") > before).then_some(())
+    });
+    aspis.wait_for_metric("aspis_disk_queue_bytes", 0);
 }
 
 /// Waits until the index is complete: before, what is on disk may still be a miss.

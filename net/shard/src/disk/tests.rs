@@ -230,19 +230,20 @@ fn the_line_is_bounded_and_gives_way_when_memory_is_short() {
     let store = Store::of(GEOMETRY);
     let core = Core::start(store.open());
     let (sender, given_up) = mpsc::channel();
-    let (taken, after) = core.call(move |disk| {
+    let (taken, shown, after) = core.call(move |disk| {
         let offer = |number| {
             let plain = Plain { given_up: Some(sender.clone()), ..Plain::new(number, 100_000) };
             disk.offer(Box::new(plain), false)
         };
         let taken: Vec<_> = (0..60).map(offer).collect();
+        let shown = disk.counters.value(Counter::DiskQueueBytes);
         disk.relieve();
-        (taken, disk.writes.queued_len())
+        (taken, shown, disk.counters.value(Counter::DiskQueueBytes))
     });
     let count = taken.iter().filter(|taken| taken.is_ok()).count();
     assert_eq!(count as u64, (64 << 20) / DISK_QUEUE_SHARE / 100_000, "a part of the limit");
     assert!(taken[count..].iter().all(|taken| *taken == Err(NotTaken::Queue)));
-    assert_eq!((after, given_up.iter().count()), (0, 60));
+    assert_eq!((shown, after, given_up.iter().count()), (count as u64 * 100_000, 0, 60));
     assert_eq!(core.count(Counter::DiskRefusedQueue), 60 - count as u64);
     assert_eq!(core.count(Counter::DiskRefusedMemory), count as u64);
 }

@@ -201,7 +201,7 @@ impl Disk {
 
     fn put_in_line(&self, offer: Box<dyn Offer>) {
         let mounted = self.mounted(offer.primary()).expect("it was looked at just now");
-        self.writes.queued_len.set(self.writes.queued_len.get() + offer.len());
+        self.set_queued_len(self.writes.queued_len() + offer.len());
         mounted.line.offers.borrow_mut().push_back(offer);
         self.kick();
     }
@@ -343,9 +343,15 @@ impl Disk {
         count
     }
 
+    /// What waits changed; whoever reads the metrics sees it at once, since nothing waits any more only when all is appended.
+    fn set_queued_len(&self, len: u64) {
+        self.writes.queued_len.set(len);
+        self.counters.set(Counter::DiskQueueBytes, len);
+    }
+
     /// An offer that was taken ends unwritten.
     fn give_up(&self, mut offer: Box<dyn Offer>) {
-        self.writes.queued_len.set(self.writes.queued_len.get() - offer.len());
+        self.set_queued_len(self.writes.queued_len() - offer.len());
         offer.give_up();
     }
 
@@ -391,7 +397,7 @@ impl Disk {
                 }
                 Ok(Step::Done(appended)) => {
                     len += appended;
-                    self.writes.queued_len.set(self.writes.queued_len.get() - offer.len());
+                    self.set_queued_len(self.writes.queued_len() - offer.len());
                 }
                 // It is looked at again when something was written, read or reclaimed.
                 Err(refused @ (Refused::NotReady | Refused::NoMemory | Refused::NoSegment)) => {

@@ -43,12 +43,7 @@ fn ranges_that_were_fetched_outlive_the_process() {
         let aspis = rig.start(&url);
         let mut viewer = Viewer::connect(&aspis);
         for range in FETCHED {
-            let before = aspis.metric("aspis_disk_records_written_total");
-            expect_part(&mut viewer, range, "Miss");
-            // What finds the line full is not written.
-            eventually("it is appended to its volume", || {
-                (aspis.metric("aspis_disk_records_written_total") > before).then_some(())
-            });
+            until_appended(&aspis, || expect_part(&mut viewer, range, "Miss"));
         }
         let mark = targets("mark", 1, 100);
         fill(&aspis, &mark);
