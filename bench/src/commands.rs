@@ -94,7 +94,7 @@ pub(crate) fn command() -> Command {
                         .value_parser(value_parser!(PathBuf))
                         .help("Keeps callgrind's files there, for callgrind_annotate: NAME.callgrind.2 holds the hits"),
                 )
-                .arg(assert_flag("Fails when a number is more than 1 % over the stored one each of three times"))
+                .arg(assert_flag("Fails when a number is more than 2 % over the stored one each of three times"))
                 .arg(aspis_flag()),
         )
         .subcommand(

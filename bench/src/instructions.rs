@@ -2,7 +2,7 @@
 //!
 //! The real binary serves under callgrind, ring, driver and all, one run per workload. Callgrind writes down what it has counted whenever the
 //! server enters a function that reads targets in absolute form, so a request with such a target before the hits and one after them keep out
-//! what comes before and after. Counts of instructions hardly depend on the machine and not on its neighbours, so that one percent shows. They
+//! what comes before and after. Counts of instructions hardly depend on the machine and not on its neighbours, so that two percent show. They
 //! say nothing of caches and of the kernel: that is `compare`'s.
 //!
 //! Some workloads are played once more while ten thousand invalidations that concern nothing are pending, because a fetch from before them
@@ -32,8 +32,9 @@ use std::time::Duration;
 const WARM_COUNT: usize = 64;
 /// Hits that are counted.
 const HIT_COUNT: usize = 8192;
-/// A count may be above the stored one by this share, and should be stored anew when it is below by as much.
-const TOLERANCE: f64 = 0.01;
+/// A count may be above the stored one by this share, of which turns by the clock take half on a slow machine, and should be stored anew when it is
+/// below by as much.
+const TOLERANCE: f64 = 0.02;
 /// Invalidations that are pending in some workloads: as many batches, and in each as many paths.
 const PENDING: (usize, usize) = (4, 2500);
 /// Most that they may add to a hit.
