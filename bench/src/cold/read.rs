@@ -295,10 +295,7 @@ fn large_hits(options: &Options, program: &Path, folder: &Path, check: f64) -> i
     let objects: Vec<u32> = (0..LARGE_OBJECTS).collect();
     let mut server = start()?;
     fetch_all(server.address, &cell, &objects)?;
-    let queued = || sum(&server.metrics().ok()?, "aspis_disk_queue_bytes");
-    if !wait::until(WRITTEN_MAX, || queued() == Some(0.0)) {
-        return Err(io::Error::other("what is stored is never written"));
-    }
+    server.written(WRITTEN_MAX)?;
     let (mut cold, mut warm, mut copied) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         server.server.terminate(STOP_MAX)?;

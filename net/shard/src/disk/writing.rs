@@ -343,7 +343,7 @@ impl Disk {
         count
     }
 
-    /// What waits changed; whoever reads the metrics sees it at once, since nothing waits any more only when all is appended.
+    /// Notes how much waits now. The metrics show it at once: where they show nothing, all that was offered is appended or given up.
     fn set_queued_len(&self, len: u64) {
         self.writes.queued_len.set(len);
         self.counters.set(Counter::DiskQueueBytes, len);
